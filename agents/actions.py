@@ -1,0 +1,191 @@
+"""Action heads: from features to a distribution over the actions of any action space.
+
+Inside the agent an action is one row of numbers: a symbol for each factor of a discrete space, or
+real numbers in units of half the range of a bounded Box.
+"""
+
+import math
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fwrl.config import ConfigError
+
+# Stands for an impossible action: its probability underflows to zero, and zero times it is zero,
+# which is not so for an infinity.
+IMPOSSIBLE = -1e9
+
+
+class Categorical(NamedTuple):
+    """Independent choices; the choices of a shorter factor are filled up with impossible ones."""
+
+    log_probs: Float[Tensor, "*B A n"]
+
+    def sample(self) -> Int[Tensor, "*B A"]:
+        """A random action, by the Gumbel-max trick."""
+        noise = torch.empty_like(self.log_probs).exponential_().clamp_min_(1e-30)
+        return (self.log_probs - noise.log()).argmax(-1)
+
+    def mode(self) -> Int[Tensor, "*B A"]:
+        """The most probable action."""
+        return self.log_probs.argmax(-1)
+
+    def log_prob(self, action: Int[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """The logarithm of the action's probability."""
+        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """In nats, summed over the factors."""
+        return -(self.log_probs.exp() * self.log_probs).sum((-1, -2))
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution with independent components."""
+
+    mean: Float[Tensor, "*B A"]
+    log_std: Float[Tensor, " A"]
+
+    def sample(self) -> Float[Tensor, "*B A"]:
+        """A random action."""
+        return self.mean + self.log_std.exp() * torch.randn_like(self.mean)
+
+    def mode(self) -> Float[Tensor, "*B A"]:
+        """The most probable action."""
+        return self.mean
+
+    def log_prob(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        """The logarithm of the action's probability density."""
+        distance = ((action - self.mean) * (-self.log_std).exp()).square()
+        return -0.5 * (distance + 2.0 * self.log_std + math.log(2.0 * math.pi)).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*B"]:
+        """In nats, summed over the components."""
+        total = (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+        return total.expand(self.mean.shape[:-1])
+
+
+Distribution = Categorical | Gaussian
+
+
+class CategoricalHead(nn.Module):
+    """Discrete, MultiDiscrete and MultiBinary actions, with an optional mask."""
+
+    def __init__(self, space: spaces.Space[Any], input_size: int) -> None:
+        super().__init__()
+        self.space = space
+        self.sizes = _factors(space)
+        self.action_size = len(self.sizes)
+        self.feature_size = sum(self.sizes)
+        self.linear = _small_linear(input_size, self.feature_size)
+        width = max(self.sizes)
+        possible = torch.arange(width) < torch.tensor(self.sizes).unsqueeze(-1)
+        self.register_buffer("possible", possible, persistent=False)
+        offsets = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Categorical:
+        logits: Tensor = self.linear(x)
+        if mask is not None:
+            logits = logits.masked_fill(mask.reshape(logits.shape) == 0, IMPOSSIBLE)
+        return Categorical(F.log_softmax(self._by_factor(logits), dim=-1))
+
+    def _by_factor(self, logits: Tensor) -> Tensor:
+        if len(set(self.sizes)) == 1:
+            return logits.unflatten(-1, (self.action_size, self.sizes[0]))
+        padded = logits.new_full((*logits.shape[:-1], self.action_size, max(self.sizes)), IMPOSSIBLE)
+        possible = cast(Tensor, self.possible).expand_as(padded)
+        return padded.masked_scatter(possible, logits)
+
+    def features(self, action: Int[Tensor, "*B A"]) -> Float[Tensor, "*B F"]:
+        """The action as the encoder sees it in the next step."""
+        one_hot = torch.zeros(*action.shape[:-1], self.feature_size, device=action.device)
+        return one_hot.scatter_(-1, action + cast(Tensor, self.offsets), 1.0)
+
+    def to_environment(self, action: Int[Tensor, "N A"]) -> NDArray[Any]:
+        """The action as the environment wants it."""
+        numbers = action.cpu().numpy()
+        match self.space:
+            case spaces.Discrete():
+                return numbers[:, 0] + self.space.start
+            case spaces.MultiDiscrete():
+                return numbers.reshape(-1, *self.space.shape) + self.space.start
+            case _:
+                shape = cast(tuple[int, ...], self.space.shape)
+                return numbers.reshape(-1, *shape).astype(np.int8)
+
+
+class GaussianHead(nn.Module):
+    """Box actions: where both bounds are finite, -1 is the lower one and 1 the upper one."""
+
+    def __init__(self, space: spaces.Box, input_size: int) -> None:
+        super().__init__()
+        self.space = space
+        self.action_size = self.feature_size = int(np.prod(space.shape))
+        self.mean = _small_linear(input_size, self.action_size)
+        self.log_std = nn.Parameter(torch.zeros(self.action_size))
+        low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
+        bounded = np.isfinite(low) & np.isfinite(high)
+        self.half_range = np.where(bounded, (high - low) / 2, 1.0)
+        self.middle = np.where(bounded, (high + low) / 2, 0.0)
+        self.low, self.high = low, high
+
+    def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Gaussian:
+        assert mask is None, "a Box action cannot be masked"
+        return Gaussian(self.mean(x), self.log_std)
+
+    def features(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """The action as the encoder sees it in the next step."""
+        return action.clamp(-3.0, 3.0)
+
+    def to_environment(self, action: Float[Tensor, "N A"]) -> NDArray[Any]:
+        """The action as the environment wants it: in its units, within its bounds."""
+        numbers = action.cpu().double().numpy() * self.half_range + self.middle
+        numbers = np.clip(numbers, self.low, self.high).reshape(-1, *self.space.shape)
+        return numbers.astype(self.space.dtype)
+
+
+ActionHead = CategoricalHead | GaussianHead
+
+
+def make_head(space: spaces.Space[Any], input_size: int) -> ActionHead:
+    """The head for an action space.
+
+    Raises:
+        ConfigError: If no head serves the space.
+    """
+    match space:
+        case spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return CategoricalHead(space, input_size)
+        case spaces.Box() if np.issubdtype(space.dtype, np.floating):
+            return GaussianHead(space, input_size)
+        case _:
+            raise ConfigError(
+                f"env: no action head serves the action space {space}; it should be Discrete, "
+                "MultiDiscrete, MultiBinary or a Box of real numbers"
+            )
+
+
+def _factors(space: spaces.Space[Any]) -> list[int]:
+    match space:
+        case spaces.Discrete():
+            return [int(space.n)]
+        case spaces.MultiDiscrete():
+            return [int(size) for size in space.nvec.flat]
+        case spaces.MultiBinary():
+            return [2] * int(np.prod(space.shape))
+        case _:
+            raise AssertionError(f"{space} has no factors")
+
+
+def _small_linear(input_size: int, output_size: int) -> nn.Linear:
+    """Starts as a nearly uniform policy, so that the first samples explore."""
+    linear = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(linear.weight, 0.01)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,264 @@
+"""Encoders: any observation space becomes a vector of features.
+
+Every encoder takes observations with any leading axes (streams, or streams and time) and keeps
+them. Images stay uint8 until they are here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.normalisers import RunningMoments
+from agents.spaces import ACTION_MASK
+from fwrl.config import Config, ConfigError
+
+# Below this many pixels a side, the strides of the Nature network leave nothing over.
+NATURE_MINIMUM = 36
+IMPALA_MINIMUM = 16
+
+
+class EncoderConfig(Config):
+    """How an observation, and what the agent remembers of its own last step, become features."""
+
+    image: Literal["auto", "nature", "impala", "grid"] = "auto"
+    """The network for images: ``auto`` takes ``nature`` for pictures and ``grid`` for small maps."""
+    image_features: int = Field(default=512, ge=1)
+    """Size of an image's feature vector."""
+    previous_action: bool = True
+    previous_reward: bool = True
+    time_frequencies: int = Field(default=0, ge=0, le=64)
+    """Sines and cosines of the time since the episode began, from 1 to 1/10,000 radian a step."""
+    normalise_observations: bool = False
+    """Running mean and variance of vector observations, kept inside the policy."""
+    bfloat16: bool = False
+    """Compute the encoder (and nothing else) in bfloat16 where the device profits."""
+
+
+class Flat(nn.Module):
+    """A vector of real numbers, as it is or normalised."""
+
+    def __init__(self, space: spaces.Box, normalise: bool) -> None:
+        super().__init__()
+        self.axes = len(space.shape)
+        self.output_size = int(np.prod(space.shape))
+        self.moments = RunningMoments(self.output_size) if normalise else None
+
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        flat = self.flatten(observation)
+        return flat if self.moments is None else self.moments.normalise(flat)
+
+    def flatten(self, observation: Tensor) -> Tensor:
+        """The observation's own axes as one."""
+        leading = observation.shape[: observation.dim() - self.axes]
+        return observation.reshape(*leading, self.output_size).float()
+
+
+class OneHot(nn.Module):
+    """One symbol, or several, each from its own alphabet."""
+
+    def __init__(self, sizes: Sequence[int], starts: Sequence[int], scalar: bool) -> None:
+        super().__init__()
+        self.scalar = scalar
+        self.output_size = sum(sizes)
+        offsets = np.cumsum([0, *sizes[:-1]]) - np.array(starts)
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
+
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        symbols = observation.long()
+        symbols = symbols.unsqueeze(-1) if self.scalar else symbols
+        index = symbols + cast(Tensor, self.offsets)
+        features = torch.zeros(*index.shape[:-1], self.output_size, device=index.device)
+        return features.scatter_(-1, index, 1.0)
+
+
+class Grid(nn.Module):
+    """A small map of symbols such as MiniGrid's view: one-hot channels, two convolutions."""
+
+    def __init__(self, space: spaces.Box, features: int) -> None:
+        super().__init__()
+        self.channels_last = _channels_last(space)
+        channels, height, width = _image_axes(space)
+        # MiniGrid declares 255 but knows eleven objects, six colours and three states
+        self.symbols = min(int(np.max(space.high)) + 1, 16)
+        self.network = nn.Sequential(
+            nn.Conv2d(channels * self.symbols, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32 * height * width, features),
+            nn.ReLU(),
+        )
+        self.output_size = features
+
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        leading = observation.shape[:-3]
+        symbols = observation.reshape(-1, *observation.shape[-3:]).long()
+        symbols = symbols if self.channels_last else symbols.movedim(1, -1)
+        one_hot = F.one_hot(symbols.clamp(max=self.symbols - 1), self.symbols)
+        planes = one_hot.flatten(-2).movedim(-1, 1).float()
+        return self.network(planes).reshape(*leading, self.output_size)
+
+
+class Image(nn.Module):
+    """A picture: uint8, channels first or last, through a convolutional network."""
+
+    def __init__(self, space: spaces.Box, kind: str, features: int) -> None:
+        super().__init__()
+        self.channels_last = _channels_last(space)
+        channels, height, width = _image_axes(space)
+        body = nature(channels) if kind == "nature" else impala(channels)
+        with torch.no_grad():
+            size = body(torch.zeros(1, channels, height, width)).numel()
+        self.network = nn.Sequential(body, nn.Flatten(), nn.Linear(size, features), nn.ReLU())
+        self.output_size = features
+
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        leading = observation.shape[:-3]
+        pixels = observation.reshape(-1, *observation.shape[-3:])
+        pixels = pixels.movedim(-1, 1) if self.channels_last else pixels
+        return self.network(pixels.float().div(255.0)).float().reshape(*leading, self.output_size)
+
+
+def nature(channels: int) -> nn.Sequential:
+    """The convolutions of the DQN paper (Mnih et al. 2015), orthogonally initialised."""
+    layers = [
+        nn.Conv2d(channels, 32, 8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+    ]
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, math.sqrt(2))
+            nn.init.zeros_(cast(Tensor, layer.bias))
+    return nn.Sequential(*layers)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around which the input passes unchanged."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+def impala(channels: int) -> nn.Sequential:
+    """The large residual network of IMPALA (Espeholt et al. 2018): 16, 32, 32 channels."""
+    layers: list[nn.Module] = []
+    for width in (16, 32, 32):
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            ResidualBlock(width),
+            ResidualBlock(width),
+        ]
+        channels = width
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+class Parts(nn.Module):
+    """Dict and Tuple observations: the features of their parts, side by side."""
+
+    def __init__(self, parts: Mapping[Any, nn.Module]) -> None:
+        super().__init__()
+        self.keys = list(parts)
+        self.parts = nn.ModuleList(parts.values())
+        self.output_size = sum(cast(int, part.output_size) for part in parts.values())
+
+    def forward(self, observation: Any) -> Float[Tensor, "..."]:
+        features = [part(observation[key]) for key, part in zip(self.keys, self.parts, strict=True)]
+        return torch.cat(features, dim=-1)
+
+
+def update_moments(encoder: nn.Module, observation: Any) -> None:
+    """Count observations into every normaliser inside the encoder."""
+    match encoder:
+        case Flat() if encoder.moments is not None:
+            encoder.moments.update(encoder.flatten(observation))
+        case Parts():
+            for key, part in zip(encoder.keys, encoder.parts, strict=True):
+                update_moments(part, observation[key])
+        case _:
+            pass
+
+
+def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
+    """The encoder for a space; it has an ``output_size``.
+
+    Raises:
+        ConfigError: If no encoder takes the space.
+    """
+    match space:
+        case spaces.Discrete():
+            return OneHot([int(space.n)], [int(space.start)], scalar=True)
+        case spaces.MultiDiscrete() if space.nvec.ndim == 1:
+            sizes = [int(size) for size in space.nvec]
+            return OneHot(sizes, [int(first) for first in space.start], scalar=False)
+        case spaces.MultiBinary():
+            return Flat(spaces.Box(0, 1, space.shape), normalise=False)
+        case spaces.Box() if _is_image(space):
+            return _image_encoder(space, config)
+        case spaces.Box() if space.shape:
+            return Flat(space, config.normalise_observations)
+        case spaces.Dict():
+            parts = {name: part for name, part in space.spaces.items() if name != ACTION_MASK}
+            if parts:
+                return Parts({name: make_encoder(part, config) for name, part in parts.items()})
+        case spaces.Tuple():
+            return Parts({i: make_encoder(part, config) for i, part in enumerate(space.spaces)})
+        case _:
+            pass
+    raise ConfigError(
+        f"env: no encoder takes the observation space {space}; it should be made of Discrete, "
+        "one-dimensional MultiDiscrete, MultiBinary, Box, Dict and Tuple"
+    )
+
+
+def _is_image(space: spaces.Box) -> bool:
+    return space.dtype == np.uint8 and len(space.shape) == 3
+
+
+def _channels_last(space: spaces.Box) -> bool:
+    return space.shape[-1] < space.shape[0]
+
+
+def _image_axes(space: spaces.Box) -> tuple[int, int, int]:
+    """Channels, height and width."""
+    first, second, third = space.shape
+    return (third, first, second) if _channels_last(space) else (first, second, third)
+
+
+def _image_encoder(space: spaces.Box, config: EncoderConfig) -> nn.Module:
+    side = min(_image_axes(space)[1:])
+    kind = config.image
+    if kind == "auto":
+        kind = "nature" if side >= NATURE_MINIMUM else "grid"
+    minimum = {"nature": NATURE_MINIMUM, "impala": IMPALA_MINIMUM, "grid": 1}[kind]
+    if side < minimum:
+        raise ConfigError(
+            f"encoder.image is {kind!r}; images of {side} pixels need at least {minimum}, "
+            "use 'grid' or 'auto'"
+        )
+    return Grid(space, config.image_features) if kind == "grid" else Image(space, kind, config.image_features)
+
+
+def sines(elapsed: Shaped[Tensor, "*B"], frequencies: int) -> Float[Tensor, "*B F"]:
+    """Sine and cosine of a time at geometrically spaced frequencies (Vaswani et al. 2017)."""
+    exponents = torch.arange(frequencies, device=elapsed.device) / max(frequencies, 1)
+    angles = elapsed.float().unsqueeze(-1) * torch.exp(-math.log(10_000.0) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

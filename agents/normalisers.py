@@ -1,0 +1,47 @@
+"""Running moments that live inside the policy, so that whoever has the policy has them too."""
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all that was shown, feature by feature (Chan et al. 1979).
+
+    Nothing changes while acting or replaying: the numbers move only in ``update``, which the
+    training calls between two rollouts, so that a rollout and its replay see the same policy.
+    """
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, size: int, clip: float = 10.0) -> None:
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Float[Tensor, "*B D"]) -> None:
+        """Count in every row of ``x``."""
+        rows = x.reshape(-1, x.shape[-1]).double()
+        count = self.count + rows.shape[0]
+        difference = rows.mean(0) - self.mean
+        weight = rows.shape[0] / count
+        spread = self.variance * self.count + rows.var(0, correction=0) * rows.shape[0]
+        self.variance.copy_((spread + difference.square() * self.count * rows.shape[0] / count) / count)
+        self.mean.add_(difference * weight)
+        self.count.copy_(count)
+
+    def normalise(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """``x`` with zero mean and unit variance, clipped to a few standard deviations."""
+        scale = (self.variance + 1e-8).rsqrt()
+        return ((x - self.mean.to(x.dtype)) * scale.to(x.dtype)).clamp(-self.clip, self.clip)
+
+    def scale(self) -> Tensor:
+        """The standard deviation, for what may be scaled but must not be shifted."""
+        return cast(Tensor, (self.variance + 1e-8).sqrt().float())

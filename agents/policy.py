@@ -1,0 +1,150 @@
+"""The recurrent policy: encoder, memory, and two heads."""
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from agents.actions import Distribution, make_head
+from agents.encoders import EncoderConfig, make_encoder, sines, update_moments
+from agents.normalisers import RunningMoments
+from agents.spaces import ACTION_MASK
+from fwrl.config import Config
+from fwrl.cores import CoreConfig
+from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.stack import ResidualStack, StackConfig
+from fwrl.state import where_state
+
+
+class RewardConfig(Config):
+    """What the learner makes of the environment's reward; statistics and evaluation use it raw."""
+
+    scale: float = Field(default=1.0, gt=0)
+    clip: float | None = Field(default=None, gt=0)
+    """After scaling, to [-clip, clip]. Atari agents are trained with 1."""
+    normalise: bool = False
+    """Divide by the running standard deviation of the discounted return, kept inside the policy."""
+
+
+class PolicyConfig(Config):
+    """All that, with the two spaces, determines a policy's architecture."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    core: CoreConfig = FastWeightConfig()
+    stack: StackConfig = StackConfig()
+    reward: RewardConfig = RewardConfig()
+
+
+class PolicyInput(NamedTuple):
+    """What the policy reads at a time, or at each of T times; leading axes ``[N]`` or ``[N, T]``."""
+
+    observation: Any
+    previous_action: Shaped[Tensor, "*B A"]
+    previous_reward: Float[Tensor, "*B"]
+    elapsed: Int[Tensor, "*B"]
+    """Steps since the episode began; 0 opens it, whatever the previous action and reward say."""
+
+    @property
+    def starts(self) -> Bool[Tensor, "*B"]:
+        """Which observations open an episode."""
+        return self.elapsed == 0
+
+
+class PolicyOutput(NamedTuple):
+    """A distribution over actions, and the critic's estimate of the return to come."""
+
+    action: Distribution
+    value: Float[Tensor, "*B"]
+
+
+class RecurrentPolicy(nn.Module):
+    """Maps what has been seen to a distribution over actions and a value.
+
+    The state is the memory's; rows whose episode opens are reset inside, so that no caller can
+    forget it.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        config: PolicyConfig,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.observation_space, self.action_space = observation_space, action_space
+        self.encoder = make_encoder(observation_space, config.encoder)
+        self.stack = ResidualStack(config.stack, config.core)
+        self.head = make_head(action_space, self.stack.output_size)
+        self.value = nn.Linear(self.stack.output_size, 1)
+        nn.init.orthogonal_(self.value.weight, 1.0)
+        nn.init.zeros_(self.value.bias)
+        features = cast(int, self.encoder.output_size)
+        features += self.head.feature_size * config.encoder.previous_action
+        features += config.encoder.previous_reward + 2 * config.encoder.time_frequencies
+        self.project = nn.Linear(features, self.stack.input_size)
+        self.return_moments = RunningMoments(1) if config.reward.normalise else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.value.weight.device
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The memory of streams that have seen nothing."""
+        return self.stack.initial_state(batch_size, self.device)
+
+    def initial_action(self, batch_size: int) -> Shaped[Tensor, "N A"]:
+        """What stands for the previous action where there is none."""
+        dtype = torch.float32 if isinstance(self.action_space, spaces.Box) else torch.int64
+        return torch.zeros(batch_size, self.head.action_size, dtype=dtype, device=self.device)
+
+    def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
+        """Read one observation per stream; rows that start forget first."""
+        starts = inputs.starts
+        # on a GPU asking whether any row starts would wait for all work queued before
+        if starts.is_cuda or bool(starts.any()):
+            state = where_state(starts, self.initial_state(starts.shape[0]), state)
+        y, state = self.stack.step(self.encode(inputs), state)
+        return self._heads(y, inputs), state
+
+    def unroll(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
+        """Read T observations per stream; equal to T steps."""
+        y, state = self.stack.unroll(self.encode(inputs), state, inputs.starts)
+        return self._heads(y, inputs), state
+
+    def encode(self, inputs: PolicyInput) -> Float[Tensor, "*B D"]:
+        """The memory's input: what is seen now, and what was done and earned just before."""
+        config = self.config.encoder
+        device_type = inputs.elapsed.device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=config.bfloat16):
+            features = [self.encoder(inputs.observation).float()]
+        opens = inputs.starts.unsqueeze(-1)
+        if config.previous_action:
+            features.append(self.head.features(inputs.previous_action).masked_fill(opens, 0.0))
+        if config.previous_reward:
+            features.append(inputs.previous_reward.unsqueeze(-1).masked_fill(opens, 0.0))
+        if config.time_frequencies:
+            features.append(sines(inputs.elapsed, config.time_frequencies))
+        return self.project(torch.cat(features, dim=-1))
+
+    def _heads(self, y: Float[Tensor, "*B E"], inputs: PolicyInput) -> PolicyOutput:
+        mask = None
+        if isinstance(self.observation_space, spaces.Dict):
+            mask = inputs.observation.get(ACTION_MASK)
+        return PolicyOutput(self.head(y, mask), self.value(y).squeeze(-1))
+
+    def learned_reward(self, reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """The reward in the learner's units; also what the encoder sees as the previous reward."""
+        reward = reward * self.config.reward.scale
+        clip = self.config.reward.clip
+        return reward if clip is None else reward.clamp(-clip, clip)
+
+    def update_normalisers(self, observation: Any, returns: Float[Tensor, "N T"]) -> None:
+        """Count a rollout in; between two rollouts, so that a rollout and its replay agree."""
+        if self.return_moments is not None:
+            self.return_moments.update(returns.unsqueeze(-1))
+        update_moments(self.encoder, observation)

@@ -1,0 +1,182 @@
+"""Proximal policy optimisation (Schulman et al. 2017) on whole streams.
+
+A minibatch replays each of its streams from the memory state it began with, so the gradient runs
+through everything that the memory did since; nothing is padded and no time step is shuffled.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from agents.policy import RecurrentPolicy
+from agents.rollout import Rollout, explained_variance
+from fwrl.config import Config
+
+
+class PPOConfig(Config):
+    """The algorithm's numbers. The defaults suit vector observations; Atari has its own file."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "n_steps": "num_steps",
+        "rollout": "num_steps",
+        "n_epochs": "epochs",
+        "update_epochs": "epochs",
+        "num_minibatches": "minibatches",
+        "lr": "learning_rate",
+        "gamma": "discount",
+        "clip_range": "clip",
+        "clip_coef": "clip",
+        "clip_range_vf": "value_clip",
+        "ent_coef": "entropy_weight",
+        "entropy_coef": "entropy_weight",
+        "vf_coef": "value_weight",
+        "value_coef": "value_weight",
+        "normalize_advantage": "normalise_advantage",
+        "bptt_horizon": "sequence_length",
+        "seq_len": "sequence_length",
+        "anneal_lr": "learning_rate_schedule",
+    }
+
+    num_steps: int = Field(default=128, ge=1)
+    """Steps in each environment between two updates."""
+    sequence_length: int | None = Field(default=None, ge=1)
+    """Steps through which gradients flow; a divisor of num_steps. None: all of them."""
+    epochs: int = Field(default=4, ge=1)
+    minibatches: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """``linear`` falls to zero at the end of the run."""
+    adam_epsilon: float = Field(default=1e-5, gt=0)
+    discount: float = Field(default=0.99, ge=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    value_clip: float | None = Field(default=None, gt=0)
+    """How far a value may move from the old one before its gradient stops; None: as far as it likes."""
+    value_weight: float = Field(default=0.5, ge=0)
+    entropy_weight: float = Field(default=0.01, ge=0)
+    normalise_advantage: bool = True
+    max_grad_norm: float = Field(default=0.5, gt=0)
+    target_kl: float | None = Field(default=None, gt=0)
+    """Stop a rollout's updates when the approximate divergence passes 1.5 times this; None: never."""
+
+    @model_validator(mode="after")
+    def _pieces_are_equal(self) -> "PPOConfig":
+        if self.sequence_length is not None and self.num_steps % self.sequence_length:
+            raise ValueError(
+                f"sequence_length is {self.sequence_length}; it should divide num_steps "
+                f"({self.num_steps})"
+            )
+        return self
+
+
+class Schedule(NamedTuple):
+    """The numbers of a configuration that change with the progress of a run."""
+
+    learning_rate: float
+    clip: float
+
+
+def schedule(config: PPOConfig, remaining: float) -> Schedule:
+    """The values when ``remaining`` of the run (1 at its start, 0 at its end) is still to come."""
+    linear = max(remaining, 0.0)
+    return Schedule(
+        config.learning_rate * (linear if config.learning_rate_schedule == "linear" else 1.0),
+        config.clip * (linear if config.clip_schedule == "linear" else 1.0),
+    )
+
+
+def ppo_loss(
+    policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, clip: float
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """The clipped surrogate loss, and what to log of it."""
+    output, _ = policy.unroll(batch.inputs, batch.memory)
+    log_ratio = output.action.log_prob(batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    advantage = batch.advantage
+    if config.normalise_advantage and advantage.numel() > 1:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    policy_loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+    error = (output.value - batch.value_target).square()
+    if config.value_clip is not None:
+        moved = (output.value - batch.value).clamp(-config.value_clip, config.value_clip)
+        error = torch.max(error, (batch.value + moved - batch.value_target).square())
+    value_loss = error.mean()
+    entropy = output.action.entropy().mean()
+    loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+    metrics = {
+        "train/loss": loss,
+        "train/policy_gradient_loss": policy_loss,
+        "train/value_loss": value_loss,
+        "train/entropy_loss": -entropy,
+        # the low-variance estimator of Schulman's note "Approximating KL divergence" (2020)
+        "train/approx_kl": (ratio - 1 - log_ratio).mean(),
+        "train/clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
+    }
+    return loss, {name: metric.detach() for name, metric in metrics.items()}
+
+
+def ppo_update(
+    policy: RecurrentPolicy,
+    optimizer: Optimizer,
+    rollout: Rollout,
+    config: PPOConfig,
+    remaining: float = 1.0,
+) -> dict[str, float]:
+    """Improve the policy on one rollout.
+
+    Args:
+        policy: Its normalisers count the rollout in, once the updates are through.
+        optimizer: Of the policy's parameters.
+        rollout: Made by this policy.
+        config: The algorithm's numbers.
+        remaining: Share of the run that is still to come, for the schedules.
+
+    Returns:
+        Each metric's mean over the minibatches.
+    """
+    now = schedule(config, remaining)
+    for group in optimizer.param_groups:
+        group["lr"] = now.learning_rate
+    history: list[dict[str, Tensor]] = []
+    stopped = False
+    for _ in range(config.epochs):
+        for batch in rollout.minibatches(config.minibatches):
+            loss, metrics = ppo_loss(policy, batch, config, now.clip)
+            history.append(metrics)
+            if config.target_kl is not None:
+                stopped = bool(metrics["train/approx_kl"] > 1.5 * config.target_kl)
+            if stopped:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+            metrics["train/grad_norm"] = norm.detach()
+            optimizer.step()
+        if stopped:
+            break
+    policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
+    means = {
+        name: torch.stack([metrics[name] for metrics in history if name in metrics]).mean().item()
+        for name in history[0]
+    }
+    variance = explained_variance(rollout.value, rollout.value_target).item()
+    return means | {
+        "train/explained_variance": variance,
+        "train/learning_rate": now.learning_rate,
+        "train/clip_range": now.clip,
+        "train/n_updates": float(len(history)),
+    }
+
+
+def make_optimizer(policy: RecurrentPolicy, config: PPOConfig) -> Optimizer:
+    """Adam (Kingma and Ba 2015), fused where the device can."""
+    return torch.optim.Adam(
+        policy.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+    )

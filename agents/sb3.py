@@ -1,0 +1,111 @@
+"""fwrl policies where Stable-Baselines3's users stand: an object with ``predict``.
+
+``evaluate_policy``, ``VecVideoRecorder`` and whatever else asks only for ``predict`` take it as it
+is.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from typing_extensions import override
+
+from agents.policy import PolicyInput, RecurrentPolicy
+from agents.rollout import to_tensors
+from agents.saving import load_policy
+from fwrl.state import tensors_in
+
+
+class PredictState(NamedTuple):
+    """What must be handed back in the next call."""
+
+    memory: Any
+    previous_action: torch.Tensor
+    elapsed: torch.Tensor
+
+
+class RewardMemory(VecEnvWrapper):
+    """The same environments; the last rewards stay readable."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.rewards = np.zeros(venv.num_envs, dtype=np.float32)
+
+    @override
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    @override
+    def step_wait(self) -> Any:
+        result = self.venv.step_wait()
+        self.rewards = result[1]
+        return result
+
+
+class SB3Policy:
+    """A policy that predicts as Stable-Baselines3's recurrent policies do."""
+
+    def __init__(self, policy: RecurrentPolicy) -> None:
+        self.policy = policy
+        self.observation_space = policy.observation_space
+        self.action_space = policy.action_space
+        self._rewards: RewardMemory | None = None
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: Any,
+        state: PredictState | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], PredictState]:
+        """Actions for N environments, and the state to hand back.
+
+        Args:
+            observation: Arrays over N.
+            state: From the last call; None opens episodes everywhere.
+            episode_start: Where an episode opens; nowhere, if None and there is a state.
+            deterministic: The most probable action instead of a sample.
+
+        Raises:
+            ValueError: If the policy reads the previous reward and ``watch`` was not called.
+        """
+        policy = self.policy
+        tensors = to_tensors(observation, policy.device)
+        count = tensors_in(tensors)[0].shape[0]
+        if state is None:
+            zeros = torch.zeros(count, dtype=torch.int64, device=policy.device)
+            state = PredictState(policy.initial_state(count), policy.initial_action(count), zeros)
+        elapsed = state.elapsed
+        if episode_start is not None:
+            elapsed = elapsed.masked_fill(torch.as_tensor(episode_start).to(policy.device), 0)
+        inputs = PolicyInput(tensors, state.previous_action, self._previous_reward(elapsed), elapsed)
+        output, memory = policy.step(inputs, state.memory)
+        action = output.action.mode() if deterministic else output.action.sample()
+        return policy.head.to_environment(action), PredictState(memory, action, elapsed + 1)
+
+    def watch(self, vec_env: VecEnv) -> RewardMemory:
+        """The same VecEnv, whose rewards this policy now sees; needed if it reads them."""
+        self._rewards = RewardMemory(vec_env)
+        return self._rewards
+
+    def _previous_reward(self, elapsed: torch.Tensor) -> torch.Tensor:
+        if not self.policy.config.encoder.previous_reward:
+            return torch.zeros(elapsed.shape, device=elapsed.device)
+        if self._rewards is None:
+            if bool((elapsed == 0).all()):
+                return torch.zeros(elapsed.shape, device=elapsed.device)
+            raise ValueError(
+                "this policy reads the previous reward, which predict is not given; "
+                "use env = model.watch(env), or train with encoder.previous_reward=false"
+            )
+        reward = torch.as_tensor(self._rewards.rewards).to(elapsed.device).float()
+        return self.policy.learned_reward(reward)
+
+
+def load(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> SB3Policy:
+    """The policy of a run directory or a checkpoint folder, ready to predict."""
+    return SB3Policy(load_policy(path, checkpoint, device))

@@ -1,0 +1,173 @@
+"""Atari 2600 games on ale-py's vector environment, preprocessed as in Machado et al. (2018).
+
+Frames are skipped, the last two of a step are joined by their maximum, turned grey and shrunk.
+Rewards are the game's own: clipping is left to the learner. With ``frame_stack`` 1 an observation
+does not tell in which direction things move: the natural setting for an agent with memory.
+"""
+
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import override
+
+from envs.config import Config, EnvConfigError, nearest
+from envs.vector import ArrayTree, EnvStep, VectorEnv
+
+# These have no mode for one player.
+MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}
+# height and width of a frame as a television showed it
+SCREEN = (210, 160)
+
+
+class AtariConfig(Config):
+    """Games of ale-py. An observation is ``[frame_stack, screen_size, screen_size]`` uint8."""
+
+    kind: Literal["atari"] = "atari"
+    game: str = Field(description="As ale-py names its files: pong, ms_pacman, ...")
+    num_envs: int = Field(8, ge=1, description="How many are stepped together.")
+    frame_stack: int = Field(1, ge=1, description="Frames in an observation, the newest last.")
+    frame_skip: int = Field(4, ge=1, description="Frames for which an action is repeated.")
+    sticky_actions: float = Field(
+        0.25, ge=0, lt=1, description="Probability, per frame, that the last action goes on."
+    )
+    noop_max: int = Field(30, ge=0, description="An episode opens with up to so many no-ops.")
+    fire_on_reset: bool = Field(
+        False, description="Whether an episode opens with the fire button, where there is one."
+    )
+    screen_size: int = Field(84, ge=8, description="Height and width of an observation.")
+    grayscale: bool = Field(True, description="False appends an axis of three colours.")
+    full_action_space: bool = Field(False, description="All 18 actions, also without effect.")
+    life_loss_terminates: bool = Field(
+        False, description="Whether a lost life ends an episode; never in evaluation."
+    )
+    max_episode_frames: int = Field(
+        108_000, ge=1, description="Where episodes are truncated; the default is half an hour."
+    )
+    num_threads: int = Field(0, ge=0, description="Threads of the emulator; 0: one per core.")
+
+
+def atari_games() -> list[str]:
+    """The names of all games for one player that ale-py brings."""
+    # here, because it takes time and most runs do without
+    from ale_py import roms  # noqa: PLC0415
+
+    return sorted(set(roms.get_all_rom_ids()) - MULTIPLAYER)
+
+
+def make_atari(config: AtariConfig, num_envs: int, evaluation: bool, render: bool) -> VectorEnv:
+    """N copies of the game; in evaluation a lost life never ends an episode.
+
+    Raises:
+        EnvConfigError: For a game that ale-py does not have.
+    """
+    games = atari_games()
+    if config.game not in games:
+        raise EnvConfigError(f"no Atari game {config.game!r}; {nearest(config.game, games)}")
+    if evaluation:
+        config = config.model_copy(update={"life_loss_terminates": False})
+    return _Atari(_emulators(config, num_envs), _colour_screen(config) if render else None)
+
+
+def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None = None) -> Any:
+    # here, because it takes time and most runs do without
+    from ale_py.vector_env import AtariVectorEnv  # noqa: PLC0415
+
+    height, width = size or (config.screen_size, config.screen_size)
+    shared = gymnasium.vector.VectorEnv.metadata
+    before = dict(shared)
+    emulators = AtariVectorEnv(
+        config.game,
+        num_envs,
+        num_threads=config.num_threads,
+        max_num_frames_per_episode=config.max_episode_frames,
+        repeat_action_probability=config.sticky_actions,
+        full_action_space=config.full_action_space,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        img_height=height,
+        img_width=width,
+        grayscale=config.grayscale,
+        stack_num=config.frame_stack,
+        frameskip=config.frame_skip,
+        noop_max=config.noop_max,
+        # not `episodic_life`, which starts a new game after every life: the later lives and what
+        # they alone get to see would never be played
+        life_loss_info=config.life_loss_terminates,
+        reward_clipping=False,
+        use_fire_reset=config.fire_on_reset,
+    )
+    # The constructor wrote its mode into the dictionary of the class of all vector environments:
+    # one that somebody else built in another mode would find itself relabelled.
+    emulators.metadata = dict(shared)
+    shared.clear()
+    shared.update(before)
+    return emulators
+
+
+def _colour_screen(config: AtariConfig) -> Any:
+    """One emulator that shows all of the screen, in colour."""
+    update = {"grayscale": False, "frame_stack": 1, "num_threads": 1}
+    return _emulators(config.model_copy(update=update), 1, SCREEN)
+
+
+class _Atari(VectorEnv):
+    """Games under our contract.
+
+    ale-py's vector environment cannot render. If there is a ``screen``, it plays slot 0 with the
+    same seed and the same actions, and therefore the same game.
+    """
+
+    def __init__(self, emulators: Any, screen: Any = None) -> None:
+        self.num_envs = emulators.num_envs
+        self.observation_space = emulators.single_observation_space
+        self.action_space = emulators.single_action_space
+        self._emulators = emulators
+        self._screen = screen
+        self._picture: NDArray[np.uint8] | None = None
+        # of the game, not of the episode: a lost life does not set it back
+        self._frame = np.zeros(self.num_envs, np.int32)
+
+    @override
+    def reset(self, seed: int | None = None) -> ArrayTree:
+        # Seeds of slots are 32-bit integers with a sign; both emulators of slot 0 need the same.
+        most = 2**31 - self.num_envs
+        seed = int(np.random.default_rng().integers(most)) if seed is None else int(seed) % most
+        observation, info = self._emulators.reset(seed=seed)
+        self._frame = info["episode_frame_number"]
+        if self._screen is not None:
+            self._picture = self._screen.reset(seed=seed)[0][0, 0]
+        return observation
+
+    @override
+    def step(self, action: NDArray[Any]) -> EnvStep:
+        action = np.asarray(action, np.int64)
+        observation, reward, terminated, truncated, info = self._emulators.step(action)
+        if self._screen is not None:
+            picture, its_reward, *_ = self._screen.step(action[:1])
+            assert its_reward[0] == reward[0], "the two emulators of slot 0 play different games"
+            self._picture = picture[0, 0]
+        final_observation = None
+        ended = terminated | truncated
+        if ended.any():
+            # Where a life was lost the game goes on, and ale-py gives no final observation.
+            new_game = ended & (info["episode_frame_number"] <= self._frame)
+            final_observation = np.copy(observation)
+            final_observation[new_game] = info["final_obs"][new_game]
+        self._frame = info["episode_frame_number"]
+        return EnvStep(
+            observation, reward.astype(np.float32), terminated, truncated, final_observation
+        )
+
+    @override
+    def render(self) -> NDArray[np.uint8] | None:
+        return self._picture
+
+    @override
+    def close(self) -> None:
+        # The emulators end with the last reference to them.
+        self._emulators.close()
+        if self._screen is not None:
+            self._screen.close()

@@ -1,0 +1,32 @@
+"""What the configurations of environments share: the base class and the one-line error."""
+
+import difflib
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+
+class EnvConfigError(ValueError):
+    """An environment that cannot be built as asked. The message is one line."""
+
+
+class Config(BaseModel):
+    """The base of the environments' configurations: immutable; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """What would be right instead of ``name``: the most similar choice, or where to look."""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {by_lower_case[close[0]]!r}?"
+    if 0 < len(by_lower_case) <= 20:
+        return f"choose from {', '.join(by_lower_case.values())}"
+    return "`fwrl list envs` shows what there is" if by_lower_case else "there are none"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what ``error`` says."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

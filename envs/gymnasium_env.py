@@ -1,0 +1,200 @@
+"""Any environment that Gymnasium knows by an id: our own tasks, POPGym, MiniGrid, classic control.
+
+Our own tasks are stepped in NumPy batches; the others one by one, in this process or spread over
+worker processes.
+"""
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from pydantic import Field, field_validator
+
+from envs.config import Config, EnvConfigError, nearest, one_line
+from envs.vector import VectorEnv, from_gymnasium
+from envs.workers import in_workers
+from envs.wrappers import ActionMask, KeepsLast, with_numeric_mission
+
+Scalar: TypeAlias = bool | int | float | str | None
+OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
+
+# Ids that Gymnasium knows only after their package has been imported.
+PACKAGES = {
+    "ALE/": "ale_py",
+    "BabyAI-": "minigrid",
+    "MiniGrid-": "minigrid",
+    "popgym-": "popgym",
+}
+# What `gymnasium.make` takes for itself, and where it is set instead.
+RESERVED = {
+    "disable_env_checker": "`fwrl check-env` checks environments",
+    "id": "it is the key `id`",
+    "max_episode_steps": "it is a key beside `options`",
+    "num_envs": "it is a key beside `options`",
+    "render_mode": "it follows from whether a video is recorded",
+    "vector_kwargs": "`workers` says where environments run",
+    "vectorization_mode": "`workers` says where environments run",
+    "wrappers": "wrap the environment where it is registered",
+}
+
+
+class GymnasiumConfig(Config):
+    """Environments made by Gymnasium from an id."""
+
+    kind: Literal["gymnasium"] = "gymnasium"
+    id: str = Field(description="As in gymnasium.make, for instance fwrl/RepeatFirst-v0.")
+    options: dict[str, OptionValue] = Field({}, description="Arguments of the environment.")
+    num_envs: int = Field(8, ge=1, description="How many are stepped together.")
+    workers: int = Field(0, ge=0, description="Processes they are spread over; 0: this process.")
+    max_episode_steps: int | None = Field(
+        None, ge=1, description="Where episodes are truncated; null: where the id says."
+    )
+    action_mask: bool = Field(
+        False, description='Whether info["action_mask"] becomes part of the observation.'
+    )
+
+    @field_validator("id")
+    @classmethod
+    def _imports_nothing(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError(
+                f"{value!r} asks to import code; import the module that registers the environment "
+                f"yourself and give only {value.rpartition(':')[2]!r}"
+            )
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _reserved(cls, value: dict[str, OptionValue]) -> dict[str, OptionValue]:
+        for name in value:
+            if name in RESERVED:
+                raise ValueError(f"{name!r} is not an option; {RESERVED[name]}")
+        return value
+
+
+def make_gymnasium(
+    config: GymnasiumConfig, num_envs: int, evaluation: bool, render: bool
+) -> VectorEnv:
+    """N environments of the id, in batches, one by one or in worker processes.
+
+    Raises:
+        EnvConfigError: For an unknown id, wrong options or a package that is not installed.
+    """
+    del evaluation  # the same environments are trained and evaluated on
+    spec = find_spec(config.id)
+    _check_options(spec, config.options)
+    try:
+        if config.workers > 0:
+            return _in_workers(spec, config, num_envs, render)
+        return make_here(spec, config, num_envs, render)
+    except EnvConfigError:
+        raise
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
+    except (ImportError, gymnasium.error.Error) as error:
+        raise EnvConfigError(f"{config.id}: {one_line(error)}") from error
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """What Gymnasium knows of an id, after importing the package that registers it.
+
+    Raises:
+        EnvConfigError: If nobody registered the id, or its package is not installed.
+    """
+    register(env_id)
+    if env_id not in gymnasium.registry:
+        raise EnvConfigError(f"no environment {env_id!r}; {nearest(env_id, gymnasium.registry)}")
+    return gymnasium.registry[env_id]
+
+
+def register(env_id: str) -> None:
+    """Let Gymnasium know the family of ids that ``env_id`` belongs to."""
+    if env_id.startswith("fwrl/"):
+        tasks = importlib.import_module("envs.tasks")
+        tasks.register()
+    for prefix, package in PACKAGES.items():
+        if env_id.startswith(prefix):
+            # pygame would greet on the standard output, into the middle of our own
+            os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise EnvConfigError(
+                    f"{env_id!r} needs the package {package}; `pip install fwrl[pomdp]` brings it"
+                ) from error
+
+
+def make_here(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
+    """N environments in this process; also what a worker process runs."""
+    batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
+    if batched and config.max_episode_steps is None and not config.action_mask:
+        options: dict[str, Any] = dict(config.options)
+        return from_gymnasium(gymnasium.make_vec(spec, num_envs, **options))
+    make = partial(_make_one, spec, config, render)
+    same_step = AutoresetMode.SAME_STEP
+    return from_gymnasium(SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=same_step))
+
+
+def _in_workers(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
+    workers = min(config.workers, num_envs)
+    sizes = [len(range(worker, num_envs, workers)) for worker in range(workers)]
+    return in_workers([partial(make_here, spec, config, size, render) for size in sizes])
+
+
+def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:
+    options: dict[str, Any] = dict(config.options)
+    if render and "rgb_array" in _render_modes(spec):
+        options["render_mode"] = "rgb_array"
+    env: gymnasium.Env[Any, Any] = gymnasium.make(
+        spec, config.max_episode_steps, disable_env_checker=True, **options
+    )
+    env = with_numeric_mission(KeepsLast(env))
+    return ActionMask(env) if config.action_mask else env
+
+
+def _creator(spec: EnvSpec) -> Callable[..., Any]:
+    """The class or function that builds the environment, and so knows its options."""
+    if spec.id.startswith("fwrl/"):
+        tasks = importlib.import_module("envs.tasks")
+        return tasks.TASKS[spec.kwargs["task"]]
+    creator = spec.entry_point
+    return load_env_creator(creator) if isinstance(creator, str) else creator or _unknown
+
+
+def _unknown(**_: Any) -> None:
+    """Stands for a creator of which nothing is known."""
+
+
+def _render_modes(spec: EnvSpec) -> list[str]:
+    metadata = getattr(_creator(spec), "metadata", {})
+    return metadata.get("render_modes", []) if isinstance(metadata, dict) else []
+
+
+def option_names(spec: EnvSpec) -> list[str] | None:
+    """The options that the environment takes; None if that cannot be known without trying."""
+    creator = _creator(spec)
+    classes = inspect.getmro(creator) if inspect.isclass(creator) else [creator]
+    names: list[str] = []
+    for one in classes:
+        if inspect.isclass(one) and "__init__" not in vars(one):
+            continue
+        parameters = inspect.signature(one).parameters.values()
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        # A constructor that takes any keyword hands it on to the class above.
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return sorted(set(names) - set(RESERVED))
+    return None
+
+
+def _check_options(spec: EnvSpec, options: dict[str, OptionValue]) -> None:
+    names = option_names(spec)
+    for name in options:
+        if names is not None and name not in names:
+            known = f"its options are {', '.join(names)}" if names else "it has no options"
+            raise EnvConfigError(f"{spec.id} has no option {name!r}; {known}")

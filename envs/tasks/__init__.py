@@ -1,0 +1,54 @@
+"""Memory tasks of our own, stepped in batches; for Gymnasium they are ``fwrl/<Name>-v0``."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import gymnasium
+
+from envs.tasks.autoencode import Autoencode
+from envs.tasks.batched import BatchedTask, TaskEnv, TaskVectorEnv
+from envs.tasks.cart_pole import NoisyStatelessCartPole, StatelessCartPole
+from envs.tasks.count_recall import CountRecall
+from envs.tasks.graph_meta_rl import GraphMetaRL
+from envs.tasks.key_value_recall import KeyValueRecall
+from envs.tasks.repeat_first import RepeatFirst
+from envs.tasks.repeat_previous import RepeatPrevious
+from envs.tasks.t_maze import TMaze
+
+# Each is made with ``num_envs`` and keywords of its own.
+TASKS: dict[str, type[BatchedTask]] = {
+    "Autoencode": Autoencode,
+    "CountRecall": CountRecall,
+    "GraphMetaRL": GraphMetaRL,
+    "KeyValueRecall": KeyValueRecall,
+    "NoisyStatelessCartPole": NoisyStatelessCartPole,
+    "RepeatFirst": RepeatFirst,
+    "RepeatPrevious": RepeatPrevious,
+    "StatelessCartPole": StatelessCartPole,
+    "TMaze": TMaze,
+}
+
+
+def register() -> None:
+    """Make every task known to Gymnasium as ``fwrl/<Name>-v0``; a second call changes nothing."""
+    for name in TASKS:
+        env_id = f"fwrl/{name}-v0"
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                id=env_id,
+                entry_point="envs.tasks:make_env",
+                vector_entry_point="envs.tasks:make_vector_env",
+                kwargs={"task": name},
+            )
+
+
+def make_env(task: str, **parameters: Any) -> TaskEnv:
+    """One environment of a task, made with the keywords given to ``gymnasium.make``."""
+    make = cast(Callable[..., BatchedTask], TASKS[task])
+    return TaskEnv(make(num_envs=1, **parameters))
+
+
+def make_vector_env(task: str, num_envs: int, **parameters: Any) -> TaskVectorEnv:
+    """N environments of a task, made with the keywords given to ``gymnasium.make_vec``."""
+    make = cast(Callable[..., BatchedTask], TASKS[task])
+    return TaskVectorEnv(make(num_envs=num_envs, **parameters))

@@ -1,0 +1,167 @@
+"""The contract of our own tasks, and the two faces that show them to Gymnasium.
+
+A task steps its N environments together, as NumPy arrays. All the chance in an episode is drawn
+when the episode begins, from the generator of its row, and never depends on what the agent does:
+N environments at once therefore equal N environments one by one, and an episode can be replayed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float32, Int
+from numpy.typing import NDArray
+from typing_extensions import override
+
+# What N environments show: arrays of N rows, nested as the observation space is.
+Observation: TypeAlias = NDArray[Any] | tuple[Any, ...] | dict[str, Any]
+# Reward, terminated and truncated of one step.
+Outcome: TypeAlias = tuple[
+    Float32[np.ndarray, " N"], Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]
+]
+
+
+class BatchedTask(ABC):
+    """N independent environments of one task; every call returns new arrays.
+
+    The caller ends an episode: rows of which ``advance`` said that they terminated or were
+    truncated are not advanced again before ``begin`` opened their next episode.
+    """
+
+    num_envs: int
+    # of one environment
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+
+    @abstractmethod
+    def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
+        """Open a new episode in each of ``rows``, with all its chance from the row's generator."""
+
+    @abstractmethod
+    def advance(self, action: Int[np.ndarray, " N"]) -> Outcome:
+        """The reward, and whether the episode terminated or was truncated, of one step."""
+
+    @abstractmethod
+    def observe(self) -> Observation:
+        """What the environments show now, after ``begin`` or ``advance``."""
+
+    def success(self) -> Bool[np.ndarray, " N"] | None:
+        """Whether the episodes that just ended succeeded; None if the task has no such notion."""
+        return None
+
+
+class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """N environments of a task as a Gymnasium vector environment with same-step auto-reset.
+
+    Where an episode ended, the observation already opens the next one. As in Gymnasium's own
+    vector environments ``info["final_obs"]`` holds the observation it ended on, here as one dense
+    batch whose rows mean something where ``info["_final_obs"]`` is True.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, task: BatchedTask) -> None:
+        self.task = task
+        self.num_envs = task.num_envs
+        self.single_observation_space = task.observation_space
+        self.single_action_space = task.action_space
+        self.observation_space = batch_space(task.observation_space, task.num_envs)
+        self.action_space = batch_space(task.action_space, task.num_envs)
+        self._generators = [np.random.default_rng() for _ in range(task.num_envs)]
+
+    @override
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """New episodes in all rows, or in those where ``options["reset_mask"]`` is True.
+
+        Args:
+            seed: Row i is seeded with seed + i, or with the i-th of a sequence; None goes on with
+                the generators as they are.
+            options: Nothing, or a boolean array of N under "reset_mask".
+        """
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        if np.shape(mask) != (self.num_envs,):
+            raise ValueError(
+                f"options['reset_mask'] has shape {np.shape(mask)}; it should be ({self.num_envs},)"
+            )
+        seeds = [seed] * self.num_envs if seed is None else seed
+        if isinstance(seeds, int):
+            seeds = range(seeds, seeds + self.num_envs)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed has {len(seeds)} entries; it should have {self.num_envs}")
+        for row, (begins, row_seed) in enumerate(zip(mask, seeds, strict=True)):
+            if begins and row_seed is not None:
+                self._generators[row] = np.random.default_rng(row_seed)
+        self._begin(np.flatnonzero(mask))
+        return self.task.observe(), {}
+
+    @override
+    def step(
+        self, actions: Any
+    ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        action = np.asarray(actions)
+        if action.shape != (self.num_envs,):
+            raise ValueError(f"actions have shape {action.shape}; it should be ({self.num_envs},)")
+        reward, terminated, truncated = self.task.advance(action)
+        observation = self.task.observe()
+        last = terminated | truncated
+        info: dict[str, Any] = {}
+        if last.any():
+            final_info = self._final_info(last)
+            info = {"final_obs": observation, "_final_obs": last} | final_info
+            info |= {"final_info": final_info, "_final_info": last}
+            self._begin(np.flatnonzero(last))
+            observation = self.task.observe()
+        return observation, reward, terminated, truncated, info
+
+    def _begin(self, rows: Int[np.ndarray, " R"]) -> None:
+        self.task.begin(rows, [self._generators[row] for row in rows.tolist()])
+
+    def _final_info(self, last: Bool[np.ndarray, " N"]) -> dict[str, Any]:
+        success = self.task.success()
+        return {} if success is None else {"is_success": success & last, "_is_success": last}
+
+
+class TaskEnv(gymnasium.Env[Any, Any]):
+    """One environment of a task: a batch of one without its batch axis."""
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, task: BatchedTask) -> None:
+        assert task.num_envs == 1, "a single environment wants a task with one row"
+        self.task = task
+        self.observation_space = task.observation_space
+        self.action_space = task.action_space
+
+    @override
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self.task.begin(np.zeros(1, dtype=np.int64), [self.np_random])
+        return _only_row(self.task.observe()), {}
+
+    @override
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward, terminated, truncated = self.task.advance(np.asarray(action).reshape(1))
+        success = self.task.success() if terminated[0] or truncated[0] else None
+        info = {} if success is None else {"is_success": bool(success[0])}
+        observation = _only_row(self.task.observe())
+        return observation, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+
+def _only_row(tree: Any) -> Any:
+    if isinstance(tree, tuple):
+        return tuple(_only_row(item) for item in cast(tuple[Any, ...], tree))
+    if isinstance(tree, Mapping):
+        return {key: _only_row(item) for key, item in cast(Mapping[str, Any], tree).items()}
+    return tree[0]

@@ -1,0 +1,108 @@
+"""What single environments are wrapped in before they are stepped together."""
+
+import copy
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import ObservationWrapper, Wrapper, spaces
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from envs.config import EnvConfigError
+
+# The key of a mask among the parts of an observation.
+MASK = "action_mask"
+# More than the words of any mission of MiniGrid.
+MISSION_WORDS = 24
+
+
+class KeepsLast(Wrapper[Any, Any, Any, Any]):
+    """The environment, whose last observation of an episode the next reset cannot overwrite.
+
+    Environments may show the same array, changed in place, at every step.
+    """
+
+    @override
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            observation = copy.deepcopy(observation)
+        return observation, reward, terminated, truncated, info
+
+
+def with_numeric_mission(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment with MiniGrid's mission, a sentence, in numbers; others as they are.
+
+    A mission that is always the same is left out; one that differs between episodes becomes the
+    numbers of its words in MiniGrid's own vocabulary (0 fills up).
+    """
+    space = env.observation_space
+    mission = space.get("mission") if isinstance(space, spaces.Dict) else None
+    if not hasattr(mission, "mission_func"):
+        return env
+    if getattr(mission, "ordered_placeholders", None) is None:
+        return WithoutMission(env)
+    # here, so that minigrid is imported only where it is used
+    from minigrid.wrappers import DictObservationSpaceWrapper  # noqa: PLC0415
+
+    return DictObservationSpaceWrapper(env, max_words_in_mission=MISSION_WORDS)
+
+
+class WithoutMission(ObservationWrapper[Any, Any, Any]):
+    """A dictionary observation without its key ``mission``."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Dict)
+        self.observation_space = spaces.Dict(self.observation(env.observation_space.spaces))
+
+    @override
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        return {key: part for key, part in observation.items() if key != "mission"}
+
+
+class ActionMask(Wrapper[Any, Any, Any, Any]):
+    """An observation with the mask that the environment gives in ``info["action_mask"]``.
+
+    It is 1 where an action is allowed: one number per action, for MultiDiscrete the actions of all
+    dimensions in a row. An observation that was not a dictionary is found under ``observation``.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        space = env.action_space
+        if isinstance(space, spaces.Discrete):
+            size = int(space.n)
+        elif isinstance(space, spaces.MultiDiscrete):
+            size = int(space.nvec.sum())
+        else:
+            raise EnvConfigError(
+                f"action_mask: actions in {space!r} cannot be masked; set it to false"
+            )
+        inner = env.observation_space
+        parts = inner.spaces if isinstance(inner, spaces.Dict) else {"observation": inner}
+        self.observation_space = spaces.Dict({**parts, MASK: spaces.MultiBinary(size)})
+
+    @override
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._with_mask(observation, info), info
+
+    @override
+    def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_mask(observation, info), reward, terminated, truncated, info
+
+    def _with_mask(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        if MASK not in info:
+            raise EnvConfigError(
+                f'action_mask: {self.env} gives no info["{MASK}"]; set it to false'
+            )
+        # a tuple of masks, one per dimension, is common too
+        given = info[MASK]
+        mask: NDArray[Any] = np.concatenate(given) if isinstance(given, tuple) else given
+        parts = observation if isinstance(observation, dict) else {"observation": observation}
+        return {**parts, MASK: np.asarray(mask, np.int8)}

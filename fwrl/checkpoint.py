@@ -1,0 +1,149 @@
+"""Checkpoints: a folder of tensors (safetensors) and one JSON manifest, and nothing that runs.
+
+The manifest names every file with its sha256 and is written last; the folder appears under its
+name by one rename. A checkpoint is therefore whole or absent, and a damaged one is noticed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or does not fit. The message is one line."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint folder holds."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    document: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], document: Mapping[str, Any]
+) -> None:
+    """Write ``folder`` whole, or not at all.
+
+    Args:
+        folder: Replaced if it exists.
+        tensors: By file (``policy`` becomes ``policy.safetensors``), then by name.
+        document: Anything JSON can say.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        hashes: dict[str, str] = {}
+        for name, group in tensors.items():
+            data = save({key: leaf.detach().cpu().contiguous() for key, leaf in group.items()})
+            hashes[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
+            _write(temporary / f"{name}.safetensors", data)
+        manifest = {"format": FORMAT, "files": hashes, "document": document}
+        _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read and verify a checkpoint; no code in it can run.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or of another format.
+    """
+    document, files = _read_manifest(folder)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, expected in files.items():
+        path = folder / Path(name).name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is not whole") from None
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise CheckpointError(f"{path}: damaged, its sha256 is not the manifest's")
+        try:
+            tensors[path.stem] = load(data)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+    return Checkpoint(tensors, document)
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """The JSON part alone: cheap, and enough to know what the checkpoint is."""
+    return _read_manifest(folder)[0]
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy saved parameters and buffers into ``module``, which must have exactly these.
+
+    Raises:
+        CheckpointError: Naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise CheckpointError(f"{where}: {name} is missing; it was saved by another policy")
+        if name not in own:
+            raise CheckpointError(f"{where}: {name} is unknown here; it was saved by another policy")
+        if own[name].shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {list(tensors[name].shape)}, "
+                f"this policy needs {list(own[name].shape)}"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: not a checkpoint, it has no {MANIFEST}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: not a manifest")
+    manifest = cast(dict[str, Any], manifest)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {manifest.get('format')!r}; this version of fwrl reads {FORMAT}"
+        )
+    files, document = manifest.get("files"), manifest.get("document")
+    if not isinstance(files, dict) or not isinstance(document, dict):
+        raise CheckpointError(f"{path}: not a manifest")
+    return cast(dict[str, Any], document), cast(dict[str, str], files)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

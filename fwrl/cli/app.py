@@ -1,0 +1,99 @@
+"""The commands. What a command needs is imported when it runs, so that help comes at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+MISTAKE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="fwrl",
+    help="Train and evaluate reinforcement-learning agents with fast-weight memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1")
+]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file; `fwrl list configs` shows ours.")],
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run goes; runs/<config> unless given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; an old run there is set aside.")
+    ] = False,
+) -> None:
+    """Train an agent; an existing run of the same configuration continues."""
+    from fwrl.cli.run_config import load_run_config
+    from fwrl.cli.run_directory import default_run_directory, find_config, open_run
+    from fwrl.cli.training import STOPPED, train
+
+    console = Console()
+    changes = overrides or []
+    path = find_config(config)
+    run_config = load_run_config(path, changes)
+    directory = run_dir or default_run_directory(path, changes)
+    continued = open_run(directory, run_config, fresh)
+    code = train(run_config, directory, continued, console)
+    if code == STOPPED:
+        console.print("stopped and saved; the same command continues", highlight=False)
+    else:
+        console.print(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}", highlight=False)
+    raise typer.Exit(code)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    episodes: Annotated[int, typer.Option(min=1)] = 100,
+    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    video: Annotated[Path | None, typer.Option(help="A folder for a video of one episode.")] = None,
+) -> None:
+    """Play whole episodes with a trained policy and report its returns."""
+    from fwrl.cli.evaluation import evaluate_run, report
+
+    result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video)
+    typer.echo(report(result, as_json))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str, typer.Argument(help="cores, rules, features, envs, configs or benchmarks.")
+    ] = "",
+) -> None:
+    """Show what can be chosen."""
+    from fwrl.cli.listing import show
+
+    typer.echo(show(what))
+
+
+def main() -> None:
+    """Run a command. A user's mistake is one line and exit code 2."""
+    from fwrl.checkpoint import CheckpointError
+    from fwrl.config import ConfigError
+
+    try:
+        code = app(standalone_mode=False)
+    except (ConfigError, CheckpointError, typer.TyperException) as error:
+        typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
+        code = MISTAKE
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    sys.exit(code or 0)

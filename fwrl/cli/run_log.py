@@ -1,0 +1,81 @@
+"""What a run reports: TensorBoard, ``metrics.csv``, and the names of all metrics."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from fwrl.cli.run_config import RunConfig
+
+# Name -> meaning. Stable-Baselines3's names wherever it has one; docs/metrics.md is made of this.
+METRICS: dict[str, str] = {
+    "rollout/ep_rew_mean": "mean return of the last 100 training episodes, of unclipped rewards",
+    "rollout/ep_len_mean": "mean length of the last 100 training episodes, in steps",
+    "rollout/success_rate": "share of them that succeeded, where the environment says so",
+    "eval/mean_reward": "mean return of an evaluation, on environments and seeds of its own",
+    "eval/mean_ep_length": "mean length of its episodes, in steps",
+    "eval/success_rate": "share of its episodes that succeeded, where the environment says so",
+    "eval/iqm": "interquartile mean of its returns",
+    "eval/ci_low": "lower end of the 95 % bootstrap interval of that mean",
+    "eval/ci_high": "upper end of it",
+    "time/fps": "environment steps per second of wall time, since the run was started or continued",
+    "time/iterations": "rollouts and updates so far",
+    "time/time_elapsed": "seconds of wall time so far, over all continuations",
+    "time/total_timesteps": "environment steps so far",
+    "time/rollout_s": "seconds that the last rollout took",
+    "time/update_s": "seconds that the last update took",
+    "train/approx_kl": "divergence of the new policy from the one that acted, estimated on samples",
+    "train/clip_fraction": "share of the samples whose probability ratio left the clipping range",
+    "train/clip_range": "the clipping range now",
+    "train/entropy_loss": "minus the mean entropy of the policy, in nats",
+    "train/explained_variance": "1 for a perfect critic, 0 for one no better than a constant",
+    "train/grad_norm": "norm of the gradient before it is clipped",
+    "train/learning_rate": "the learning rate now",
+    "train/loss": "policy loss, value loss and entropy loss, weighted",
+    "train/n_updates": "gradient steps of the last update; fewer when target_kl stopped it",
+    "train/policy_gradient_loss": "the clipped surrogate objective, negated",
+    "train/value_loss": "mean squared error of the critic",
+    "memory/state_norm": "root mean square of the numbers in the memory's state",
+}
+
+
+class RunLog:
+    """Writes scalars to TensorBoard and ``metrics.csv``; a continued run goes on in both."""
+
+    def __init__(self, directory: Path, config: RunConfig, step: int) -> None:
+        self.writer = SummaryWriter(str(directory), purge_step=step or None)
+        if step == 0:
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+            self.writer.add_text("config", f"```yaml\n{text}\n```")
+        path = directory / "metrics.csv"
+        rows = _rows_until(path, step)
+        self.file = path.open("w", newline="")
+        self.rows = csv.DictWriter(self.file, ["step", *METRICS])
+        self.rows.writeheader()
+        self.rows.writerows(rows)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record all metrics of one step."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self.rows.writerow({"step": step, **metrics})
+
+    def flush(self) -> None:
+        """Bring everything to the disk."""
+        self.writer.flush()
+        self.file.flush()
+
+    def close(self) -> None:
+        """Flush and let go."""
+        self.writer.close()
+        self.file.close()
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    """The rows of an earlier session, without what came after the checkpoint it continues from."""
+    if step == 0 or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if int(row["step"]) <= step]

@@ -1,0 +1,73 @@
+"""Gated recurrent unit (Cho et al. 2014): the strongest simple baseline on memory tasks."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import MemoryCore
+from fwrl.precision import at_least_float32
+from fwrl.state import where_state
+
+
+class GRUConfig(Config):
+    """A baseline with the gates of ``torch.nn.GRU``."""
+
+    kind: Literal["gru"] = "gru"
+    # None: the input size
+    hidden_size: PositiveInt | None = None
+
+    def build(self, input_size: int) -> "GRU":
+        """The core for inputs of this size."""
+        return GRU(input_size, self)
+
+
+class GRU(MemoryCore[Tensor]):
+    """State: ``[B, E]``. Only the recurrent projection is inside the loop over time."""
+
+    def __init__(self, input_size: int, config: GRUConfig) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = config.hidden_size or input_size
+        self.input = nn.Linear(input_size, 3 * self.output_size)
+        self.recurrent = nn.Linear(self.output_size, 3 * self.output_size)
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(batch_size, self.output_size, device=device)
+
+    @override
+    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
+        state = self._advance(self.input(x), state)
+        return state, state
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], Tensor]:
+        fresh = self.initial_state(x.shape[0], x.device)
+        outputs: list[Tensor] = []
+        projected = self.input(x).unbind(1)
+        for projected_t, starts_t in zip(projected, starts.unbind(1), strict=True):
+            state = self._advance(projected_t, where_state(starts_t, fresh, state))
+            outputs.append(state)
+        return torch.stack(outputs, dim=1), state
+
+    def _advance(
+        self, projected: Float[Tensor, "B E3"], state: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B E"]:
+        hidden = state.to(self.recurrent.weight.dtype)
+        recurrent = F.linear(hidden, self.recurrent.weight, self.recurrent.bias)
+        # the state stays float32 where autocast made the projections smaller
+        reset, keep, new = at_least_float32(projected).chunk(3, dim=-1)
+        recurrent_reset, recurrent_keep, recurrent_new = at_least_float32(recurrent).chunk(
+            3, dim=-1
+        )
+        keep = (keep + recurrent_keep).sigmoid()
+        new = (new + (reset + recurrent_reset).sigmoid() * recurrent_new).tanh()
+        return torch.lerp(new, state.to(new.dtype), keep)

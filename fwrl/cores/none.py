@@ -1,0 +1,52 @@
+"""No memory at all: the control that every result about memory needs."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import MemoryCore
+
+
+class NoMemoryConfig(Config):
+    """A feed-forward layer with about as many parameters as the default fast weights."""
+
+    kind: Literal["none"] = "none"
+    # None: twice the input size
+    hidden_size: PositiveInt | None = None
+
+    def build(self, input_size: int) -> "NoMemory":
+        """The core for inputs of this size."""
+        return NoMemory(input_size, self)
+
+
+class NoMemory(MemoryCore[tuple[()]]):
+    """State: nothing. The output depends on the current input alone."""
+
+    def __init__(self, input_size: int, config: NoMemoryConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        hidden_size = config.hidden_size or 2 * input_size
+        self.layers = nn.Sequential(
+            nn.Linear(input_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, input_size)
+        )
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[()]:
+        return ()
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: tuple[()]
+    ) -> tuple[Float[Tensor, "B E"], tuple[()]]:
+        return self.layers(x), ()
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: tuple[()], starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], tuple[()]]:
+        return self.layers(x), ()

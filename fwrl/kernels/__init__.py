@@ -1,0 +1,121 @@
+"""Scans over time: one meaning (``reference``), and faster equals of it.
+
+``scan`` takes the fastest kernel that can do what is asked; ``use_kernel`` forces one. Which one
+runs is what ``kernel_for`` answers, and a line of the logger ``fwrl.kernels`` at level DEBUG.
+"""
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fwrl.config import nearest
+from fwrl.kernels import chunked, reference
+from fwrl.shapes import FastWeights
+from fwrl.update_rules import UpdateRule, Write, read
+
+logger = logging.getLogger("fwrl.kernels")
+
+Scan = Callable[[UpdateRule, Tensor, Tensor, Write, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": chunked.scan}
+
+_forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
+
+
+@contextmanager
+def use_kernel(name: str) -> Generator[None, None, None]:
+    """Every scan inside the block runs on this kernel, whatever a configuration says."""
+    _check(name)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
+    """The name of the kernel that scans so many times under this rule.
+
+    Args:
+        rule: One of ``UPDATE_RULES``, or any other: those are scanned by the reference.
+        times: The length of the sequence.
+        kernel: What the caller wants; ``auto`` leaves the choice open.
+
+    Raises:
+        ValueError: For a kernel that does not exist or does not know the rule.
+    """
+    name = _forced.get() or kernel
+    if name == "auto":
+        return "chunked" if rule in chunked.FORMS and times > 1 else "reference"
+    _check(name)
+    if name == "chunked" and rule not in chunked.FORMS:
+        raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
+    return name
+
+
+def scan(
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None = None,
+    kernel: str = "auto",
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """What the queries read, each after the write of its own time, and the last state.
+
+    Everything is computed in float32, or in float64 if the inputs are, also under autocast.
+
+    Args:
+        rule: One of ``UPDATE_RULES``, or any other pure function of one time.
+        state: What the streams had written before; left as it is.
+        query: Where to read.
+        write: What to write, at each of T times.
+        starts: Where True, ``fresh`` replaces the state before the write.
+        fresh: The state that an episode begins with, for one or for each stream; None means zeros.
+        kernel: One of ``KERNELS``, or ``auto``.
+    """
+    name = kernel_for(rule, query.shape[1], kernel)
+    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
+    state, query, write, fresh = _exact(state, query, write, fresh)
+    with torch.autocast(query.device.type, enabled=False):
+        values, end = KERNELS[name](rule, state, query, write, starts, fresh)
+        if name != "reference" and not values.detach().sum().isfinite():
+            # A faster kernel excludes other episodes by products with zero, which keep a NaN.
+            logger.debug("%s: not finite, again by reference", rule.__name__)
+            values, end = reference.scan(rule, state, query, write, starts, fresh)
+    return values, end
+
+
+def scan_step(
+    rule: UpdateRule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
+) -> tuple[Float[Tensor, "B H V"], FastWeights]:
+    """``scan`` over one time that starts nothing: the acting path."""
+    state, query, write, _ = _exact(state, query, write, None)
+    if not torch.is_autocast_enabled(query.device.type):
+        state = rule(state, write)
+        return read(state, query), state
+    with torch.autocast(query.device.type, enabled=False):
+        state = rule(state, write)
+        return read(state, query), state
+
+
+def _exact(
+    state: Tensor, query: Tensor, write: Write, fresh: Tensor | None
+) -> tuple[Tensor, Tensor, Write, Tensor | None]:
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    beta = None if write.beta is None else write.beta.to(dtype)
+    decay = None if write.decay is None else write.decay.to(dtype)
+    write = Write(write.key.to(dtype), write.value.to(dtype), beta, decay)
+    fresh = None if fresh is None else fresh.to(dtype)
+    return state.to(dtype), query.to(dtype), write, fresh
+
+
+def _check(name: str) -> None:
+    if name not in KERNELS:
+        raise ValueError(f"kernel is {name!r}; {nearest(name, KERNELS)}")

@@ -1,0 +1,119 @@
+"""A residual stack of memory cores. It is a memory core itself: nothing above can tell."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import MemoryCore
+from fwrl.cores import CoreConfig
+
+
+class StackConfig(Config):
+    """The layers around a memory core."""
+
+    # of the stream that the layers add to
+    width: PositiveInt = 128
+    layers: PositiveInt = 1
+    # hidden units after each core; None: twice the width
+    feed_forward: PositiveInt | None = None
+    # gates in place of additions, as in GTrXL
+    gate: bool = False
+
+
+class ResidualStack(MemoryCore[tuple[Any, ...]]):
+    """State: one core's state per layer. Inputs and outputs have the stack's width."""
+
+    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = config.width
+        self.blocks = nn.ModuleList(Block(config, core) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def _layers(self) -> list["Block"]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[Any, ...]:
+        return tuple(block.core.initial_state(batch_size, device) for block in self._layers())
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: tuple[Any, ...]
+    ) -> tuple[Float[Tensor, "B E"], tuple[Any, ...]]:
+        states: list[Any] = []
+        for block, before in zip(self._layers(), state, strict=True):
+            y, after = block.core.step(block.core_norm(x), before)
+            x = block.combine(x, y)
+            states.append(after)
+        return self.norm(x), tuple(states)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], tuple[Any, ...]]:
+        states: list[Any] = []
+        for block, before in zip(self._layers(), state, strict=True):
+            y, after = block.core.unroll(block.core_norm(x), before, starts)
+            x = block.combine(x, y)
+            states.append(after)
+        return self.norm(x), tuple(states)
+
+
+class Block(nn.Module):
+    """One layer: memory, then a feed-forward network, both normed first and added to the stream."""
+
+    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+        super().__init__()
+        width = config.width
+        hidden = config.feed_forward or 2 * width
+        self.core: MemoryCore[Any] = core.build(width)
+        self.core_norm = nn.LayerNorm(width)
+        fits = self.core.output_size == width
+        self.resize = nn.Identity() if fits else nn.Linear(self.core.output_size, width)
+        self.join_core = Gate(width) if config.gate else Sum()
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        self.join_feed_forward = Gate(width) if config.gate else Sum()
+
+    def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
+        """The stream after this layer, given what its core made of the stream ``x``."""
+        x = self.join_core(x, self.resize(y))
+        return self.join_feed_forward(x, self.feed_forward(x))
+
+
+class Sum(nn.Module):
+    """The plain residual connection."""
+
+    @override
+    def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
+        return x + y
+
+
+class Gate(nn.Module):
+    """The gated residual connection of GTrXL (Parisotto et al. 2020).
+
+    A gated recurrent unit from layer to layer in place of from time to time. Its bias lets the
+    stream pass almost unchanged at first.
+    """
+
+    def __init__(self, width: int, bias: float = 2.0) -> None:
+        super().__init__()
+        self.bias = bias
+        self.from_layer = nn.Linear(width, 3 * width, bias=False)
+        self.from_stream = nn.Linear(width, 2 * width, bias=False)
+        self.from_reset = nn.Linear(width, width, bias=False)
+
+    @override
+    def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
+        reset, update, new = self.from_layer(y.relu()).chunk(3, dim=-1)
+        stream_reset, stream_update = self.from_stream(x).chunk(2, dim=-1)
+        reset = (reset + stream_reset).sigmoid()
+        update = (update + stream_update - self.bias).sigmoid()
+        new = (new + self.from_reset(reset * x)).tanh()
+        return x + update * (new - x)

@@ -1,0 +1,25 @@
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("dev", max_examples=20, deadline=None, database=None)
+settings.register_profile("ci", max_examples=200, deadline=None, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+# several threads make tiny problems slower, and their sums differ from run to run
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cuda" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture
+def cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    return torch.device("cuda")
