@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
+from agents.spaces import ACTION_MASK, one_line
 from fwrl.config import ConfigError
 
 # Stands for an impossible action: its probability underflows to zero, and zero times it is zero,
@@ -49,11 +51,11 @@ class Gaussian(NamedTuple):
     """A normal distribution with independent components."""
 
     mean: Float[Tensor, "*B A"]
-    log_std: Float[Tensor, " A"]
+    log_std: Float[Tensor, "*B A"]
 
     def sample(self) -> Float[Tensor, "*B A"]:
-        """A random action."""
-        return self.mean + self.log_std.exp() * torch.randn_like(self.mean)
+        """A random action; no gradient runs through the choice."""
+        return (self.mean + self.log_std.exp() * torch.randn_like(self.mean)).detach()
 
     def mode(self) -> Float[Tensor, "*B A"]:
         """The most probable action."""
@@ -66,8 +68,7 @@ class Gaussian(NamedTuple):
 
     def entropy(self) -> Float[Tensor, "*B"]:
         """In nats, summed over the components."""
-        total = (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
-        return total.expand(self.mean.shape[:-1])
+        return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
 
 
 Distribution = Categorical | Gaussian
@@ -89,6 +90,7 @@ class CategoricalHead(nn.Module):
         offsets = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
         self.register_buffer("offsets", offsets, persistent=False)
 
+    @override
     def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Categorical:
         logits: Tensor = self.linear(x)
         if mask is not None:
@@ -98,8 +100,9 @@ class CategoricalHead(nn.Module):
     def _by_factor(self, logits: Tensor) -> Tensor:
         if len(set(self.sizes)) == 1:
             return logits.unflatten(-1, (self.action_size, self.sizes[0]))
-        padded = logits.new_full((*logits.shape[:-1], self.action_size, max(self.sizes)), IMPOSSIBLE)
-        possible = cast(Tensor, self.possible).expand_as(padded)
+        possible = cast(Tensor, self.possible).expand(*logits.shape[:-1], -1, -1)
+        # less possible than what is masked: a mask that leaves nothing must not choose these
+        padded = logits.new_full(possible.shape, 2 * IMPOSSIBLE)
         return padded.masked_scatter(possible, logits)
 
     def features(self, action: Int[Tensor, "*B A"]) -> Float[Tensor, "*B F"]:
@@ -131,13 +134,15 @@ class GaussianHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(self.action_size))
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
         bounded = np.isfinite(low) & np.isfinite(high)
-        self.half_range = np.where(bounded, (high - low) / 2, 1.0)
-        self.middle = np.where(bounded, (high + low) / 2, 0.0)
+        lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self.half_range, self.middle = (upper - lower) / 2, (upper + lower) / 2
         self.low, self.high = low, high
 
+    @override
     def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Gaussian:
-        assert mask is None, "a Box action cannot be masked"
-        return Gaussian(self.mean(x), self.log_std)
+        assert mask is None, "make_head refuses masks of Box actions"
+        mean: Tensor = self.mean(x)
+        return Gaussian(mean, self.log_std.expand_as(mean))
 
     def features(self, action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
         """The action as the encoder sees it in the next step."""
@@ -145,7 +150,7 @@ class GaussianHead(nn.Module):
 
     def to_environment(self, action: Float[Tensor, "N A"]) -> NDArray[Any]:
         """The action as the environment wants it: in its units, within its bounds."""
-        numbers = action.cpu().double().numpy() * self.half_range + self.middle
+        numbers = action.detach().cpu().double().numpy() * self.half_range + self.middle
         numbers = np.clip(numbers, self.low, self.high).reshape(-1, *self.space.shape)
         return numbers.astype(self.space.dtype)
 
@@ -153,22 +158,36 @@ class GaussianHead(nn.Module):
 ActionHead = CategoricalHead | GaussianHead
 
 
-def make_head(space: spaces.Space[Any], input_size: int) -> ActionHead:
+def make_head(
+    space: spaces.Space[Any], input_size: int, mask: spaces.Space[Any] | None = None
+) -> ActionHead:
     """The head for an action space.
 
+    Args:
+        space: Of the actions.
+        input_size: How many features the head is given.
+        mask: The space of the action mask, if there is one.
+
     Raises:
-        ConfigError: If no head serves the space.
+        ConfigError: If no head serves the space, or the mask is not one of these actions.
     """
     match space:
         case spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
-            return CategoricalHead(space, input_size)
+            head = CategoricalHead(space, input_size)
+            choices = head.feature_size
         case spaces.Box() if np.issubdtype(space.dtype, np.floating):
-            return GaussianHead(space, input_size)
+            head, choices = GaussianHead(space, input_size), 0
         case _:
             raise ConfigError(
-                f"env: no action head serves the action space {space}; it should be Discrete, "
-                "MultiDiscrete, MultiBinary or a Box of real numbers"
+                f"env: no action head serves the action space {one_line(space)}; it should be "
+                "Discrete, MultiDiscrete, MultiBinary or a Box of real numbers"
             )
+    if mask is not None and int(np.prod(mask.shape or 0)) != choices:
+        raise ConfigError(
+            f"env: {ACTION_MASK} is in {one_line(mask)}; actions in {one_line(space)} need "
+            + (f"one number for each of their {choices} choices" if choices else "no mask")
+        )
+    return head
 
 
 def _factors(space: spaces.Space[Any]) -> list[int]:

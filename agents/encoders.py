@@ -15,21 +15,23 @@ from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from agents.normalisers import RunningMoments
-from agents.spaces import ACTION_MASK
+from agents.spaces import one_line
 from fwrl.config import Config, ConfigError
 
-# Below this many pixels a side, the strides of the Nature network leave nothing over.
-NATURE_MINIMUM = 36
-IMPALA_MINIMUM = 16
+# The shortest side of an image that each network takes: the strides of ``nature`` leave nothing
+# over of less, and what is smaller than a thumbnail is a map of symbols.
+MINIMUM_SIDE = {"nature": 36, "impala": 16, "grid": 1}
 
 
 class EncoderConfig(Config):
     """How an observation, and what the agent remembers of its own last step, become features."""
 
     image: Literal["auto", "nature", "impala", "grid"] = "auto"
-    """The network for images: ``auto`` takes ``nature`` for pictures and ``grid`` for small maps."""
+    """The network for images. ``auto`` goes by the shorter side: ``nature`` from 36 pixels on,
+    ``impala`` from 16 on, and below ``grid``, for maps of symbols such as MiniGrid's view."""
     image_features: int = Field(default=512, ge=1)
     """Size of an image's feature vector."""
     previous_action: bool = True
@@ -51,6 +53,7 @@ class Flat(nn.Module):
         self.output_size = int(np.prod(space.shape))
         self.moments = RunningMoments(self.output_size) if normalise else None
 
+    @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         flat = self.flatten(observation)
         return flat if self.moments is None else self.moments.normalise(flat)
@@ -62,19 +65,20 @@ class Flat(nn.Module):
 
 
 class OneHot(nn.Module):
-    """One symbol, or several, each from its own alphabet."""
+    """One symbol, or several along ``axes`` axes, each from its own alphabet."""
 
-    def __init__(self, sizes: Sequence[int], starts: Sequence[int], scalar: bool) -> None:
+    def __init__(self, sizes: Sequence[int], starts: Sequence[int], axes: int) -> None:
         super().__init__()
-        self.scalar = scalar
+        self.axes = axes
         self.output_size = sum(sizes)
         offsets = np.cumsum([0, *sizes[:-1]]) - np.array(starts)
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
+    @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        symbols = observation.long()
-        symbols = symbols.unsqueeze(-1) if self.scalar else symbols
-        index = symbols + cast(Tensor, self.offsets)
+        offsets = cast(Tensor, self.offsets)
+        leading = observation.shape[: observation.dim() - self.axes]
+        index = observation.reshape(*leading, offsets.numel()).long() + offsets
         features = torch.zeros(*index.shape[:-1], self.output_size, device=index.device)
         return features.scatter_(-1, index, 1.0)
 
@@ -99,6 +103,7 @@ class Grid(nn.Module):
         )
         self.output_size = features
 
+    @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         leading = observation.shape[:-3]
         symbols = observation.reshape(-1, *observation.shape[-3:]).long()
@@ -121,6 +126,7 @@ class Image(nn.Module):
         self.network = nn.Sequential(body, nn.Flatten(), nn.Linear(size, features), nn.ReLU())
         self.output_size = features
 
+    @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         leading = observation.shape[:-3]
         pixels = observation.reshape(-1, *observation.shape[-3:])
@@ -153,6 +159,7 @@ class ResidualBlock(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
         return x + self.second(F.relu(self.first(F.relu(x))))
 
@@ -180,6 +187,7 @@ class Parts(nn.Module):
         self.parts = nn.ModuleList(parts.values())
         self.output_size = sum(cast(int, part.output_size) for part in parts.values())
 
+    @override
     def forward(self, observation: Any) -> Float[Tensor, "..."]:
         features = [part(observation[key]) for key, part in zip(self.keys, self.parts, strict=True)]
         return torch.cat(features, dim=-1)
@@ -205,28 +213,25 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
     """
     match space:
         case spaces.Discrete():
-            return OneHot([int(space.n)], [int(space.start)], scalar=True)
-        case spaces.MultiDiscrete() if space.nvec.ndim == 1:
-            sizes = [int(size) for size in space.nvec]
-            return OneHot(sizes, [int(first) for first in space.start], scalar=False)
+            return OneHot([int(space.n)], [int(space.start)], axes=0)
+        case spaces.MultiDiscrete():
+            sizes, starts = space.nvec.flatten().tolist(), space.start.flatten().tolist()
+            return OneHot(sizes, starts, axes=space.nvec.ndim)
         case spaces.MultiBinary():
             return Flat(spaces.Box(0, 1, space.shape), normalise=False)
         case spaces.Box() if _is_image(space):
             return _image_encoder(space, config)
-        case spaces.Box() if space.shape:
+        case spaces.Box():
             return Flat(space, config.normalise_observations)
-        case spaces.Dict():
-            parts = {name: part for name, part in space.spaces.items() if name != ACTION_MASK}
-            if parts:
-                return Parts({name: make_encoder(part, config) for name, part in parts.items()})
-        case spaces.Tuple():
+        case spaces.Dict() if space.spaces:
+            return Parts({name: make_encoder(part, config) for name, part in space.spaces.items()})
+        case spaces.Tuple() if space.spaces:
             return Parts({i: make_encoder(part, config) for i, part in enumerate(space.spaces)})
         case _:
-            pass
-    raise ConfigError(
-        f"env: no encoder takes the observation space {space}; it should be made of Discrete, "
-        "one-dimensional MultiDiscrete, MultiBinary, Box, Dict and Tuple"
-    )
+            raise ConfigError(
+                f"env: no encoder takes the observation space {one_line(space)}; it should be made "
+                "of Discrete, MultiDiscrete, MultiBinary, Box, Dict and Tuple"
+            )
 
 
 def _is_image(space: spaces.Box) -> bool:
@@ -234,7 +239,7 @@ def _is_image(space: spaces.Box) -> bool:
 
 
 def _channels_last(space: spaces.Box) -> bool:
-    return space.shape[-1] < space.shape[0]
+    return space.shape[-1] <= space.shape[0]
 
 
 def _image_axes(space: spaces.Box) -> tuple[int, int, int]:
@@ -245,16 +250,16 @@ def _image_axes(space: spaces.Box) -> tuple[int, int, int]:
 
 def _image_encoder(space: spaces.Box, config: EncoderConfig) -> nn.Module:
     side = min(_image_axes(space)[1:])
-    kind = config.image
-    if kind == "auto":
-        kind = "nature" if side >= NATURE_MINIMUM else "grid"
-    minimum = {"nature": NATURE_MINIMUM, "impala": IMPALA_MINIMUM, "grid": 1}[kind]
-    if side < minimum:
+    possible = [kind for kind, minimum in MINIMUM_SIDE.items() if side >= minimum]
+    kind = possible[0] if config.image == "auto" else config.image
+    if kind not in possible:
         raise ConfigError(
-            f"encoder.image is {kind!r}; images of {side} pixels need at least {minimum}, "
-            "use 'grid' or 'auto'"
+            f"encoder.image is {kind!r}, which needs {MINIMUM_SIDE[kind]} pixels a side; "
+            f"for {side} use {' or '.join(map(repr, possible))}"
         )
-    return Grid(space, config.image_features) if kind == "grid" else Image(space, kind, config.image_features)
+    if kind == "grid":
+        return Grid(space, config.image_features)
+    return Image(space, kind, config.image_features)
 
 
 def sines(elapsed: Shaped[Tensor, "*B"], frequencies: int) -> Float[Tensor, "*B F"]:

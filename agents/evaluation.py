@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from agents.policy import PolicyInput, RecurrentPolicy
-from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, start, to_tensors
+from agents.policy import RecurrentPolicy
+from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, following_inputs, start
 
 
 class Summary(NamedTuple):
@@ -39,20 +39,6 @@ def play(
         yield step
 
 
-def following_inputs(
-    policy: RecurrentPolicy, inputs: PolicyInput, action: torch.Tensor, step: EnvStep
-) -> PolicyInput:
-    """What the policy reads after a step."""
-    ended = torch.as_tensor(step.terminated | step.truncated).to(policy.device)
-    reward = torch.as_tensor(step.reward).to(policy.device).float()
-    return PolicyInput(
-        to_tensors(step.observation, policy.device),
-        action,
-        policy.learned_reward(reward),
-        (inputs.elapsed + 1).masked_fill(ended, 0),
-    )
-
-
 def evaluate(
     policy: RecurrentPolicy,
     envs: VectorEnv,
@@ -69,13 +55,7 @@ def evaluate(
     missing = (episodes + slots) // envs.num_envs
     counter, counted = EpisodeCounter(envs.num_envs), Episodes([], [], [])
     for step in play(policy, envs, seed, deterministic):
-        ended = Episodes([], [], [])
-        last = counter.count(step, ended)
-        for i, slot in enumerate(np.flatnonzero(last)):
-            if missing[slot] > 0:
-                missing[slot] -= 1
-                for own, all_of_them in zip(counted, ended, strict=True):
-                    own.extend(all_of_them[i : i + 1])
+        missing -= counter.count(step, counted, wanted=missing > 0)
         if not missing.any():
             break
     return counted
@@ -98,7 +78,7 @@ def interquartile_mean(values: Float[np.ndarray, "*B n"]) -> NDArray[Any]:
     """The mean of the middle half along the last axis (Agarwal et al. 2021)."""
     cut = values.shape[-1] // 4
     ordered = np.sort(values, axis=-1)
-    return ordered[..., cut : values.shape[-1] - cut].mean(-1)
+    return np.asarray(ordered[..., cut : values.shape[-1] - cut].mean(-1))
 
 
 def confidence_interval(

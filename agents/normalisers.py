@@ -1,7 +1,5 @@
 """Running moments that live inside the policy, so that whoever has the policy has them too."""
 
-from typing import cast
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,10 +29,10 @@ class RunningMoments(nn.Module):
         rows = x.reshape(-1, x.shape[-1]).double()
         count = self.count + rows.shape[0]
         difference = rows.mean(0) - self.mean
-        weight = rows.shape[0] / count
-        spread = self.variance * self.count + rows.var(0, correction=0) * rows.shape[0]
-        self.variance.copy_((spread + difference.square() * self.count * rows.shape[0] / count) / count)
-        self.mean.add_(difference * weight)
+        share = rows.shape[0] / count
+        within = self.variance * (1 - share) + rows.var(0, correction=0) * share
+        self.variance.copy_(within + difference.square() * share * (1 - share))
+        self.mean.add_(difference * share)
         self.count.copy_(count)
 
     def normalise(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -44,4 +42,4 @@ class RunningMoments(nn.Module):
 
     def scale(self) -> Tensor:
         """The standard deviation, for what may be scaled but must not be shifted."""
-        return cast(Tensor, (self.variance + 1e-8).sqrt().float())
+        return (self.variance + 1e-8).sqrt().float()

@@ -1,5 +1,6 @@
 """The recurrent policy: encoder, memory, and two heads."""
 
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from agents.actions import Distribution, make_head
 from agents.encoders import EncoderConfig, make_encoder, sines, update_moments
 from agents.normalisers import RunningMoments
-from agents.spaces import ACTION_MASK
+from agents.spaces import ACTION_MASK, split_mask
 from fwrl.config import Config
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.kernels import kernel_for
 from fwrl.stack import ResidualStack, StackConfig
-from fwrl.state import where_state
+from fwrl.state import map_tensors, take_rows, where_state
+from fwrl.update_rules import delta_rule
 
 
 class RewardConfig(Config):
@@ -39,7 +42,7 @@ class PolicyConfig(Config):
 
 
 class PolicyInput(NamedTuple):
-    """What the policy reads at a time, or at each of T times; leading axes ``[N]`` or ``[N, T]``."""
+    """What the policy reads at one time (leading axes ``[N]``), or at each of T (``[N, T]``)."""
 
     observation: Any
     previous_action: Shaped[Tensor, "*B A"]
@@ -76,9 +79,11 @@ class RecurrentPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.observation_space, self.action_space = observation_space, action_space
-        self.encoder = make_encoder(observation_space, config.encoder)
+        seen, mask = split_mask(observation_space)
+        self.masked = mask is not None
+        self.encoder = make_encoder(seen, config.encoder)
         self.stack = ResidualStack(config.stack, config.core)
-        self.head = make_head(action_space, self.stack.output_size)
+        self.head = make_head(action_space, self.stack.output_size, mask)
         self.value = nn.Linear(self.stack.output_size, 1)
         nn.init.orthogonal_(self.value.weight, 1.0)
         nn.init.zeros_(self.value.bias)
@@ -105,6 +110,8 @@ class RecurrentPolicy(nn.Module):
     def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
         """Read one observation per stream; rows that start forget first."""
         starts = inputs.starts
+        if starts.shape[0] > 1 and _reference_is_forced():
+            return self._step_by_rows(inputs, state)
         # on a GPU asking whether any row starts would wait for all work queued before
         if starts.is_cuda or bool(starts.any()):
             state = where_state(starts, self.initial_state(starts.shape[0]), state)
@@ -113,11 +120,28 @@ class RecurrentPolicy(nn.Module):
 
     def unroll(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
         """Read T observations per stream; equal to T steps."""
+        if _reference_is_forced():
+            return self._unroll_by_steps(inputs, state)
         y, state = self.stack.unroll(self.encode(inputs), state, inputs.starts)
         return self._heads(y, inputs), state
 
+    def _step_by_rows(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
+        """One row after another: matrix products round differently for other numbers of rows."""
+        rows = torch.arange(inputs.starts.shape[0], device=self.device).split(1)
+        outputs = [self.step(take_rows(inputs, row), take_rows(state, row)) for row in rows]
+        return map_tensors(lambda *leaves: torch.cat(leaves), *outputs)
+
+    def _unroll_by_steps(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
+        outputs: list[PolicyOutput] = []
+        for t in range(inputs.starts.shape[1]):
+            output, state = self.step(
+                map_tensors(partial(torch.select, dim=1, index=t), inputs), state
+            )
+            outputs.append(output)
+        return map_tensors(lambda *leaves: torch.stack(leaves, dim=1), *outputs), state
+
     def encode(self, inputs: PolicyInput) -> Float[Tensor, "*B D"]:
-        """The memory's input: what is seen now, and what was done and earned just before."""
+        """The memory's input: what is seen now, and what the last action was and earned."""
         config = self.config.encoder
         device_type = inputs.elapsed.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=config.bfloat16):
@@ -132,9 +156,7 @@ class RecurrentPolicy(nn.Module):
         return self.project(torch.cat(features, dim=-1))
 
     def _heads(self, y: Float[Tensor, "*B E"], inputs: PolicyInput) -> PolicyOutput:
-        mask = None
-        if isinstance(self.observation_space, spaces.Dict):
-            mask = inputs.observation.get(ACTION_MASK)
+        mask = inputs.observation[ACTION_MASK] if self.masked else None
         return PolicyOutput(self.head(y, mask), self.value(y).squeeze(-1))
 
     def learned_reward(self, reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
@@ -148,3 +170,12 @@ class RecurrentPolicy(nn.Module):
         if self.return_moments is not None:
             self.return_moments.update(returns.unsqueeze(-1))
         update_moments(self.encoder, observation)
+
+
+def _reference_is_forced() -> bool:
+    """Whether ``use_kernel("reference")`` is in force: nobody would choose it for this.
+
+    The policy then reads each stream and each time by itself, so that acting and replaying agree
+    to the last bit, whatever rows and times a minibatch puts together.
+    """
+    return kernel_for(delta_rule, times=2) == "reference"

@@ -4,7 +4,8 @@ A minibatch replays each of its streams from the memory state it began with, so 
 through everything that the memory did since; nothing is padded and no time step is shuffled.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -57,13 +58,13 @@ class PPOConfig(Config):
     clip: float = Field(default=0.2, gt=0)
     clip_schedule: Literal["constant", "linear"] = "constant"
     value_clip: float | None = Field(default=None, gt=0)
-    """How far a value may move from the old one before its gradient stops; None: as far as it likes."""
+    """How far a value may move from the old one before its gradient stops; None: any distance."""
     value_weight: float = Field(default=0.5, ge=0)
     entropy_weight: float = Field(default=0.01, ge=0)
     normalise_advantage: bool = True
     max_grad_norm: float = Field(default=0.5, gt=0)
     target_kl: float | None = Field(default=None, gt=0)
-    """Stop a rollout's updates when the approximate divergence passes 1.5 times this; None: never."""
+    """Stop a rollout's updates when approx_kl passes 1.5 times this; None: never."""
 
     @model_validator(mode="after")
     def _pieces_are_equal(self) -> "PPOConfig":
@@ -144,26 +145,22 @@ def ppo_update(
     now = schedule(config, remaining)
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate
+    limit = math.inf if config.target_kl is None else 1.5 * config.target_kl
     history: list[dict[str, Tensor]] = []
-    stopped = False
-    for _ in range(config.epochs):
-        for batch in rollout.minibatches(config.minibatches):
-            loss, metrics = ppo_loss(policy, batch, config, now.clip)
-            history.append(metrics)
-            if config.target_kl is not None:
-                stopped = bool(metrics["train/approx_kl"] > 1.5 * config.target_kl)
-            if stopped:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-            metrics["train/grad_norm"] = norm.detach()
-            optimizer.step()
-        if stopped:
+    norms: list[Tensor] = []
+    for batch in _all_minibatches(rollout, config):
+        loss, metrics = ppo_loss(policy, batch, config, now.clip)
+        history.append(metrics)
+        # asking a GPU for a number would wait for all work queued before
+        if limit < math.inf and metrics["train/approx_kl"] > limit:
             break
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).detach())
+        optimizer.step()
     policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
     means = {
-        name: torch.stack([metrics[name] for metrics in history if name in metrics]).mean().item()
+        name: torch.stack([metrics[name] for metrics in history]).mean().item()
         for name in history[0]
     }
     variance = explained_variance(rollout.value, rollout.value_target).item()
@@ -171,8 +168,14 @@ def ppo_update(
         "train/explained_variance": variance,
         "train/learning_rate": now.learning_rate,
         "train/clip_range": now.clip,
-        "train/n_updates": float(len(history)),
+        "train/grad_norm": torch.stack(norms).mean().item() if norms else math.nan,
+        "train/n_updates": float(len(norms)),
     }
+
+
+def _all_minibatches(rollout: Rollout, config: PPOConfig) -> Iterator[Rollout]:
+    for _ in range(config.epochs):
+        yield from rollout.minibatches(config.minibatches)
 
 
 def make_optimizer(policy: RecurrentPolicy, config: PPOConfig) -> Optimizer:

@@ -11,11 +11,11 @@ How the columns of a rollout stand to each other::
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from agents.policy import PolicyInput, RecurrentPolicy
 from fwrl.state import map_tensors, take_rows
 
 
+@runtime_checkable
 class EnvStep(Protocol):
     """What a step of N environments returns."""
 
@@ -58,6 +59,7 @@ class EnvStep(Protocol):
         ...
 
 
+@runtime_checkable
 class VectorEnv(Protocol):
     """N environments that step together and open the next episode in the same step."""
 
@@ -109,9 +111,17 @@ class Rollout(NamedTuple):
         return self.value + self.advantage
 
     def minibatches(self, count: int) -> Iterator["Rollout"]:
-        """The rows in random order, in ``count`` parts; no row is cut, padded or shuffled in time."""
-        order = torch.randperm(self.value.shape[0], device=self.value.device)
-        for rows in order.tensor_split(count):
+        """The rows in random order, in ``count`` parts; no row is cut, padded or shuffled in time.
+
+        Raises:
+            ValueError: If there are not so many rows.
+        """
+        num_rows = self.value.shape[0]
+        if count > num_rows:
+            raise ValueError(
+                f"minibatches is {count}; it should be at most this rollout's rows, {num_rows}"
+            )
+        for rows in torch.randperm(num_rows, device=self.value.device).tensor_split(count):
             yield take_rows(self, rows)
 
 
@@ -122,19 +132,31 @@ class EpisodeCounter:
         self.returns = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, dtype=np.int64)
 
-    def count(self, step: EnvStep, episodes: Episodes) -> NDArray[np.bool_]:
-        """Add a step; append the episodes that it ended. Returns which rows ended."""
+    def count(
+        self, step: EnvStep, episodes: Episodes, wanted: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.bool_]:
+        """Add a step; append the episodes that it ended.
+
+        Args:
+            step: Of all rows.
+            episodes: Where to append.
+            wanted: Whose episodes to append; None means everybody's.
+
+        Returns:
+            The rows whose episodes were appended.
+        """
         self.returns += step.reward
         self.lengths += 1
         last = step.terminated | step.truncated
+        chosen = last if wanted is None else last & wanted
         if last.any():
-            episodes.returns.extend(self.returns[last].tolist())
-            episodes.lengths.extend(self.lengths[last].tolist())
+            episodes.returns.extend(self.returns[chosen].tolist())
+            episodes.lengths.extend(self.lengths[chosen].tolist())
             if step.success is not None:
-                episodes.successes.extend(step.success[last].tolist())
+                episodes.successes.extend(step.success[chosen].tolist())
             self.returns[last] = 0.0
             self.lengths[last] = 0
-        return last
+        return chosen
 
 
 def start(envs: VectorEnv, policy: RecurrentPolicy, seed: int) -> Carry:
@@ -183,39 +205,50 @@ def collect(
         output, memory = policy.step(inputs, memory)
         action = output.action.sample()
         step = envs.step(policy.head.to_environment(action))
-        last = counter.count(step, episodes)
-        earned = policy.learned_reward(_as_tensor(step.reward, policy.device).float())
-        elapsed = inputs.elapsed + 1
-        bootstrap = _value_where_truncated(policy, step, memory, action, earned, elapsed)
-        ended = _as_tensor(last, policy.device)
-        terminated = _as_tensor(step.terminated, policy.device)
+        counter.count(step, episodes)
+        following = following_inputs(policy, inputs, action, step)
+        earned, last = following.previous_reward, following.starts
         discounted = discount * discounted + earned
-        columns.append(
-            (inputs, action, output.action.log_prob(action), output.value, earned, ended, terminated)
-            + (bootstrap, discounted)
-        )
-        discounted = discounted.masked_fill(ended, 0.0)
-        inputs = PolicyInput(
-            to_tensors(step.observation, policy.device), action, earned, elapsed.masked_fill(ended, 0)
-        )
+        promised = _value_where_truncated(policy, step, memory, following, inputs.elapsed + 1)
+        log_prob = output.action.log_prob(action)
+        columns.append((inputs, action, log_prob, output.value, earned, last, promised, discounted))
+        discounted = discounted.masked_fill(last, 0.0)
+        inputs = following
     after = policy.step(inputs, memory)[0].value
     rollout = _assemble(columns, memories, after, policy, discount, gae_lambda, piece)
     return rollout, Carry(inputs, memory, discounted), episodes
 
 
+def following_inputs(
+    policy: RecurrentPolicy, inputs: PolicyInput, action: Shaped[Tensor, "N A"], step: EnvStep
+) -> PolicyInput:
+    """What the policy reads after a step; it starts where the step ended an episode."""
+    last = _as_tensor(step.terminated | step.truncated, policy.device)
+    return PolicyInput(
+        to_tensors(step.observation, policy.device),
+        action,
+        policy.learned_reward(_as_tensor(step.reward, policy.device).float()),
+        (inputs.elapsed + 1).masked_fill(last, 0),
+    )
+
+
 def _value_where_truncated(
-    policy: RecurrentPolicy, step: EnvStep, memory: Any, action: Tensor, earned: Tensor, elapsed: Tensor
+    policy: RecurrentPolicy,
+    step: EnvStep,
+    memory: Any,
+    following: PolicyInput,
+    elapsed: Int[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
     """The critic's value of the final observation where the clock ended an episode, else 0.
 
     The state it leads to is thrown away: in that row the next episode has already begun.
     """
-    value = torch.zeros_like(earned)
+    value = torch.zeros_like(following.previous_reward)
     truncated = step.truncated & ~step.terminated
     if truncated.any():
         rows = _as_tensor(np.flatnonzero(truncated), policy.device)
-        final = take_rows(to_tensors(step.final_observation, policy.device), rows)
-        inputs = PolicyInput(final, action[rows], earned[rows], elapsed[rows])
+        final = to_tensors(step.final_observation, policy.device)
+        inputs = take_rows(following._replace(observation=final, elapsed=elapsed), rows)
         value[rows] = policy.step(inputs, take_rows(memory, rows))[0].value
     return value
 
@@ -230,15 +263,15 @@ def _assemble(
     piece: int,
 ) -> Rollout:
     """Stack the columns, estimate advantages, and cut the streams into equal pieces."""
-    (inputs, action, log_prob, value, earned, ended, terminated, bootstrap, discounted) = map_tensors(
+    inputs, action, log_prob, value, earned, last, promised, discounted = map_tensors(
         lambda *steps: torch.stack(steps, dim=1), *columns
     )
-    following = torch.cat([value[:, 1:], after.unsqueeze(1)], dim=1)
-    next_value = torch.where(ended, torch.where(terminated, 0.0, bootstrap), following)
+    later = torch.cat([value[:, 1:], after.unsqueeze(1)], dim=1)
+    next_value = torch.where(last, promised, later)
     reward = earned
     if policy.return_moments is not None:
         reward = earned / policy.return_moments.scale()
-    advantage = gae(reward, value, next_value, ended, discount, gae_lambda)
+    advantage = gae(reward, value, next_value, last, discount, gae_lambda)
 
     def cut(leaf: Tensor) -> Tensor:
         return leaf.unflatten(1, (-1, piece)).flatten(0, 1)
@@ -265,7 +298,6 @@ def _as_tensor(array: NDArray[Any], device: torch.device) -> Shaped[Tensor, "...
 def explained_variance(
     value: Float[Tensor, "N T"], target: Float[Tensor, "N T"]
 ) -> Float[Tensor, ""]:
-    """1 for a perfect critic, 0 for one no better than a constant; NaN if there was no variance."""
-    return 1.0 - (target - value).var() / target.var()
-
-
+    """1 for a perfect critic, 0 for one no better than a constant; NaN if targets do not vary."""
+    variance = target.var(correction=0)
+    return 1.0 - (target - value).var(correction=0) / variance.where(variance > 0, torch.nan)

@@ -1,5 +1,6 @@
 """Policies on disk: what a checkpoint says of its policy, and where a run keeps its checkpoints."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import torch
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.spaces import space_from_json, space_to_json
-from fwrl.checkpoint import CheckpointError, load_checkpoint, load_tensors, read_document
+from fwrl.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    load_checkpoint,
+    load_tensors,
+    read_document,
+)
 from fwrl.config import ConfigError, validate
 
 CHECKPOINTS = "checkpoints"
@@ -36,7 +43,7 @@ def build_policy(description: Mapping[str, Any], where: str) -> RecurrentPolicy:
             validate(PolicyConfig, description["config"]),
         )
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{where}: it describes no policy ({error!r} is wrong)") from None
+        raise CheckpointError(f"{where}: it describes no policy ({error!r})") from None
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"{where}: its policy cannot be built: {error}") from None
 
@@ -65,7 +72,7 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
     Raises:
         CheckpointError: Saying what is missing.
     """
-    if (run / "manifest.json").is_file():
+    if (run / MANIFEST).is_file():
         return run
     if which not in ("best", "last"):
         return _named_checkpoint(run, which)
@@ -88,16 +95,17 @@ def best_checkpoint(folders: list[Path]) -> Path:
 
     def score(folder: Path) -> float:
         value = read_document(folder).get("score")
-        return float("-inf") if value is None else float(value)
+        # the return may be NaN, which would compare as the highest
+        return value if isinstance(value, int | float) and not math.isnan(value) else -math.inf
 
     return max(reversed(folders), key=score)
 
 
 def _named_checkpoint(run: Path, which: str) -> Path:
-    for folder in (Path(which), run / CHECKPOINTS / which):
+    for folder in (run / CHECKPOINTS / which, Path(which)):
         if folder.is_dir():
             return folder
     known = ", ".join(path.name for path in list_checkpoints(run)) or "none"
     raise CheckpointError(
-        f"--checkpoint is {which!r}; it should be best, last, a path or one of {run}'s steps: {known}"
+        f"{run}: no checkpoint {which!r}; it should be best, last, a path or a step ({known})"
     )

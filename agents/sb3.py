@@ -82,7 +82,8 @@ class SB3Policy:
         elapsed = state.elapsed
         if episode_start is not None:
             elapsed = elapsed.masked_fill(torch.as_tensor(episode_start).to(policy.device), 0)
-        inputs = PolicyInput(tensors, state.previous_action, self._previous_reward(elapsed), elapsed)
+        reward = self._previous_reward(elapsed)
+        inputs = PolicyInput(tensors, state.previous_action, reward, elapsed)
         output, memory = policy.step(inputs, state.memory)
         action = output.action.mode() if deterministic else output.action.sample()
         return policy.head.to_environment(action), PredictState(memory, action, elapsed + 1)

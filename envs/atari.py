@@ -134,7 +134,7 @@ class _Atari(VectorEnv):
     def reset(self, seed: int | None = None) -> ArrayTree:
         # Seeds of slots are 32-bit integers with a sign; both emulators of slot 0 need the same.
         most = 2**31 - self.num_envs
-        seed = int(np.random.default_rng().integers(most)) if seed is None else int(seed) % most
+        seed = int(np.random.default_rng().integers(most)) if seed is None else seed % most
         observation, info = self._emulators.reset(seed=seed)
         self._frame = info["episode_frame_number"]
         if self._screen is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 from pydantic import Field, field_validator
 
 from envs.config import Config, EnvConfigError, nearest, one_line
@@ -86,19 +87,15 @@ def make_gymnasium(
     Raises:
         EnvConfigError: For an unknown id, wrong options or a package that is not installed.
     """
-    del evaluation  # the same environments are trained and evaluated on
+    # evaluated on what they are trained on: nothing is shortened for training
+    del evaluation
     spec = find_spec(config.id)
     _check_options(spec, config.options)
-    try:
-        if config.workers > 0:
-            return _in_workers(spec, config, num_envs, render)
-        return make_here(spec, config, num_envs, render)
-    except EnvConfigError:
-        raise
-    except (TypeError, ValueError, KeyError, AssertionError) as error:
-        raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
-    except (ImportError, gymnasium.error.Error) as error:
-        raise EnvConfigError(f"{config.id}: {one_line(error)}") from error
+    if config.workers == 0:
+        return _make_here(spec, config, num_envs, render)
+    workers = min(config.workers, num_envs)
+    sizes = [len(range(worker, num_envs, workers)) for worker in range(workers)]
+    return in_workers([partial(_make_here, spec, config, size, render) for size in sizes])
 
 
 def find_spec(env_id: str) -> EnvSpec:
@@ -130,21 +127,28 @@ def register(env_id: str) -> None:
                 ) from error
 
 
-def make_here(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
-    """N environments in this process; also what a worker process runs."""
+def _make_here(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
+    """N environments in this process, which may be that of a worker."""
+    try:
+        return from_gymnasium(_gymnasium_envs(spec, config, num_envs, render))
+    except EnvConfigError:
+        raise
+    except (ImportError, gymnasium.error.Error) as error:
+        raise EnvConfigError(f"{config.id}: {one_line(error)}") from error
+    # a constructor that was given something it cannot use
+    except (AttributeError, AssertionError, LookupError, TypeError, ValueError) as error:
+        raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
+
+
+def _gymnasium_envs(
+    spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool
+) -> GymnasiumVectorEnv[Any, Any, Any]:
     batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
     if batched and config.max_episode_steps is None and not config.action_mask:
         options: dict[str, Any] = dict(config.options)
-        return from_gymnasium(gymnasium.make_vec(spec, num_envs, **options))
+        return gymnasium.make_vec(spec, num_envs, **options)
     make = partial(_make_one, spec, config, render)
-    same_step = AutoresetMode.SAME_STEP
-    return from_gymnasium(SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=same_step))
-
-
-def _in_workers(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
-    workers = min(config.workers, num_envs)
-    sizes = [len(range(worker, num_envs, workers)) for worker in range(workers)]
-    return in_workers([partial(make_here, spec, config, size, render) for size in sizes])
+    return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:

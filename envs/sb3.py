@@ -4,7 +4,7 @@ This is the only file that imports stable_baselines3.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
-from envs.vector import ArrayTree, EnvStep, VectorEnv, check_spaces, map_arrays, replace_row
+from envs.vector import (
+    ArrayTree,
+    EnvStep,
+    VectorEnv,
+    check_spaces,
+    map_arrays,
+    replace_row,
+    take_row,
+)
 
 
 def from_sb3(vec_env: VecEnv) -> VectorEnv:
@@ -57,18 +65,13 @@ class _FromSB3(VectorEnv):
         observation = map_arrays(np.array, observation)
         ended = np.array(ended, np.bool_)
         truncated = ended & [bool(info.get("TimeLimit.truncated", False)) for info in infos]
-        final_observation: ArrayTree | None = None
-        if ended.any():
-            final_observation = map_arrays(np.copy, observation)
-            for row in np.flatnonzero(ended):
-                replace_row(final_observation, int(row), infos[row]["terminal_observation"])
         return EnvStep(
             observation,
             np.array(reward, np.float32),
             ended & ~truncated,
             truncated,
-            final_observation,
-            _success(ended, infos),
+            _final_observation(observation, ended, infos) if ended.any() else None,
+            _success(infos) if ended.any() else None,
         )
 
     @override
@@ -83,12 +86,19 @@ class _FromSB3(VectorEnv):
         self.vec_env.close()
 
 
-def _success(
-    ended: Bool[np.ndarray, " N"], infos: Sequence[dict[str, Any]]
-) -> Bool[np.ndarray, " N"] | None:
-    if not any("is_success" in infos[row] for row in np.flatnonzero(ended)):
+def _final_observation(
+    observation: ArrayTree, ended: Bool[np.ndarray, " N"], infos: Sequence[dict[str, Any]]
+) -> ArrayTree:
+    final = map_arrays(np.copy, observation)
+    for row in np.flatnonzero(ended).tolist():
+        replace_row(final, row, infos[row]["terminal_observation"])
+    return final
+
+
+def _success(infos: Sequence[dict[str, Any]]) -> Bool[np.ndarray, " N"] | None:
+    if not any("is_success" in info for info in infos):
         return None
-    return ended & [bool(info.get("is_success", False)) for info in infos]
+    return np.array([bool(info.get("is_success", False)) for info in infos])
 
 
 class _ToSB3(VecEnv):
@@ -119,10 +129,10 @@ class _ToSB3(VecEnv):
         infos: list[dict[str, Any]] = [
             {"TimeLimit.truncated": bool(cut)} for cut in step.truncated & ~step.terminated
         ]
-        for row in np.flatnonzero(ended):
+        for row in np.flatnonzero(ended).tolist():
             assert step.final_observation is not None
             info = infos[row]
-            info["terminal_observation"] = _row(step.final_observation, int(row))
+            info["terminal_observation"] = take_row(step.final_observation, row)
             if step.success is not None:
                 info["is_success"] = bool(step.success[row])
         return step.observation, step.reward, ended, infos
@@ -156,8 +166,3 @@ class _ToSB3(VecEnv):
         self, wrapper_class: type[gymnasium.Wrapper[Any, Any, Any, Any]], indices: Any = None
     ) -> list[bool]:
         return [False for _ in self._get_indices(indices)]
-
-
-def _row(tree: ArrayTree, row: int) -> Any:
-    """One environment's observation."""
-    return map_arrays(lambda leaf: leaf[row], tree)

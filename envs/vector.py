@@ -5,6 +5,7 @@ observation already opens the next one, and ``final_observation`` is the one it 
 above this file meets another convention.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -74,16 +75,20 @@ class VectorEnv(Protocol):
         ...
 
 
-def map_arrays(function: Callable[..., Any], tree: ArrayTree, *others: ArrayTree) -> ArrayTree:
+def map_arrays(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """The same nesting with ``function`` applied to every array (of all the given trees)."""
-    nodes = cast(tuple[Any, ...], others)
     if isinstance(tree, Mapping):
         items = cast(Mapping[str, Any], tree).items()
-        return {key: map_arrays(function, v, *(node[key] for node in nodes)) for key, v in items}
+        return {key: map_arrays(function, v, *(other[key] for other in others)) for key, v in items}
     if isinstance(tree, tuple):
-        branches = zip(tree, *nodes, strict=True)
+        branches = zip(tree, *others, strict=True)
         return tuple(map_arrays(function, *branch) for branch in branches)
-    return function(tree, *nodes)
+    return function(tree, *others)
+
+
+def take_row(tree: ArrayTree, row: int) -> Any:
+    """One environment's observation in a batch."""
+    return map_arrays(operator.itemgetter(row), tree)
 
 
 def replace_row(tree: ArrayTree, row: int, value: Any) -> None:
@@ -162,7 +167,7 @@ class _FromGymnasium(VectorEnv):
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
-        observation, _ = self.envs.reset(seed=None if seed is None else int(seed))
+        observation, _ = self.envs.reset(seed=seed)
         return map_arrays(np.array, observation)
 
     @override
@@ -208,8 +213,8 @@ def _final_observation(
     given = info["final_obs"]
     final = map_arrays(np.copy, observation)
     if isinstance(given, np.ndarray) and given.dtype == np.object_:
-        for row in np.flatnonzero(ended):
-            replace_row(final, int(row), given[row])
+        for row in np.flatnonzero(ended).tolist():
+            replace_row(final, row, given[row])
         return final
 
     def select(leaf: NDArray[Any], given_leaf: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """Checkpoints: a folder of tensors (safetensors) and one JSON manifest, and nothing that runs.
 
-The manifest names every file with its sha256 and is written last; the folder appears under its
-name by one rename. A checkpoint is therefore whole or absent, and a damaged one is noticed.
+The manifest holds the sha256 of every file and of its own document, and is written last; the folder
+appears under its name by one rename. A checkpoint is therefore whole or absent, and a damaged one
+is noticed.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def save_checkpoint(
         document: Anything JSON can say.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -52,11 +53,15 @@ def save_checkpoint(
             data = save({key: leaf.detach().cpu().contiguous() for key, leaf in group.items()})
             hashes[f"{name}.safetensors"] = hashlib.sha256(data).hexdigest()
             _write(temporary / f"{name}.safetensors", data)
-        manifest = {"format": FORMAT, "files": hashes, "document": document}
+        manifest = {
+            "format": FORMAT,
+            "files": hashes,
+            "document": document,
+            "document_sha256": _document_hash(document),
+        }
         _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        _sync(temporary)
+        _replace(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(folder.parent)
@@ -75,7 +80,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is not whole") from None
+            raise CheckpointError(
+                f"{path}: {error.strerror}; the checkpoint is not whole"
+            ) from None
         if hashlib.sha256(data).hexdigest() != expected:
             raise CheckpointError(f"{path}: damaged, its sha256 is not the manifest's")
         try:
@@ -101,7 +108,9 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
         if name not in tensors:
             raise CheckpointError(f"{where}: {name} is missing; it was saved by another policy")
         if name not in own:
-            raise CheckpointError(f"{where}: {name} is unknown here; it was saved by another policy")
+            raise CheckpointError(
+                f"{where}: {name} is unknown here; it was saved by another policy"
+            )
         if own[name].shape != tensors[name].shape:
             raise CheckpointError(
                 f"{where}: {name} has shape {list(tensors[name].shape)}, "
@@ -128,7 +137,30 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     files, document = manifest.get("files"), manifest.get("document")
     if not isinstance(files, dict) or not isinstance(document, dict):
         raise CheckpointError(f"{path}: not a manifest")
-    return cast(dict[str, Any], document), cast(dict[str, str], files)
+    document = cast(dict[str, Any], document)
+    expected = _document_hash(document)
+    if manifest.get("document_sha256", expected) != expected:
+        raise CheckpointError(f"{path}: damaged, its document is not what was saved")
+    return document, cast(dict[str, str], files)
+
+
+def _document_hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Give ``new`` the name of ``folder``, which keeps it if that fails."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,7 +7,7 @@ and what would be right.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,11 +36,13 @@ def validate(model: type[ConfigType], values: Mapping[str, Any], where: str = ""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(_describe(model, cast(Mapping[str, Any], first), where)) from None
+        errors = cast(list[Mapping[str, Any]], error.errors(include_url=False))
+        # a misspelt key is also a missing one, and says more
+        unknown = [each for each in errors if each["type"] == "extra_forbidden"]
+        raise ConfigError(_describe(model, (unknown or errors)[0], where)) from None
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: Any, choices: Iterable[str]) -> str:
     """What would be right instead of ``name``: the most similar choice, or all of them."""
     choices = list(choices)
     close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
@@ -50,8 +52,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _describe(model: type[BaseModel], error: Mapping[str, Any], where: str) -> str:
-    location = [part for part in error["loc"] if isinstance(part, (str, int))]
-    path, owner = _walk(model, location)
+    path, owner, annotation = _walk(model, error["loc"])
     place = ".".join(filter(None, [where, *path]))
     value = error["input"]
     match error["type"]:
@@ -59,51 +60,50 @@ def _describe(model: type[BaseModel], error: Mapping[str, Any], where: str) -> s
             return f"{place}: no such key; {_right_key(path[-1], owner)}"
         case "missing":
             return f"{place}: missing; it must be given"
-        case "union_tag_invalid" | "union_tag_not_found":
-            context = error["ctx"]
-            tag = context["discriminator"].strip("'")
-            choices = [name.strip(" '") for name in context.get("expected_tags", "").split(",")]
-            given = context.get("tag", value.get(tag) if isinstance(value, dict) else value)
-            return f"{place}.{tag} is {given!r}; {nearest(str(given), filter(None, choices))}"
+        case "union_tag_invalid":
+            given = error["ctx"]["tag"]
+            return f"{place}.kind is {given!r}; {nearest(given, _variants(annotation))}"
+        case "union_tag_not_found":
+            return f"{place}.kind: missing; choose from {', '.join(_variants(annotation))}"
         case "literal_error":
-            choices = error["ctx"]["expected"].replace(" or ", ", ").split(", ")
-            return f"{place} is {value!r}; {nearest(str(value), [c.strip(chr(39)) for c in choices])}"
+            listed = error["ctx"]["expected"].replace(" or ", ", ").split(", ")
+            right = nearest(value, [choice.strip("'") for choice in listed])
+            return f"{place} is {value!r}; {right}"
         case "value_error":
             message = str(error["ctx"]["error"])
             return f"{place}: {message}" if place else message
         case _:
-            message = error["msg"].removeprefix("Input should be ")
-            return f"{place} is {value!r}; it should be {message}"
+            message = error["msg"].removeprefix("Input should ").removeprefix("be ")
+            return f"{place or 'the configuration'} is {value!r}; it should be {message}"
 
 
-def _walk(model: type[BaseModel], location: list[str | int]) -> tuple[list[str], Any]:
-    """The path as its author wrote it, without union tags, and the type that owns its last name."""
+def _walk(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], Any, Any]:
+    """The path as its author wrote it, without union tags; its last name's owner, and its type."""
     path: list[str] = []
     owner: Any = model
     annotation: Any = model
     for part in location:
-        variant = _variant(annotation, part)
-        if variant is not None:
-            annotation = variant
+        variants = _variants(annotation)
+        if part in variants:
+            annotation = variants[part]
             continue
         path.append(str(part))
         owner = annotation
         fields = getattr(annotation, "model_fields", {})
         annotation = fields[part].annotation if part in fields else None
-    return path, owner
+    return path, owner, annotation
 
 
-def _variant(annotation: Any, tag: str | int) -> Any:
-    """The member of a union of configurations that ``tag`` names, if there is one."""
+def _variants(annotation: Any) -> dict[Any, Any]:
+    """The members of a union of configurations, by the ``kind`` that names them."""
+    found: dict[Any, Any] = {}
     for member in get_args(annotation):
         kind = getattr(member, "model_fields", {}).get("kind")
         if kind is None:
-            found = _variant(member, tag)
-            if found is not None:
-                return found
-        elif get_origin(kind.annotation) is Literal and tag in get_args(kind.annotation):
-            return member
-    return None
+            found |= _variants(member)
+        else:
+            found |= dict.fromkeys(get_args(kind.annotation), member)
+    return found
 
 
 def _right_key(name: str, owner: Any) -> str:

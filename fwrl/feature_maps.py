@@ -7,7 +7,7 @@ A feature map is a function of the last axis alone, so that one time never sees 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.precision import at_least_float32
+from fwrl.config import ConfigError
+from fwrl.precision import at_least_float32, without_autocast
 
 Normalisation = Literal["sum", "l2", "none"]
 
@@ -44,6 +45,16 @@ def dpfp(x: Float[Tensor, "*B K"], nu: int = 1) -> Float[Tensor, "*B M"]:
     return torch.cat(pairs, dim=-1)
 
 
+def relu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Sparse features, never negative (Kasai et al. 2021)."""
+    return F.relu(x)
+
+
+def silu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Smooth features that can be slightly negative (Yang et al. 2024)."""
+    return F.silu(x)
+
+
 def softmax(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     """Positive features that compete and sum to 1 (Irie et al. 2021)."""
     return x.softmax(dim=-1)
@@ -61,9 +72,9 @@ class Favor(nn.Module):
     attention, without bias.
 
     Note:
-        The usual subtraction of a maximum over time is left out: it looks into the future. Nothing
-        overflows without it, because for a direction ``w`` the exponent ``w . x - |x|^2 / 2`` never
-        exceeds ``|w|^2 / 2``, which is about K / 2.
+        The usual subtraction of a maximum over time is left out: it looks into the future. Without
+        it nothing overflows for K up to about 128, because for a direction ``w`` the exponent
+        ``w . x - |x|^2 / 2`` never exceeds ``|w|^2 / 2``, which is about K / 2.
     """
 
     projection: Tensor
@@ -82,7 +93,7 @@ class Favor(nn.Module):
     def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
         num_features, key_size = self.projection.shape
         x = x * key_size**-0.25
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             along = F.linear(x, self.projection.to(x.dtype))
         exponent = along - x.square().sum(dim=-1, keepdim=True) / 2
         return exponent.exp() / math.sqrt(num_features)
@@ -114,16 +125,14 @@ class FeatureOptions(NamedTuple):
     num_features: int = 64
 
 
-Features = Callable[[Tensor], Tensor]
-
-FEATURE_MAPS: dict[str, Callable[[FeatureOptions], Features]] = {
-    "identity": lambda _: identity,
-    "elu_plus_one": lambda _: elu_plus_one,
-    "relu": lambda _: F.relu,
-    "silu": lambda _: F.silu,
-    "softmax": lambda _: softmax,
-    "dpfp": lambda options: partial(dpfp, nu=options.nu),
-    "favor": lambda options: Favor(options.key_size, options.num_features),
+FEATURE_MAPS: dict[str, Callable[..., Any]] = {
+    "identity": identity,
+    "elu_plus_one": elu_plus_one,
+    "relu": relu,
+    "silu": silu,
+    "softmax": softmax,
+    "dpfp": dpfp,
+    "favor": Favor,
 }
 
 # Features that can be negative: neither their sum nor a product of two of them can be a divisor.
@@ -144,10 +153,25 @@ class FeatureMap(nn.Module):
 
     def __init__(self, name: str, options: FeatureOptions, how: Normalisation) -> None:
         super().__init__()
-        self.features = FEATURE_MAPS[name](options)
+        self.features = _with_options(name, options)
         self.how: Normalisation = how
         self.size = self.features(torch.zeros(options.key_size)).numel()
 
     @override
     def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
         return normalise(self.features(at_least_float32(x)), self.how)
+
+
+def _with_options(name: str, options: FeatureOptions) -> Callable[[Tensor], Tensor]:
+    match name:
+        case "dpfp":
+            if options.nu >= options.key_size:
+                raise ConfigError(
+                    f"dpfp: nu is {options.nu}, but shifts of the key size and more add nothing; "
+                    f"use nu below {options.key_size}"
+                )
+            return partial(dpfp, nu=options.nu)
+        case "favor":
+            return Favor(options.key_size, options.num_features)
+        case _:
+            return FEATURE_MAPS[name]

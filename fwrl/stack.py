@@ -1,6 +1,7 @@
 """A residual stack of memory cores. It is a memory core itself: nothing above can tell."""
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,9 @@ from typing_extensions import override
 from fwrl.config import Config
 from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
+
+# One step or a whole sequence of one core.
+Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
 
 
 class StackConfig(Config):
@@ -34,34 +38,34 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
         self.blocks = nn.ModuleList(Block(config, core) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def _layers(self) -> list["Block"]:
-        return [block for block in self.blocks if isinstance(block, Block)]
-
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[Any, ...]:
-        return tuple(block.core.initial_state(batch_size, device) for block in self._layers())
+        return tuple(block.core.initial_state(batch_size, device) for block in self._blocks())
 
     @override
     def step(
         self, x: Float[Tensor, "B D"], state: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "B E"], tuple[Any, ...]]:
-        states: list[Any] = []
-        for block, before in zip(self._layers(), state, strict=True):
-            y, after = block.core.step(block.core_norm(x), before)
-            x = block.combine(x, y)
-            states.append(after)
-        return self.norm(x), tuple(states)
+        return self._through(x, state, lambda core, y, before: core.step(y, before))
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], tuple[Any, ...]]:
+        return self._through(x, state, lambda core, y, before: core.unroll(y, before, starts))
+
+    def _through(
+        self, x: Float[Tensor, "*BT D"], state: tuple[Any, ...], advance: Advance
+    ) -> tuple[Float[Tensor, "*BT E"], tuple[Any, ...]]:
         states: list[Any] = []
-        for block, before in zip(self._layers(), state, strict=True):
-            y, after = block.core.unroll(block.core_norm(x), before, starts)
+        for block, before in zip(self._blocks(), state, strict=True):
+            y, after = advance(block.core, block.core_norm(x), before)
             x = block.combine(x, y)
             states.append(after)
         return self.norm(x), tuple(states)
+
+    def _blocks(self) -> "Iterable[Block]":
+        return cast("Iterable[Block]", self.blocks)
 
 
 class Block(nn.Module):

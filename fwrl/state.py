@@ -1,4 +1,4 @@
-"""What can be done with the state of any memory: map, select, take rows, detach.
+"""The state of any memory, whatever it holds: map, select, take rows, detach.
 
 A state is a tensor or a (named) tuple or dictionary of states; its leaves are batch first. The
 same functions serve observations and actions, which nest in the same way.
@@ -61,7 +61,11 @@ def where_state(starts: Bool[Tensor, " B"], fresh: Tree, state: Tree) -> Tree:
 
 def take_rows(tree: Tree, rows: Int[Tensor, " R"] | slice) -> Tree:
     """The given rows of the batch."""
-    return map_tensors(lambda leaf: leaf[rows], tree)
+
+    def take(leaf: Tensor) -> Tensor:
+        return leaf[rows]
+
+    return map_tensors(take, tree)
 
 
 def detach_state(state: Tree) -> Tree:

@@ -128,7 +128,9 @@ def test_rules_equal_a_loop_over_entries(name):
 def test_gradients_of_each_rule(name):
     weights, write = random_write(batch=1, heads=2, key_size=3, value_size=2)
     inputs = [x.requires_grad_() for x in (weights, *write)]
-    assert torch.autograd.gradcheck(lambda w, *fields: UPDATE_RULES[name](w, Write(*fields)), inputs)
+    assert torch.autograd.gradcheck(
+        lambda w, *fields: UPDATE_RULES[name](w, Write(*fields)), inputs
+    )
 
 
 def test_a_full_write_to_a_unit_key_replaces_what_was_there():

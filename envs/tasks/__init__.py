@@ -15,6 +15,16 @@ from envs.tasks.repeat_first import RepeatFirst
 from envs.tasks.repeat_previous import RepeatPrevious
 from envs.tasks.t_maze import TMaze
 
+__all__ = [
+    "TASKS",
+    "BatchedTask",
+    "TaskEnv",
+    "TaskVectorEnv",
+    "make_env",
+    "make_vector_env",
+    "register",
+]
+
 # Each is made with ``num_envs`` and keywords of its own.
 TASKS: dict[str, type[BatchedTask]] = {
     "Autoencode": Autoencode,

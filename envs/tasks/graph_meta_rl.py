@@ -38,8 +38,6 @@ CLOCK = BIAS + 1
 LAST_REWARD = CLOCK + 1
 OBSERVATION_SIZE = LAST_REWARD + 1
 
-SPLITS = {"train": "train", "test": "test", "fresh": None}
-
 
 class GraphMetaRL(BatchedTask):
     """Reach as many goals as possible in 30 steps on a graph that the agent does not know.
@@ -71,11 +69,12 @@ class GraphMetaRL(BatchedTask):
             published_observation: Whether to show what the published code showed: the last reward
                 is always 0, and "none" as last action is the constant 1, so that nothing shows it.
         """
-        graphs = choose("GraphMetaRL: split", split, SPLITS)
         self.num_envs = in_range("GraphMetaRL: num_envs", num_envs, 1)
         self.patient_after_arrival = patient_after_arrival
         self.published_observation = published_observation
-        self._graphs = None if graphs is None else published_graphs()[graphs]
+        # None: every episode draws its own
+        choices = {**published_graphs(), "fresh": None}
+        self._graphs = choose("GraphMetaRL: split", split, choices)
         high = np.ones(OBSERVATION_SIZE, dtype=np.float32)
         high[LAST_REWARD] = ARRIVAL
         low = np.zeros(OBSERVATION_SIZE, dtype=np.float32)

@@ -29,7 +29,7 @@ class ScriptedTask(BatchedTask):
     def __init__(
         self,
         num_envs: int,
-        observation_space: spaces.Discrete[Any] | spaces.MultiDiscrete[Any] | spaces.Tuple[Any],
+        observation_space: spaces.Space[Any],
         num_answers: int,
         length: int,
         num_questions: int,
@@ -38,8 +38,8 @@ class ScriptedTask(BatchedTask):
 
         Args:
             num_envs: N.
-            observation_space: Of one environment; MultiDiscrete and Tuple have one number per
-                column of the script.
+            observation_space: Of one environment: Discrete, or MultiDiscrete or Tuple with one
+                number per column of the script.
             num_answers: How many answers there are to choose from.
             length: Actions in an episode.
             num_questions: In how many of them the agent is asked.
@@ -48,9 +48,8 @@ class ScriptedTask(BatchedTask):
         self.observation_space = observation_space
         self.action_space = spaces.Discrete(num_answers)
         self.length = length
-        columns = (
-            () if isinstance(observation_space, spaces.Discrete) else (len(observation_space),)
-        )
+        several = isinstance(observation_space, spaces.MultiDiscrete | spaces.Tuple)
+        columns = (len(observation_space),) if several else ()
         self._seen = np.zeros((num_envs, length + 1, *columns), dtype=np.int64)
         self._answers = np.zeros((num_envs, length), dtype=np.int64)
         self._prize = np.float32(1 / num_questions)

@@ -15,25 +15,27 @@ UP, DOWN, LEFT, RIGHT = range(4)
 # the change of position by each action
 MOVES = np.array([0, 0, -1, 1])
 CORRECT_TURN = 4.0
+STANDING = -0.1
 
-# AGaLiTe's positions have at least as many bits
+# the shortest time limit, unless the user says otherwise
+TIME_LIMIT = 1000
+# of AGaLiTe's positions; a corridor of more squares than these can tell apart has more
 POSITION_BITS = 8
 
 
 class Rules(NamedTuple):
-    """What the variants of the maze do not share; all but the last two are rewards."""
+    """What the variants of the maze do not share; the first two are rewards."""
 
     wrong_turn: float
     moving: float
-    standing: float
     # whether the junction can only be left by turning
     junction_holds: bool
     num_distractors: int
 
 
 RULES = {
-    "bakker": Rules(-0.1, 0.0, -0.1, junction_holds=False, num_distractors=0),
-    "agalite": Rules(-1.0, -0.1, -0.1, junction_holds=True, num_distractors=6),
+    "bakker": Rules(wrong_turn=-0.1, moving=0.0, junction_holds=False, num_distractors=0),
+    "agalite": Rules(wrong_turn=-1.0, moving=-0.1, junction_holds=True, num_distractors=6),
 }
 
 
@@ -70,7 +72,7 @@ class TMaze(BatchedTask):
         self.rules = choose("TMaze: variant", variant, RULES)
         self.num_envs = in_range("TMaze: num_envs", num_envs, 1)
         self.corridor_length = in_range("TMaze: corridor_length", corridor_length, 2)
-        longest = max(1000, 5 * corridor_length)
+        longest = max(TIME_LIMIT, 5 * corridor_length)
         self.time_limit = setting("TMaze: time_limit", time_limit, longest, 1)
         distractors = setting(
             "TMaze: num_distractors", num_distractors, self.rules.num_distractors, 0, 8
@@ -105,7 +107,7 @@ class TMaze(BatchedTask):
         self._success = turned & (action == self._cue)
         move = MOVES[action] * ~at_junction if self.rules.junction_holds else MOVES[action]
         position = np.clip(self._position + move, 0, junction)
-        reward = np.where(position == self._position, self.rules.standing, self.rules.moving)
+        reward = np.where(position == self._position, STANDING, self.rules.moving)
         reward[turned] = self.rules.wrong_turn
         reward[self._success] = CORRECT_TURN
         self._position = position

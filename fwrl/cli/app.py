@@ -37,19 +37,22 @@ def train(
     """Train an agent; an existing run of the same configuration continues."""
     from fwrl.cli.run_config import load_run_config
     from fwrl.cli.run_directory import default_run_directory, find_config, open_run
-    from fwrl.cli.training import STOPPED, train
+    from fwrl.cli.training import STOPPED, prepare, train
 
     console = Console()
     changes = overrides or []
     path = find_config(config)
     run_config = load_run_config(path, changes)
     directory = run_dir or default_run_directory(path, changes)
+    setup = prepare(run_config)
     continued = open_run(directory, run_config, fresh)
-    code = train(run_config, directory, continued, console)
+    code = train(run_config, setup, directory, continued, console)
     if code == STOPPED:
         console.print("stopped and saved; the same command continues", highlight=False)
     else:
-        console.print(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}", highlight=False)
+        console.print(
+            f"fwrl evaluate {directory}\ntensorboard --logdir {directory}", highlight=False
+        )
     raise typer.Exit(code)
 
 

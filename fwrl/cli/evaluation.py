@@ -5,12 +5,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from agents.evaluation import evaluate, play, summarise
 from agents.policy import RecurrentPolicy
 from agents.saving import find_checkpoint, load_policy
-from envs import EnvConfigError, make_envs
+from envs import AtariConfig, EnvConfigError, make_envs
 from fwrl.checkpoint import read_document
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import read_run_config
@@ -44,7 +46,7 @@ def evaluate_run(
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     result = {
-        "env": getattr(config.env, "id", None) or getattr(config.env, "game", config.env.kind),
+        "env": env_name(config),
         "core": config.core.kind,
         "checkpoint": str(folder),
         "steps": read_document(folder)["counters"]["steps"],
@@ -58,6 +60,11 @@ def evaluate_run(
         result["video"] = str(film)
     _write(run / "evaluations", folder.name, result)
     return result
+
+
+def env_name(config: RunConfig) -> str:
+    """The environment's id, or the game's name."""
+    return config.env.game if isinstance(config.env, AtariConfig) else config.env.id
 
 
 def report(result: dict[str, Any], as_json: bool) -> str:
@@ -80,19 +87,27 @@ def report(result: dict[str, Any], as_json: bool) -> str:
 
 
 def _film(
-    config: RunConfig, policy: RecurrentPolicy, video: Path, folder: Path, seed: int, stochastic: bool
+    config: RunConfig,
+    policy: RecurrentPolicy,
+    video: Path,
+    folder: Path,
+    seed: int,
+    stochastic: bool,
 ) -> Path:
     """One episode as a video; returns the file."""
     envs = make_envs(config.env, 1, evaluation=True, render=True)
-    frames = [envs.render()] if False else []
+    frames: list[NDArray[np.uint8]] = []
     for step in islice(play(policy, envs, seed, not stochastic), LONGEST_VIDEO):
         if step.terminated[0] or step.truncated[0]:
             break
+        # where an episode ends the next one has begun: its picture does not belong here
         frame = envs.render()
         if frame is None:
-            raise ConfigError(f"--video: {config.env.kind} environment draws no pictures")
+            raise ConfigError(f"--video: {env_name(config)} draws no pictures")
         frames.append(frame)
     envs.close()
+    if not frames:
+        raise ConfigError("--video: the episode was over after one step")
     return write_video(video / f"episode_{folder.name}_seed{seed}", frames)
 
 

@@ -82,6 +82,9 @@ class RunConfig(Config):
         return self
 
 
+# What is meant where a file names no kind.
+DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
+
 # What may differ when a run is continued: how long, how often, and on what.
 MAY_CHANGE = frozenset({"total_steps", "evaluation", "checkpoint", "device", "num_threads"})
 
@@ -107,7 +110,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `fwrl list configs` shows what there is") from None
+        raise ConfigError(
+            f"{path}: no such file; `fwrl list configs` shows what there is"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
@@ -122,7 +127,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -147,7 +154,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
             where = ".".join(parents[: i + 1])
             raise ConfigError(f"{key}: {where} is {child!r}, which has no keys inside")
         mapping = cast(dict[str, Any], child)
-    if name == "kind" and mapping.get("kind") != value:
+    if name == "kind" and mapping.get("kind", DEFAULT_KINDS.get(parents[-1])) != value:
         mapping.clear()
     mapping[name] = value
 
@@ -159,9 +166,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
         place = f"{where}.{key}" if where else key
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(
-                cast(dict[str, Any], before), cast(dict[str, Any], after), place
-            )
+            found += differences(cast(dict[str, Any], before), cast(dict[str, Any], after), place)
         elif before != after:
             found.append(f"{place} ({before!r} there, {after!r} here)")
     return found

@@ -1,13 +1,19 @@
 """What a run reports: TensorBoard, ``metrics.csv``, and the names of all metrics."""
 
 import csv
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.evaluation import Summary
+from agents.rollout import Episodes
 from fwrl.cli.run_config import RunConfig
+from fwrl.state import tensors_in
 
 # Name -> meaning. Stable-Baselines3's names wherever it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
@@ -39,6 +45,51 @@ METRICS: dict[str, str] = {
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
 }
+
+
+class RecentEpisodes:
+    """The last training episodes, of which the curves are the mean."""
+
+    def __init__(self, count: int = 100) -> None:
+        self.returns: deque[float] = deque(maxlen=count)
+        self.lengths: deque[int] = deque(maxlen=count)
+        self.successes: deque[bool] = deque(maxlen=count)
+
+    def add(self, episodes: Episodes) -> None:
+        """Count in the episodes that ended in a rollout."""
+        self.returns.extend(episodes.returns)
+        self.lengths.extend(episodes.lengths)
+        self.successes.extend(episodes.successes)
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing before the first episode has ended."""
+        columns = {
+            "rollout/ep_rew_mean": self.returns,
+            "rollout/ep_len_mean": self.lengths,
+            "rollout/success_rate": self.successes,
+        }
+        return {name: float(np.mean(column)) for name, column in columns.items() if column}
+
+
+def evaluation_metrics(summary: Summary) -> dict[str, float]:
+    """An evaluation under the names of ``METRICS``."""
+    metrics = {
+        "eval/mean_reward": summary.return_mean,
+        "eval/mean_ep_length": summary.length_mean,
+        "eval/iqm": summary.return_iqm,
+        "eval/ci_low": summary.return_ci95[0],
+        "eval/ci_high": summary.return_ci95[1],
+    }
+    if summary.success_rate is not None:
+        metrics["eval/success_rate"] = summary.success_rate
+    return metrics
+
+
+def state_norm(memory: Any) -> float:
+    """Root mean square of all numbers in a state; 0 for a memory that has none."""
+    leaves = tensors_in(memory)
+    count = sum(leaf.numel() for leaf in leaves)
+    return float((sum(leaf.square().sum() for leaf in leaves) / count) ** 0.5) if count else 0.0
 
 
 class RunLog:

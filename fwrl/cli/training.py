@@ -2,49 +2,56 @@
 
 import signal
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
-from torch.optim import Optimizer
 
 from agents.evaluation import Summary, evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.ppo import make_optimizer, ppo_update
-from agents.rollout import EpisodeCounter, Episodes, collect, start
-from agents.saving import CHECKPOINTS, describe_policy, find_checkpoint, list_checkpoints
+from agents.rollout import EpisodeCounter, collect, start
 from envs import EnvConfigError, VectorEnv, make_envs
-from fwrl.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from fwrl.cli.learner import Counters, Learner, describe, restore, save
 from fwrl.cli.progress import ProgressReport
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import prune_checkpoints
-from fwrl.cli.run_log import RunLog
+from fwrl.cli.run_log import RecentEpisodes, RunLog, evaluation_metrics, state_norm
 from fwrl.config import ConfigError
-from fwrl.state import tensors_in
 
 FINISHED, STOPPED = 0, 75
 
 
-class Counters(NamedTuple):
-    """How far a run has come."""
+class Setup(NamedTuple):
+    """What a run needs; making it finds the mistakes before anything is written."""
 
-    steps: int = 0
-    iterations: int = 0
-    seconds: float = 0.0
+    envs: VectorEnv
+    evaluation_envs: VectorEnv
+    learner: Learner
 
 
-class Learner(NamedTuple):
-    """What a checkpoint saves of a run."""
+def prepare(config: RunConfig) -> Setup:
+    """Environments, policy and optimiser of a configuration.
 
-    policy: RecurrentPolicy
-    optimizer: Optimizer
+    Raises:
+        ConfigError: If they cannot be made.
+    """
+    torch.set_num_threads(config.num_threads)
+    torch.manual_seed(config.seed)
+    device = choose_device(config.device)
+    evaluation_count = min(config.evaluation.num_envs, config.evaluation.episodes)
+    try:
+        envs = make_envs(config.env)
+        evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
+    return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
 
 
 def choose_device(name: str) -> torch.device:
@@ -60,102 +67,83 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def open_environments(config: RunConfig, evaluation: bool) -> VectorEnv:
-    """The environments of a run, for training or for evaluation."""
-    count = config.evaluation.num_envs if evaluation else config.env.num_envs
-    if evaluation:
-        count = min(count, config.evaluation.episodes)
-    try:
-        return make_envs(config.env, count, evaluation=evaluation)
-    except EnvConfigError as error:
-        raise ConfigError(str(error)) from None
-
-
-def train(config: RunConfig, directory: Path, continued: bool, console: Console) -> int:
+def train(
+    config: RunConfig, setup: Setup, directory: Path, continued: bool, console: Console
+) -> int:
     """Train until ``total_steps``, or until asked to stop; returns the exit code."""
-    torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    envs, evaluation_envs = (open_environments(config, evaluation) for evaluation in (False, True))
-    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy)
-    policy = policy.to(choose_device(config.device))
-    learner = Learner(policy, make_optimizer(policy, config.ppo))
-    counters = restore(learner, directory) if continued else Counters()
+    counters = restore(setup.learner, directory) if continued else Counters()
     if counters.steps >= config.total_steps:
         console.print(f"{directory}: finished, {counters.steps:,} steps", highlight=False)
         return FINISHED
     log = RunLog(directory, config, counters.steps)
     report = ProgressReport(console, config.total_steps, counters.steps)
-    report.say(f"{directory}: {describe(policy)}")
+    report.say(f"{directory}: {describe(setup.learner.policy)}")
     try:
         with stop_signals() as stopped:
-            _loop(config, directory, learner, (envs, evaluation_envs), counters, log, report, stopped)
+            _loop(config, setup, directory, counters, log, report, stopped)
     finally:
         report.close()
         log.close()
-        envs.close()
-        evaluation_envs.close()
+        setup.envs.close()
+        setup.evaluation_envs.close()
     return STOPPED if stopped else FINISHED
 
 
 def _loop(
     config: RunConfig,
+    setup: Setup,
     directory: Path,
-    learner: Learner,
-    both_envs: tuple[VectorEnv, VectorEnv],
     counters: Counters,
     log: RunLog,
     report: ProgressReport,
     stopped: list[int],
 ) -> None:
-    envs, evaluation_envs = both_envs
+    envs, evaluation_envs, learner = setup
     policy, ppo = learner.policy, config.ppo
     carry = start(envs, policy, _stream_seed(config.seed, counters.steps))
-    counter = EpisodeCounter(envs.num_envs)
-    recent = Episodes(deque(maxlen=100), deque(maxlen=100), deque(maxlen=100))
-    steps, iterations, seconds = counters
-    evaluated = steps // config.evaluation.every_steps
-    while steps < config.total_steps and not stopped:
+    counter, recent = EpisodeCounter(envs.num_envs), RecentEpisodes()
+    num_steps, piece = ppo.num_steps, ppo.sequence_length
+    every = config.evaluation.every_steps
+    evaluated = counters.steps // every
+    while counters.steps < config.total_steps and not stopped:
         began = time.perf_counter()
         rollout, carry, episodes = collect(
-            envs, policy, carry, ppo.num_steps, ppo.discount, ppo.gae_lambda, counter,
-            ppo.sequence_length,
+            envs, policy, carry, num_steps, ppo.discount, ppo.gae_lambda, counter, piece
         )
         acted = time.perf_counter()
-        metrics = ppo_update(policy, learner.optimizer, rollout, ppo, 1 - steps / config.total_steps)
+        remaining = 1 - counters.steps / config.total_steps
+        metrics = ppo_update(policy, learner.optimizer, rollout, ppo, remaining)
         updated = time.perf_counter()
 
-        steps += ppo.num_steps * envs.num_envs
-        iterations += 1
-        seconds += updated - began
-        for all_of_them, new in zip(recent, episodes, strict=True):
-            all_of_them.extend(new)
-        metrics |= _rollout_metrics(recent) | {
-            "time/fps": report.speed(steps),
-            "time/iterations": iterations,
-            "time/time_elapsed": seconds,
-            "time/total_timesteps": steps,
+        counters = counters.after(num_steps * envs.num_envs, updated - began)
+        recent.add(episodes)
+        metrics |= recent.metrics() | {
+            "time/fps": report.speed(counters.steps),
+            "time/iterations": counters.iterations,
+            "time/time_elapsed": counters.seconds,
+            "time/total_timesteps": counters.steps,
             "time/rollout_s": acted - began,
             "time/update_s": updated - acted,
-            "memory/state_norm": _root_mean_square(carry.memory),
+            "memory/state_norm": state_norm(carry.memory),
         }
-        due = steps // config.evaluation.every_steps > evaluated or steps >= config.total_steps
+        due = counters.steps // every > evaluated or counters.steps >= config.total_steps
         score = None
         if due and not stopped:
-            evaluated = steps // config.evaluation.every_steps
+            evaluated = counters.steps // every
             summary = _evaluate(config, policy, evaluation_envs)
-            metrics |= _evaluation_metrics(summary)
+            metrics |= evaluation_metrics(summary)
             score = summary.return_mean
-            report.say(f"{steps:,} steps: evaluated return {score:.4g}")
-        log.write(steps, metrics)
+            report.say(f"{counters.steps:,} steps: evaluated return {score:.4g}")
+        log.write(counters.steps, metrics)
         if due or stopped:
             log.flush()
-            save(learner, directory, Counters(steps, iterations, seconds), score)
+            save(learner, directory, counters, score)
             prune_checkpoints(directory, config.checkpoint.keep)
-        report.show(steps, metrics.get("rollout/ep_rew_mean"))
+        report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Generator[list[int]]:
     """A list that the first SIGINT or SIGTERM fills; the second one interrupts at once."""
     received: list[int] = []
 
@@ -173,95 +161,15 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def save(learner: Learner, directory: Path, counters: Counters, score: float | None) -> None:
-    """Write ``checkpoints/<step>``."""
-    state = learner.optimizer.state_dict()
-    moments = {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, entry in state["state"].items()
-        for name, value in entry.items()
-    }
-    generators = {"torch": torch.get_rng_state()}
-    tensors = {
-        "policy": learner.policy.state_dict(),
-        "optimizer": moments,
-        "generators": generators,
-    }
-    document = {
-        "policy": describe_policy(learner.policy),
-        "counters": counters._asdict(),
-        "score": score,
-    }
-    save_checkpoint(directory / CHECKPOINTS / str(counters.steps), tensors, document)
-
-
-def restore(learner: Learner, directory: Path) -> Counters:
-    """Load the newest checkpoint into the learner."""
-    folder = find_checkpoint(directory, "last")
-    content = load_checkpoint(folder)
-    load_tensors(learner.policy, content.tensors["policy"], str(folder))
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in content.tensors["optimizer"].items():
-        index, _, name = key.partition(".")
-        entries.setdefault(int(index), {})[name] = tensor
-    groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    torch.set_rng_state(content.tensors["generators"]["torch"])
-    return Counters(**content.document["counters"])
-
-
-def describe(policy: RecurrentPolicy) -> str:
-    """One line on what is trained."""
-    numbers = sum(parameter.numel() for parameter in policy.parameters())
-    remembered = sum(leaf.numel() for leaf in tensors_in(policy.initial_state(1)))
-    return (
-        f"{policy.config.core.kind} memory of {remembered:,} numbers, {numbers:,} parameters, "
-        f"on {policy.device}"
-    )
-
-
 def _stream_seed(seed: int, steps: int) -> int:
     """Another part of the environments' episodes each time that a run is continued."""
     return int(np.random.SeedSequence((seed, steps)).generate_state(1)[0] >> 1)
 
 
 def _evaluate(config: RunConfig, policy: RecurrentPolicy, envs: VectorEnv) -> Summary:
+    """The same episodes every time, and a training that does not notice it was evaluated."""
     chosen = config.evaluation
-    # the same episodes every time, and a training that does not notice whether it was evaluated
-    generator = torch.get_rng_state()
-    episodes = evaluate(policy, envs, chosen.episodes, config.seed, chosen.deterministic)
-    torch.set_rng_state(generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        episodes = evaluate(policy, envs, chosen.episodes, config.seed, chosen.deterministic)
     return summarise(episodes)
-
-
-def _rollout_metrics(recent: Episodes) -> dict[str, float]:
-    if not recent.returns:
-        return {}
-    metrics = {
-        "rollout/ep_rew_mean": float(np.mean(recent.returns)),
-        "rollout/ep_len_mean": float(np.mean(recent.lengths)),
-    }
-    if recent.successes:
-        metrics["rollout/success_rate"] = float(np.mean(recent.successes))
-    return metrics
-
-
-def _evaluation_metrics(summary: Summary) -> dict[str, float]:
-    metrics = {
-        "eval/mean_reward": summary.return_mean,
-        "eval/mean_ep_length": summary.length_mean,
-        "eval/iqm": summary.return_iqm,
-        "eval/ci_low": summary.return_ci95[0],
-        "eval/ci_high": summary.return_ci95[1],
-    }
-    if summary.success_rate is not None:
-        metrics["eval/success_rate"] = summary.success_rate
-    return metrics
-
-
-def _root_mean_square(memory: Any) -> float:
-    leaves = tensors_in(memory)
-    count = sum(leaf.numel() for leaf in leaves)
-    if count == 0:
-        return 0.0
-    return float((sum(leaf.square().sum() for leaf in leaves) / count) ** 0.5)

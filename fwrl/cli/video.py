@@ -23,7 +23,9 @@ def write_video(stem: Path, frames: Sequence[NDArray[np.uint8]]) -> Path:
     height, width = frames[0].shape[:2]
     factor = max(1, -(-SMALLEST_SIDE // min(height, width)))
     # H.264 wants even sides
-    even = [f[: height // 2 * 2 or 1, : width // 2 * 2 or 1] for f in frames] if factor % 2 else frames
+    even = (
+        [f[: height // 2 * 2 or 1, : width // 2 * 2 or 1] for f in frames] if factor % 2 else frames
+    )
     large = [frame.repeat(factor, axis=0).repeat(factor, axis=1) for frame in even]
     if find_spec("av") is not None:
         return _write_mp4(stem.with_suffix(".mp4"), large)

@@ -1,8 +1,9 @@
 """The memory cores. A new one is a file beside this one, a line in ``CORES`` and its union."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.gru import GRUConfig
@@ -11,8 +12,18 @@ from fwrl.cores.none import NoMemoryConfig
 
 AnyCoreConfig = FastWeightConfig | LSTMConfig | GRUConfig | NoMemoryConfig
 
+
+def _fast_weight_unless_said(value: Any) -> Any:
+    """A mapping without ``kind`` means the core that this library is about."""
+    if isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": "fast_weight", **cast(Mapping[str, Any], value)}
+    return value
+
+
 # The configuration of one core; ``kind`` says of which.
-CoreConfig = Annotated[AnyCoreConfig, Field(discriminator="kind")]
+CoreConfig = Annotated[
+    AnyCoreConfig, Field(discriminator="kind"), BeforeValidator(_fast_weight_unless_said)
+]
 
 CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, ConfigError
 from fwrl.core import MemoryCore
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
@@ -182,7 +182,7 @@ def _per_head(input_size: int, heads: int, size: int | None, name: str) -> int:
     if size is not None:
         return size
     if input_size % heads:
-        raise ValueError(
+        raise ConfigError(
             f"fast_weight: input_size {input_size} does not divide into {heads} heads; "
             f"use a multiple of {heads}, or give {name}"
         )

@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
 from fwrl.kernels import chunked, reference
+from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, read
 
@@ -83,7 +83,7 @@ def scan(
     name = kernel_for(rule, query.shape[1], kernel)
     logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     state, query, write, fresh = _exact(state, query, write, fresh)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         values, end = KERNELS[name](rule, state, query, write, starts, fresh)
         if name != "reference" and not values.detach().sum().isfinite():
             # A faster kernel excludes other episodes by products with zero, which keep a NaN.
@@ -97,10 +97,7 @@ def scan_step(
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """``scan`` over one time that starts nothing: the acting path."""
     state, query, write, _ = _exact(state, query, write, None)
-    if not torch.is_autocast_enabled(query.device.type):
-        state = rule(state, write)
-        return read(state, query), state
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device):
         state = rule(state, write)
         return read(state, query), state
 
@@ -108,12 +105,13 @@ def scan_step(
 def _exact(
     state: Tensor, query: Tensor, write: Write, fresh: Tensor | None
 ) -> tuple[Tensor, Tensor, Write, Tensor | None]:
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    query = at_least_float32(query)
+    dtype = query.dtype
     beta = None if write.beta is None else write.beta.to(dtype)
     decay = None if write.decay is None else write.decay.to(dtype)
     write = Write(write.key.to(dtype), write.value.to(dtype), beta, decay)
     fresh = None if fresh is None else fresh.to(dtype)
-    return state.to(dtype), query.to(dtype), write, fresh
+    return state.to(dtype), query, write, fresh
 
 
 def _check(name: str) -> None:

@@ -25,7 +25,7 @@ Note:
     magnitude in float32 when keys repeat, as those of a resting agent do.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,6 +42,9 @@ from fwrl.update_rules import (
     sum_rule,
 )
 
+# Times per chunk, at most. More is slower on CPUs, less has more sequential steps.
+CHUNK_SIZE = 32
+
 # Smaller decays count as this one: its logarithm is finite, and what survives it is lost in
 # the rounding of anything written later.
 MIN_DECAY = 1e-20
@@ -54,17 +57,15 @@ class Form(NamedTuple):
     removes: bool
     # the value (or error) is multiplied by beta
     scaled: bool
-    # "none", "given" in the write, or "rest": what beta leaves
-    decay: str
-    # times per chunk
-    chunk_size: int
+    # none, given in the write, or the rest that beta leaves
+    decay: Literal["none", "given", "rest"]
 
 
 FORMS: dict[UpdateRule, Form] = {
-    sum_rule: Form(removes=False, scaled=False, decay="none", chunk_size=64),
-    delta_rule: Form(removes=True, scaled=True, decay="none", chunk_size=32),
-    gated_sum_rule: Form(removes=False, scaled=True, decay="rest", chunk_size=32),
-    gated_delta_rule: Form(removes=True, scaled=True, decay="given", chunk_size=32),
+    sum_rule: Form(removes=False, scaled=False, decay="none"),
+    delta_rule: Form(removes=True, scaled=True, decay="none"),
+    gated_sum_rule: Form(removes=False, scaled=True, decay="rest"),
+    gated_delta_rule: Form(removes=True, scaled=True, decay="given"),
 }
 
 
@@ -96,15 +97,13 @@ def scan(
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
-    fresh: FastWeights | None,
-    chunk_size: int | None = None,
+    fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The reference scan up to rounding, in about ``T / chunk_size`` sequential steps."""
+    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
     form = FORMS[rule]
-    chunks = _split(form, query, write, starts, chunk_size or form.chunk_size)
+    chunks = _split(form, query, write, starts)
     links = _link(chunks)
-    written, erased = _writes(form, chunks, links, fresh)
-    values, state = _pass_on(chunks, links, written, erased, state, fresh)
+    values, state = _pass_on(form, chunks, links, state, fresh)
     if fresh is not None:
         values = values + (links.fresh * chunks.query) @ fresh
     batch, times, heads = query.shape[:3]
@@ -117,10 +116,9 @@ def _split(
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
-    chunk_size: int,
 ) -> Chunks:
     """Chunks of equal size, filled up with times that neither start, write nor decay."""
-    count = -(-query.shape[1] // chunk_size)
+    count = -(-query.shape[1] // CHUNK_SIZE)
     size = -(-query.shape[1] // count)
     missing = count * size - query.shape[1]
 
@@ -157,18 +155,17 @@ def _link(chunks: Chunks) -> Links:
     return Links((logs @ later).exp() * together, left * inherits, left * (1.0 - inherits))
 
 
-def _writes(
-    form: Form, chunks: Chunks, links: Links, fresh: FastWeights | None
-) -> tuple[Tensor, Tensor | None]:
-    """U for an empty entering state, and the rows W by which that state enters: U - W S0."""
+def _writes(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Tensor:
+    """What would be written, b (V - r K S), if the state that enters the chunk were zero."""
     written = chunks.value
     if fresh is not None and form.removes:
         written = written - (links.fresh * chunks.key) @ fresh
-    if chunks.beta is not None:
-        written = chunks.beta * written
-    if not form.removes:
-        return written, None
-    assert chunks.beta is not None
+    return written if chunks.beta is None else chunks.beta * written
+
+
+def _removal(chunks: Chunks, links: Links) -> tuple[Tensor, Tensor]:
+    """The inverse of I + lower(b K K^T * D), and b r K, by which S0 enters."""
+    assert chunks.beta is not None, "what removes needs beta"
     strong_key = chunks.beta * chunks.key
     system = (strong_key @ chunks.key.mT) * links.pair
     unit = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
@@ -176,34 +173,31 @@ def _writes(
     inverse = torch.linalg.solve_triangular(
         system, unit.expand_as(system), upper=False, unitriangular=True
     )
-    return inverse @ written, inverse @ (links.entered * strong_key)
+    return inverse, links.entered * strong_key
 
 
 def _pass_on(
-    chunks: Chunks,
-    links: Links,
-    written: Float[Tensor, "N B H C V"],
-    erased: Float[Tensor, "N B H C K"] | None,
-    state: FastWeights,
-    fresh: FastWeights | None,
+    form: Form, chunks: Chunks, links: Links, state: FastWeights, fresh: Tensor | None
 ) -> tuple[Float[Tensor, "N B H C V"], FastWeights]:
     """What is read, and the last state: the state goes from chunk to chunk."""
     count, batch, heads = chunks.query.shape[:3]
 
-    def merged(x: Tensor) -> tuple[Tensor, ...]:
+    def merged(x: Float[Tensor, "N B #H R F"]) -> tuple[Tensor, ...]:
         return x.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
 
     attention = merged((chunks.query @ chunks.key.mT) * links.pair)
     query = merged(links.entered * chunks.query)
     key = merged((links.pair[..., -1, :].unsqueeze(-1) * chunks.key).mT)
     survives = merged(links.entered[..., -1:, :])
-    added = merged(written)
-    removed = None if erased is None else merged(erased)
     reborn = None if fresh is None else merged(links.fresh[..., -1:, :] * fresh)
+    written = merged(_writes(form, chunks, links, fresh))
+    inverse, strong_key = map(merged, _removal(chunks, links)) if form.removes else (None, None)
     weights = state.flatten(0, 1)
     values: list[Tensor] = []
     for n in range(count):
-        write = added[n] if removed is None else added[n] - removed[n] @ weights
+        write = written[n]
+        if inverse is not None and strong_key is not None:
+            write = inverse[n] @ torch.baddbmm(write, strong_key[n], weights, alpha=-1)
         values.append(torch.baddbmm(attention[n] @ write, query[n], weights))
         weights = torch.baddbmm(survives[n] * weights, key[n], write)
         if reborn is not None:

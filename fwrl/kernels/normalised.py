@@ -1,6 +1,6 @@
 """Attention normalisation: each read is divided by the sum of the weights that made it.
 
-The running sum of keys, ``z``, is one more column of the fast weights ``[B, H, K, V + 1]``.
+The running sum of keys, ``z``, is the last of the W = V + 1 columns of the state.
 Features must not be negative, else what is divided by can be zero or change its sign.
 """
 
@@ -17,12 +17,12 @@ EPSILON = 1e-6
 
 def normalised_scan(
     rule: UpdateRule,
-    state: Float[Tensor, "B H K V+1"],
+    state: Float[Tensor, "B H K W"],
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     kernel: str = "auto",
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V+1"]]:
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K W"]]:
     """``scan`` with attention normalisation; episodes begin with zeros.
 
     Sums get it by a value that is always one (Katharopoulos et al. 2020). The delta rule also
@@ -37,12 +37,12 @@ def normalised_scan(
 
 
 def _normalised_delta(
-    state: Float[Tensor, "B H K V+1"],
+    state: Float[Tensor, "B H K W"],
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     kernel: str,
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V+1"]]:
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K W"]]:
     """A plain delta rule with ``key / divisor`` and ``beta * divisor``: no loop of its own."""
     assert write.beta is not None, "the delta rule needs beta"
     weights, key_sum = state[..., :-1], state[..., -1:]

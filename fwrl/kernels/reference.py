@@ -15,7 +15,7 @@ def scan(
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
-    fresh: FastWeights | None,
+    fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """At each time clear the rows that start, write, then read."""
     fresh = torch.zeros_like(state) if fresh is None else fresh

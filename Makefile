@@ -1,0 +1,43 @@
+# Everything a developer runs. Needs Python 3.11 to 3.13 and make; all else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test check slow bench clean
+
+quickstart: .venv/.base
+	$(BIN)/fwrl train configs/quickstart.yaml
+	$(BIN)/fwrl evaluate runs/quickstart --episodes 100
+	@echo
+	@echo "The curves:        $(BIN)/tensorboard --logdir runs"
+	@echo "Without memory:    $(BIN)/fwrl train configs/quickstart.yaml core.kind=none"
+	@echo "Everything else:   $(BIN)/fwrl --help, README.md"
+
+# the whole suite but for what takes minutes by itself
+test: .venv/.dev
+	$(BIN)/pytest -m "not slow" -n 2
+
+# format, lint, types, import directions
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+slow: .venv/.dev
+	$(BIN)/pytest -m slow
+
+bench: .venv/.dev
+	$(BIN)/pytest tests/test_kernels.py
+	$(BIN)/python benchmarks/kernels.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/.base: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[video]'
+	@touch $@
+
+.venv/.dev: .venv/.base
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@

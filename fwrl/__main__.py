@@ -1,0 +1,5 @@
+"""``python -m fwrl`` is ``fwrl``."""
+
+from fwrl.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""Environments whose observations say where they are: slot, episode and step."""
+
+from typing import NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from agents.policy import PolicyConfig, RecurrentPolicy
+from fwrl.cores import CORES
+from fwrl.stack import StackConfig
+
+
+class CountingStep(NamedTuple):
+    observation: object
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_observation: object
+    success: np.ndarray | None
+
+
+class CountingEnv:
+    """Slot n plays its list of (length, how it ends) over and over, whatever is done.
+
+    ``t`` terminates, ``c`` is cut by the clock, ``b`` is both at once.
+    """
+
+    def __init__(self, episodes, num_actions=3, nest=None, space=None, says_success=False):
+        self.episodes = episodes
+        self.num_envs = len(episodes)
+        self.nest = nest or (lambda rows: rows)
+        self.observation_space = space or spaces.Box(-1e6, 1e6, (3,))
+        self.action_space = spaces.Discrete(num_actions)
+        self.says_success = says_success
+        self.actions, self.seeds = [], []
+        self.episode = np.zeros(self.num_envs, int)
+        self.steps = np.zeros(self.num_envs, int)
+
+    def reset(self, seed=None):
+        self.seeds.append(seed)
+        self.episode[:] = 0
+        self.steps[:] = 0
+        return self._observation()
+
+    def step(self, action):
+        self.actions.append(np.array(action))
+        self.steps += 1
+        reward = np.array([reward_of(*row) for row in self._rows()], np.float32)
+        plans = [plan[e % len(plan)] for plan, e in zip(self.episodes, self.episode, strict=True)]
+        ended = self.steps == [length for length, _ in plans]
+        terminated = ended & [how in "tb" for _, how in plans]
+        truncated = ended & [how in "cb" for _, how in plans]
+        final = self._observation() if ended.any() else None
+        success = self.episode % 2 == 0 if self.says_success and ended.any() else None
+        self.episode += ended
+        self.steps[ended] = 0
+        return CountingStep(self._observation(), reward, terminated, truncated, final, success)
+
+    def close(self):
+        pass
+
+    def _rows(self):
+        return np.stack([np.arange(self.num_envs), self.episode, self.steps], 1)
+
+    def _observation(self):
+        return self.nest(self._rows().astype(np.float32))
+
+
+def reward_of(slot, episode, step):
+    """What the step that leads to ``step`` earns: another number everywhere, some negative."""
+    return float(np.sin(1.0 + 3.0 * slot + 1.7 * episode + 0.9 * step) * 2.0)
+
+
+# lengths of one, ends of all kinds, and no two slots alike
+EPISODES = [
+    [(3, "t"), (2, "c"), (1, "c")],
+    [(1, "t"), (4, "c"), (2, "b")],
+    [(5, "c"), (1, "c"), (3, "t")],
+    [(7, "t"), (2, "t")],
+]
+
+
+def small_policy(envs, kind="fast_weight", gain=50.0, **parts):
+    """A policy whose decisions and values depend strongly on all it has seen."""
+    config = PolicyConfig(core=CORES[kind](), stack=StackConfig(width=16), **parts)
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
+    policy.head.linear.weight.data.mul_(gain)
+    return policy

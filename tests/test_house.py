@@ -1,0 +1,85 @@
+"""The rules of the house that a machine can see and no other tool checks."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fwrl
+from fwrl.cores import CORES
+from fwrl.feature_maps import FEATURE_MAPS
+from fwrl.update_rules import UPDATE_RULES
+
+ROOT = Path(__file__).parent.parent
+OURS = [
+    path
+    for folder in ("fwrl", "agents", "envs", "benchmarks", "docs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+] + [ROOT / "train.py"]
+TESTS = sorted((ROOT / "tests").glob("*.py"))
+every_file = pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+@every_file
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 50, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", [*OURS, *TESTS], ids=lambda p: p.name)
+def test_banned_words(path):
+    banned = "do" + "ne"
+    assert not re.search(rf"\b{banned}s?\b", path.read_text()), f"say what ended: not '{banned}'"
+
+
+@every_file
+def test_nothing_that_loads_can_run_code(path):
+    names = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Attribute, ast.Name))
+    }
+    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "exec", "unsafe_load"}
+    assert "torch.load" not in path.read_text()
+
+
+def test_public_names():
+    assert len(set(fwrl.__all__)) == len(fwrl.__all__)
+    for name in fwrl.__all__:
+        assert hasattr(fwrl, name), name
+
+
+@pytest.mark.parametrize(
+    "table", [CORES, UPDATE_RULES, FEATURE_MAPS], ids=["cores", "rules", "maps"]
+)
+def test_every_entry_of_a_table_explains_itself(table):
+    for name, entry in table.items():
+        assert entry.__doc__, name
+
+
+def test_every_module_explains_itself():
+    for path in OURS:
+        text = path.read_text()
+        assert not text or ast.get_docstring(ast.parse(text)), path
+
+
+def test_contracts_name_every_core():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    independent = next(c for c in contracts["contracts"] if c["type"] == "independence")
+    files = {path.stem for path in (ROOT / "fwrl/cores").glob("[a-z]*.py")}
+    assert {name.rsplit(".", 1)[1] for name in independent["modules"]} == files
+
+
+def test_the_readme_names_only_what_exists():
+    text = (ROOT / "README.md").read_text()
+    for path in re.findall(r"(?:configs|docs|tests|benchmarks)/[\w./-]+\w", text):
+        assert (ROOT / path).exists(), path
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (ROOT / link).exists(), link

@@ -1,0 +1,269 @@
+import math
+
+import pytest
+import torch
+from counting_env import EPISODES, CountingEnv, small_policy
+from pydantic import ValidationError
+
+from agents.encoders import EncoderConfig
+from agents.policy import RewardConfig
+from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
+from agents.rollout import EpisodeCounter, collect, start
+from fwrl import CORES, use_kernel
+
+NUM_STEPS = 12
+
+
+def make_rollout(policy, sequence_length=None, rollouts=1):
+    """The last of some rollouts, so that it begins in the middle of episodes."""
+    envs = CountingEnv(EPISODES)
+    carry, counter = start(envs, policy, seed=0), EpisodeCounter(envs.num_envs)
+    for _ in range(rollouts):
+        rollout, carry, _ = collect(
+            envs, policy, carry, NUM_STEPS, 0.9, 0.8, counter, sequence_length
+        )
+    assert rollout.inputs.starts[:, 1:].any()
+    return rollout
+
+
+@pytest.fixture
+def policy():
+    torch.manual_seed(0)
+    return small_policy(CountingEnv(EPISODES))
+
+
+@pytest.mark.parametrize("kernel", ["reference", None])
+@pytest.mark.parametrize("sequence_length", [None, 4])
+@pytest.mark.parametrize("kind", CORES)
+def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel):
+    torch.manual_seed(0)
+    policy = small_policy(CountingEnv(EPISODES), kind, encoder=EncoderConfig(time_frequencies=2))
+
+    def check():
+        rollout = make_rollout(policy, sequence_length, rollouts=2)
+        # rows in other company than when acting
+        for batch in rollout.minibatches(3):
+            output, _ = policy.unroll(batch.inputs, batch.memory)
+            ratio = (output.action.log_prob(batch.action) - batch.log_prob).exp()
+            if kernel is None:
+                torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+                torch.testing.assert_close(output.value, batch.value, atol=1e-4, rtol=1e-4)
+            else:
+                assert torch.equal(ratio, torch.ones_like(ratio))
+                assert torch.equal(output.value, batch.value)
+
+    if kernel is None:
+        check()
+    else:
+        with use_kernel(kernel):
+            check()
+
+
+def test_a_forgotten_memory_would_show(policy):
+    rollout = make_rollout(policy, sequence_length=4)
+    forgotten = policy.initial_state(rollout.value.shape[0])
+    output, _ = policy.unroll(rollout.inputs, forgotten)
+    ratio = (output.action.log_prob(rollout.action) - rollout.log_prob).exp()
+    assert (ratio - 1).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", CORES)
+def test_the_loss_falls_on_one_repeated_rollout(kind):
+    torch.manual_seed(0)
+    policy = small_policy(CountingEnv(EPISODES), kind, gain=1.0)
+    config = PPOConfig(learning_rate=3e-3, epochs=10, minibatches=2, entropy_weight=0.0)
+    rollout, optimizer = make_rollout(policy), make_optimizer(policy, config)
+    before, old = ppo_loss(policy, rollout, config, config.clip)
+    metrics = ppo_update(policy, optimizer, rollout, config)
+    after, new = ppo_loss(policy, rollout, config, config.clip)
+    assert after < before - 0.05
+    assert new["train/value_loss"] < 0.9 * old["train/value_loss"]
+    assert new["train/policy_gradient_loss"] < -0.02 < old["train/policy_gradient_loss"]
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert metrics["train/n_updates"] == 20
+
+
+def test_before_the_update_nothing_is_clipped_and_the_entropy_is_that_of_the_policy(policy):
+    config = PPOConfig()
+    rollout = make_rollout(policy)
+    loss, metrics = ppo_loss(policy, rollout, config, config.clip)
+    assert metrics["train/clip_fraction"] == 0
+    assert abs(metrics["train/approx_kl"]) < 1e-6
+    # normalised advantages sum to nothing
+    assert abs(metrics["train/policy_gradient_loss"]) < 1e-5
+    assert metrics["train/value_loss"].item() == pytest.approx(
+        rollout.advantage.square().mean().item(), rel=1e-4
+    )
+    parts = metrics["train/policy_gradient_loss"] + 0.5 * metrics["train/value_loss"]
+    torch.testing.assert_close(loss, parts + 0.01 * metrics["train/entropy_loss"])
+    logits = policy.unroll(rollout.inputs, rollout.memory)[0].action.log_probs
+    expected = torch.distributions.Categorical(logits=logits).entropy().mean()
+    torch.testing.assert_close(-metrics["train/entropy_loss"], expected)
+
+
+def test_the_surrogate_is_clipped_on_the_side_where_it_would_gain(policy):
+    config = PPOConfig(normalise_advantage=False)
+    rollout = make_rollout(policy)
+    # as if acting had been less (or more) sure of each action: the ratio is 1.5 (or 0.5)
+    for ratio, gain, expected in [
+        (1.5, 1.0, 1.2),
+        (1.5, -1.0, -1.5),
+        (0.5, 1.0, 0.5),
+        (0.5, -1.0, -0.8),
+    ]:
+        batch = rollout._replace(
+            log_prob=rollout.log_prob - math.log(ratio),
+            advantage=torch.full_like(rollout.value, gain),
+        )
+        _, metrics = ppo_loss(policy, batch, config, clip=0.2)
+        assert metrics["train/policy_gradient_loss"].item() == pytest.approx(-expected, abs=1e-4)
+        assert metrics["train/clip_fraction"] == 1
+        assert metrics["train/approx_kl"].item() == pytest.approx(
+            ratio - 1 - math.log(ratio), abs=1e-4
+        )
+
+
+def test_advantages_are_normalised_within_the_minibatch(policy):
+    rollout = make_rollout(policy)
+    shifted = rollout._replace(
+        advantage=3.0 * rollout.advantage + 7.0,
+        log_prob=rollout.log_prob + 0.1 * torch.randn(4, NUM_STEPS),
+    )
+    plain = shifted._replace(advantage=rollout.advantage)
+    one, two = (
+        ppo_loss(policy, batch, PPOConfig(), 0.2)[1]["train/policy_gradient_loss"]
+        for batch in (shifted, plain)
+    )
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+    raw = PPOConfig(normalise_advantage=False)
+    assert abs(ppo_loss(policy, shifted, raw, 0.2)[1]["train/policy_gradient_loss"] - two) > 1
+
+
+def test_a_single_number_has_no_spread_to_divide_by(policy):
+    envs = CountingEnv(EPISODES[:1])
+    rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 1, 0.9, 0.8, EpisodeCounter(1))
+    config = PPOConfig(num_steps=1, minibatches=1)
+    loss, _ = ppo_loss(policy, rollout, config, 0.2)
+    assert loss.isfinite()
+    metrics = ppo_update(policy, make_optimizer(policy, config), rollout, config)
+    assert math.isnan(metrics.pop("train/explained_variance"))
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize(("advantage", "clipped"), [(-5.0, True), (5.0, False)])
+def test_the_worse_of_the_clipped_and_the_free_value_counts(policy, advantage, clipped):
+    rollout = make_rollout(policy)
+    batch = rollout._replace(
+        value=rollout.value + 1.0, advantage=torch.full_like(rollout.value, advantage)
+    )
+    # the critic has come down by 1, of which 0.1 is allowed; the target is 1 + advantage away
+    expected = max((1 + advantage) ** 2, (0.1 + advantage) ** 2)
+    config = PPOConfig(value_clip=0.1, normalise_advantage=False, entropy_weight=0.0)
+    _, metrics = ppo_loss(policy, batch, config, 0.2)
+    assert metrics["train/value_loss"].item() == pytest.approx(expected, rel=1e-4)
+    loss, _ = ppo_loss(policy, batch._replace(advantage=batch.advantage), config, 0.2)
+    loss.backward()
+    assert bool((policy.value.weight.grad == 0).all()) is clipped
+    _, free = ppo_loss(policy, batch, PPOConfig(), 0.2)
+    assert free["train/value_loss"].item() == pytest.approx((1 + advantage) ** 2, rel=1e-4)
+
+
+def test_target_kl_stops_the_updates(policy):
+    many = PPOConfig(learning_rate=1e-2, epochs=3, minibatches=2)
+    rollout = make_rollout(policy)
+    state = {name: leaf.clone() for name, leaf in policy.state_dict().items()}
+    metrics = ppo_update(policy, make_optimizer(policy, many), rollout, many)
+    assert metrics["train/n_updates"] == 6
+    policy.load_state_dict(state)
+    few = many.model_copy(update={"target_kl": 1e-4})
+    metrics = ppo_update(policy, make_optimizer(policy, few), rollout, few)
+    # the first is always made: it finds the policy that acted
+    assert metrics["train/n_updates"] == 1
+    assert any((policy.state_dict()[name] != leaf).any() for name, leaf in state.items())
+    policy.load_state_dict(state)
+    loose = many.model_copy(update={"target_kl": 100.0})
+    metrics = ppo_update(policy, make_optimizer(policy, loose), rollout, loose)
+    assert metrics["train/n_updates"] == 6
+
+
+def test_schedules():
+    constant = PPOConfig(learning_rate=0.1, clip=0.3)
+    assert schedule(constant, 1.0) == schedule(constant, 0.0) == (0.1, 0.3)
+    rate = PPOConfig(learning_rate=0.1, clip=0.3, learning_rate_schedule="linear")
+    assert schedule(rate, 0.25) == pytest.approx((0.025, 0.3))
+    clip = PPOConfig(learning_rate=0.1, clip=0.3, clip_schedule="linear")
+    assert schedule(clip, 0.25) == pytest.approx((0.1, 0.075))
+    # a run that went a little further than planned
+    assert schedule(rate, -0.1).learning_rate == 0
+
+
+def test_the_schedule_reaches_the_optimiser(policy):
+    config = PPOConfig(learning_rate=0.1, learning_rate_schedule="linear", clip_schedule="linear")
+    optimizer = make_optimizer(policy, config)
+    before = [parameter.clone() for parameter in policy.parameters()]
+    metrics = ppo_update(policy, optimizer, make_rollout(policy), config, remaining=0.0)
+    assert metrics["train/learning_rate"] == metrics["train/clip_range"] == 0
+    assert all(map(torch.equal, before, policy.parameters()))
+    metrics = ppo_update(policy, optimizer, make_rollout(policy), config, remaining=0.5)
+    assert optimizer.param_groups[0]["lr"] == metrics["train/learning_rate"] == 0.05
+    assert metrics["train/clip_range"] == 0.1
+    assert not all(map(torch.equal, before, policy.parameters()))
+
+
+def test_gradients_are_clipped_to_their_joint_norm(policy):
+    config = PPOConfig(learning_rate=1.0, epochs=1, minibatches=1, max_grad_norm=1e-3)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
+    before = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+    metrics = ppo_update(policy, optimizer, make_rollout(policy), config)
+    after = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+    assert (after - before).norm().item() == pytest.approx(1e-3, rel=0.02)
+    assert metrics["train/grad_norm"] > 1e-2
+
+
+def test_normalisers_move_only_after_the_updates(monkeypatch):
+    torch.manual_seed(0)
+    policy = small_policy(
+        CountingEnv(EPISODES),
+        encoder=EncoderConfig(normalise_observations=True),
+        reward=RewardConfig(normalise=True),
+    )
+    normalisers = (policy.return_moments, policy.encoder.moments)
+    config = PPOConfig(epochs=2, minibatches=2)
+    counts, unroll = [], policy.unroll
+
+    def watch(inputs, state):
+        counts.append([normaliser.count.item() for normaliser in normalisers])
+        return unroll(inputs, state)
+
+    monkeypatch.setattr(policy, "unroll", watch)
+    rollout = make_rollout(policy)
+    assert [normaliser.count for normaliser in normalisers] == [0, 0]
+    ppo_update(policy, make_optimizer(policy, config), rollout, config)
+    assert counts == [[0, 0]] * 4
+    assert [normaliser.count for normaliser in normalisers] == [4 * NUM_STEPS] * 2
+    observations = rollout.inputs.observation.double().flatten(0, 1)
+    torch.testing.assert_close(policy.encoder.moments.mean, observations.mean(0))
+    discounted = rollout.discounted.double()
+    torch.testing.assert_close(policy.return_moments.variance, discounted.var(correction=0).view(1))
+
+
+def test_minibatches_differ_between_epochs_and_cover_each_epoch(policy, monkeypatch):
+    config = PPOConfig(epochs=6, minibatches=2)
+    rollout, seen, unroll = make_rollout(policy), [], policy.unroll
+
+    def watch(inputs, state):
+        seen.append(tuple(inputs.observation[:, 0, 0].int().tolist()))
+        return unroll(inputs, state)
+
+    monkeypatch.setattr(policy, "unroll", watch)
+    ppo_update(policy, make_optimizer(policy, config), rollout, config)
+    epochs = [one + two for one, two in zip(seen[::2], seen[1::2], strict=True)]
+    assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
+    assert len(set(epochs)) > 1
+
+
+def test_sequence_length_must_divide_num_steps():
+    assert PPOConfig(num_steps=12, sequence_length=4).sequence_length == 4
+    for sequence_length in (5, 24):
+        with pytest.raises(ValidationError, match="it should divide num_steps"):
+            PPOConfig(num_steps=12, sequence_length=sequence_length)
