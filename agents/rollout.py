@@ -26,7 +26,7 @@ from fwrl.state import map_tensors, take_rows
 
 @runtime_checkable
 class EnvStep(Protocol):
-    """What a step of N environments returns."""
+    """What a step of N environments returns. Its arrays are never written to again."""
 
     @property
     def observation(self) -> Any:

@@ -1,7 +1,6 @@
 """Policies on disk: what a checkpoint says of its policy, and where a run keeps its checkpoints."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def describe_policy(policy: RecurrentPolicy) -> dict[str, Any]:
     }
 
 
-def build_policy(description: Mapping[str, Any], where: str) -> RecurrentPolicy:
+def build_policy(description: Any, where: str) -> RecurrentPolicy:
     """The policy that ``describe_policy`` described, with new parameters.
 
     Raises:
@@ -95,8 +94,10 @@ def best_checkpoint(folders: list[Path]) -> Path:
 
     def score(folder: Path) -> float:
         value = read_document(folder).get("score")
-        # the return may be NaN, which would compare as the highest
-        return value if isinstance(value, int | float) and not math.isnan(value) else -math.inf
+        # a return may be NaN, which would pass for the highest
+        if not isinstance(value, int | float) or math.isnan(value):
+            return -math.inf
+        return float(value)
 
     return max(reversed(folders), key=score)
 

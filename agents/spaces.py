@@ -46,7 +46,8 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
                 "dtype": str(space.dtype),
             }
         case spaces.MultiBinary():
-            return {"type": "MultiBinary", "shape": list(space.shape)}
+            shape = space.n if isinstance(space.n, int) else list(space.shape)
+            return {"type": "MultiBinary", "shape": shape}
         case spaces.Box():
             return {
                 "type": "Box",
@@ -66,7 +67,7 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
             raise ValueError(f"space {space!r}: this kind cannot be described")
 
 
-def space_from_json(description: Mapping[str, Any]) -> spaces.Space[Any]:
+def space_from_json(description: Any) -> spaces.Space[Any]:
     """The space that ``space_to_json`` described.
 
     Raises:

@@ -27,27 +27,32 @@ class AtariConfig(Config):
     """Games of ale-py. An observation is ``[frame_stack, screen_size, screen_size]`` uint8."""
 
     kind: Literal["atari"] = "atari"
-    game: str = Field(description="As ale-py names its files: pong, ms_pacman, ...")
-    num_envs: int = Field(8, ge=1, description="How many are stepped together.")
-    frame_stack: int = Field(1, ge=1, description="Frames in an observation, the newest last.")
-    frame_skip: int = Field(4, ge=1, description="Frames for which an action is repeated.")
-    sticky_actions: float = Field(
-        0.25, ge=0, lt=1, description="Probability, per frame, that the last action goes on."
-    )
-    noop_max: int = Field(30, ge=0, description="An episode opens with up to so many no-ops.")
-    fire_on_reset: bool = Field(
-        False, description="Whether an episode opens with the fire button, where there is one."
-    )
-    screen_size: int = Field(84, ge=8, description="Height and width of an observation.")
-    grayscale: bool = Field(True, description="False appends an axis of three colours.")
-    full_action_space: bool = Field(False, description="All 18 actions, also without effect.")
-    life_loss_terminates: bool = Field(
-        False, description="Whether a lost life ends an episode; never in evaluation."
-    )
-    max_episode_frames: int = Field(
-        108_000, ge=1, description="Where episodes are truncated; the default is half an hour."
-    )
-    num_threads: int = Field(0, ge=0, description="Threads of the emulator; 0: one per core.")
+    game: str
+    """As ale-py names its files: pong, ms_pacman, ..."""
+    num_envs: int = Field(default=8, ge=1)
+    """How many are stepped together."""
+    frame_stack: int = Field(default=1, ge=1)
+    """Frames in an observation, the newest last."""
+    frame_skip: int = Field(default=4, ge=1)
+    """Frames for which an action is repeated."""
+    sticky_actions: float = Field(default=0.25, ge=0, lt=1)
+    """Probability, per frame, that the last action goes on."""
+    noop_max: int = Field(default=30, ge=0)
+    """An episode opens with up to so many no-ops."""
+    fire_on_reset: bool = False
+    """Whether an episode opens with the fire button, where there is one."""
+    screen_size: int = Field(default=84, ge=8)
+    """Height and width of an observation."""
+    grayscale: bool = True
+    """False appends an axis of three colours."""
+    full_action_space: bool = False
+    """All 18 actions, also without effect."""
+    life_loss_terminates: bool = False
+    """Whether a lost life ends an episode; never in evaluation."""
+    max_episode_frames: int = Field(default=108_000, ge=1)
+    """Where episodes are truncated; the default is half an hour."""
+    num_threads: int = Field(default=0, ge=0)
+    """Threads of the emulator; 0: one per core."""
 
 
 def atari_games() -> list[str]:

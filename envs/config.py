@@ -13,7 +13,9 @@ class EnvConfigError(ValueError):
 class Config(BaseModel):
     """The base of the environments' configurations: immutable; an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -49,16 +49,18 @@ class GymnasiumConfig(Config):
     """Environments made by Gymnasium from an id."""
 
     kind: Literal["gymnasium"] = "gymnasium"
-    id: str = Field(description="As in gymnasium.make, for instance fwrl/RepeatFirst-v0.")
-    options: dict[str, OptionValue] = Field({}, description="Arguments of the environment.")
-    num_envs: int = Field(8, ge=1, description="How many are stepped together.")
-    workers: int = Field(0, ge=0, description="Processes they are spread over; 0: this process.")
-    max_episode_steps: int | None = Field(
-        None, ge=1, description="Where episodes are truncated; null: where the id says."
-    )
-    action_mask: bool = Field(
-        False, description='Whether info["action_mask"] becomes part of the observation.'
-    )
+    id: str
+    """As in gymnasium.make, for instance fwrl/RepeatFirst-v0."""
+    options: dict[str, OptionValue] = Field(default={})
+    """Arguments of the environment."""
+    num_envs: int = Field(default=8, ge=1)
+    """How many are stepped together."""
+    workers: int = Field(default=0, ge=0)
+    """Processes they are spread over; 0: this process."""
+    max_episode_steps: int | None = Field(default=None, ge=1)
+    """Where episodes are truncated; null: where the id says."""
+    action_mask: bool = False
+    """Whether info["action_mask"] becomes part of the observation."""
 
     @field_validator("id")
     @classmethod
@@ -145,21 +147,26 @@ def _gymnasium_envs(
 ) -> GymnasiumVectorEnv[Any, Any, Any]:
     batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
     if batched and config.max_episode_steps is None and not config.action_mask:
-        options: dict[str, Any] = dict(config.options)
-        return gymnasium.make_vec(spec, num_envs, **options)
+        return gymnasium.make_vec(spec, num_envs, **_arguments(spec, config, render))
     make = partial(_make_one, spec, config, render)
     return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:
-    options: dict[str, Any] = dict(config.options)
-    if render and "rgb_array" in _render_modes(spec):
-        options["render_mode"] = "rgb_array"
+    arguments = _arguments(spec, config, render)
     env: gymnasium.Env[Any, Any] = gymnasium.make(
-        spec, config.max_episode_steps, disable_env_checker=True, **options
+        spec, config.max_episode_steps, disable_env_checker=True, **arguments
     )
     env = with_numeric_mission(KeepsLast(env))
     return ActionMask(env) if config.action_mask else env
+
+
+def _arguments(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> dict[str, Any]:
+    """The options of the environment, and that it shall draw pictures if it can."""
+    arguments: dict[str, Any] = dict(config.options)
+    if render and "rgb_array" in _render_modes(spec):
+        arguments["render_mode"] = "rgb_array"
+    return arguments
 
 
 def _creator(spec: EnvSpec) -> Callable[..., Any]:

@@ -27,8 +27,8 @@ class Config(BaseModel):
     """Other libraries' names for our fields: an unknown key that is one of them is understood."""
 
 
-def validate(model: type[ConfigType], values: Mapping[str, Any], where: str = "") -> ConfigType:
-    """An instance of ``model`` made of ``values``.
+def validate(model: type[ConfigType], values: Any, where: str = "") -> ConfigType:
+    """An instance of ``model`` made of ``values``, which should be a mapping.
 
     Raises:
         ConfigError: For the first mistake found; ``where`` opens its message.

@@ -56,6 +56,9 @@ class CountingEnv:
         self.steps[ended] = 0
         return CountingStep(self._observation(), reward, terminated, truncated, final, success)
 
+    def render(self):
+        return None
+
     def close(self):
         pass
 

@@ -161,7 +161,7 @@ def test_a_mask_resets_some_rows(name, parameters):
 def test_gymnasium_finds_no_fault(name, parameters):
     register()
     env = gymnasium.make(f"fwrl/{name}-v0", **parameters)
-    check_env(env.unwrapped, skip_render_check=True)
+    check_env(env.unwrapped)
 
 
 def test_gymnasium_makes_every_task_with_its_keywords():

@@ -52,13 +52,15 @@ def register() -> None:
             )
 
 
-def make_env(task: str, **parameters: Any) -> TaskEnv:
+def make_env(task: str, render_mode: str | None = None, **parameters: Any) -> TaskEnv:
     """One environment of a task, made with the keywords given to ``gymnasium.make``."""
     make = cast(Callable[..., BatchedTask], TASKS[task])
-    return TaskEnv(make(num_envs=1, **parameters))
+    return TaskEnv(make(num_envs=1, **parameters), render_mode)
 
 
-def make_vector_env(task: str, num_envs: int, **parameters: Any) -> TaskVectorEnv:
+def make_vector_env(
+    task: str, num_envs: int, render_mode: str | None = None, **parameters: Any
+) -> TaskVectorEnv:
     """N environments of a task, made with the keywords given to ``gymnasium.make_vec``."""
     make = cast(Callable[..., BatchedTask], TASKS[task])
-    return TaskVectorEnv(make(num_envs=num_envs, **parameters))
+    return TaskVectorEnv(make(num_envs=num_envs, **parameters), render_mode)

@@ -6,7 +6,8 @@ from typing_extensions import override
 
 from envs.tasks import cards
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask
+from envs.tasks.pictures import Card
+from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
 
 # how many decks are dealt
 LEVELS = {"easy": 1, "medium": 2, "hard": 3}
@@ -33,15 +34,15 @@ class Autoencode(ScriptedTask):
         """
         decks = choose("Autoencode: level", level, LEVELS)
         self.num_decks = setting("Autoencode: num_decks", num_decks, decks, 1)
-        num_cards = self.num_decks * cards.DECK_SIZE
-        suit = spaces.Discrete(cards.NUM_SUITS)
+        self.num_cards = self.num_decks * cards.DECK_SIZE
+        suit = spaces.Discrete(len(cards.SUITS))
         observation = spaces.Tuple((spaces.Discrete(2), suit))
         super().__init__(
             num_envs,
             observation,
-            cards.NUM_SUITS,
-            length=2 * num_cards - 1,
-            num_questions=num_cards,
+            cards.SUITS,
+            length=2 * self.num_cards - 1,
+            num_questions=self.num_cards,
         )
 
     @override
@@ -55,3 +56,13 @@ class Autoencode(ScriptedTask):
         answers = np.full(self.length, NOT_ASKED)
         answers[last_card:] = suits[::-1]
         return seen, answers
+
+    @override
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        if time < self.num_cards:
+            return [Card(cards.SUITS[seen[time, 1]], f"card {time + 1} of {self.num_cards}")]
+        return [Card("?", "")]
+
+    @override
+    def question(self, time: int) -> str:
+        return f"Which suit had card {self.length - time}?"

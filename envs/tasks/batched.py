@@ -7,7 +7,7 @@ N environments at once therefore equal N environments one by one, and an episode
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,8 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32, Int
 from numpy.typing import NDArray
 from typing_extensions import override
+
+from envs.tasks.sheet import Picture
 
 # What N environments show: arrays of N rows, nested as the observation space is.
 Observation: TypeAlias = NDArray[Any] | tuple[Any, ...] | dict[str, Any]
@@ -32,6 +34,9 @@ class BatchedTask(ABC):
     The caller ends an episode: rows of which ``advance`` said that they terminated or were
     truncated are not advanced again before ``begin`` opened their next episode.
     """
+
+    # of pictures, as Gymnasium wants to know it
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     num_envs: int
     # of one environment
@@ -50,6 +55,10 @@ class BatchedTask(ABC):
     def observe(self) -> Observation:
         """What the environments show now, after ``begin`` or ``advance``."""
 
+    @abstractmethod
+    def picture(self, row: int) -> Picture:
+        """What a person should see of one environment now, more than the agent does."""
+
     def success(self) -> Bool[np.ndarray, " N"] | None:
         """Whether the episodes that just ended succeeded; None if the task has no such notion."""
         return None
@@ -63,9 +72,14 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     batch whose rows mean something where ``info["_final_obs"]`` is True.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        **BatchedTask.metadata,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
-    def __init__(self, task: BatchedTask) -> None:
+    def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
+        self.metadata = {**type(self).metadata, **task.metadata}
+        self.render_mode = _known(render_mode)
         self.task = task
         self.num_envs = task.num_envs
         self.single_observation_space = task.observation_space
@@ -123,6 +137,12 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             observation = self.task.observe()
         return observation, reward, terminated, truncated, info
 
+    @override
+    def render(self) -> tuple[Picture, ...] | None:
+        if self.render_mode is None:
+            return None
+        return tuple(self.task.picture(row) for row in range(self.num_envs))
+
     def _begin(self, rows: Int[np.ndarray, " R"]) -> None:
         self.task.begin(rows, [self._generators[row] for row in rows.tolist()])
 
@@ -134,10 +154,12 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 class TaskEnv(gymnasium.Env[Any, Any]):
     """One environment of a task: a batch of one without its batch axis."""
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+    metadata = BatchedTask.metadata
 
-    def __init__(self, task: BatchedTask) -> None:
+    def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
         assert task.num_envs == 1, "a single environment wants a task with one row"
+        self.metadata = task.metadata
+        self.render_mode = _known(render_mode)
         self.task = task
         self.observation_space = task.observation_space
         self.action_space = task.action_space
@@ -157,6 +179,16 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         info = {} if success is None else {"is_success": bool(success[0])}
         observation = _only_row(self.task.observe())
         return observation, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    @override
+    def render(self) -> Picture | None:
+        return None if self.render_mode is None else self.task.picture(0)
+
+
+def _known(render_mode: str | None) -> str | None:
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode is {render_mode!r}; it should be 'rgb_array' or None")
+    return render_mode
 
 
 def _only_row(tree: Any) -> Any:

@@ -10,9 +10,9 @@ from jaxtyping import Int
 Cards = Int[np.ndarray, " cards"]
 
 DECK_SIZE = 52
-NUM_SUITS = 4
-NUM_RANKS = 13
-NUM_COLORS = 2
+SUITS = ("spades", "diamonds", "clubs", "hearts")
+RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
+COLORS = ("black", "red")
 
 
 def shuffled(num_decks: int, generator: np.random.Generator) -> Cards:
@@ -24,15 +24,15 @@ def shuffled(num_decks: int, generator: np.random.Generator) -> Cards:
 
 
 def suits(cards: Cards) -> Cards:
-    """0 to 3: spades, diamonds, clubs, hearts."""
-    return cards % NUM_SUITS
+    """Indices into ``SUITS``."""
+    return cards % len(SUITS)
 
 
 def ranks(cards: Cards) -> Cards:
-    """0 to 12: ace to king."""
-    return cards % DECK_SIZE // NUM_SUITS
+    """Indices into ``RANKS``."""
+    return cards % DECK_SIZE // len(SUITS)
 
 
 def colors(cards: Cards) -> Cards:
-    """0 to 1: black, red."""
-    return cards % NUM_COLORS
+    """Indices into ``COLORS``."""
+    return cards % len(COLORS)

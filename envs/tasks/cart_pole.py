@@ -4,6 +4,7 @@ The physics is that of Gymnasium's CartPole (Barto, Sutton & Anderson 1983): exp
 """
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -12,6 +13,8 @@ from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Outcome
 from envs.tasks.parameters import choose, in_range, setting
+from envs.tasks.pictures import Limits, Pole, cart_pole
+from envs.tasks.sheet import Picture
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -39,6 +42,11 @@ class PositionOnlyCartPole(BatchedTask):
     over the length of a full episode: returns lie in (0, 1]. Falling terminates, the clock
     truncates; an episode succeeds if the pole stood to its end.
     """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        **BatchedTask.metadata,
+        "render_fps": round(1 / SECONDS_PER_STEP),
+    }
 
     def __init__(self, num_envs: int, max_steps: int, noise: float) -> None:
         """The task at a noise level.
@@ -82,6 +90,14 @@ class PositionOnlyCartPole(BatchedTask):
         if not self.noise:
             return seen
         return np.clip(seen + self._noise[self._rows, self._time], -self._bound, self._bound)
+
+    @override
+    def picture(self, row: int) -> Picture:
+        position, _, angle, _ = self._physics[row].tolist()
+        seen = Pole(*self.observe()[row].tolist()) if self.noise else None
+        time_left = 1 - int(self._time[row]) / self.max_steps
+        limits = Limits(POSITION_LIMIT, ANGLE_LIMIT)
+        return cart_pole(Pole(position, angle), seen, limits, time_left)
 
     @override
     def success(self) -> Bool[np.ndarray, " N"]:

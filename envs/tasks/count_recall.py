@@ -6,15 +6,16 @@ from typing_extensions import override
 
 from envs.tasks import cards
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import Script, ScriptedTask
+from envs.tasks.pictures import Card
+from envs.tasks.scripted import Script, ScriptedTask, Seen
 
 # how many decks are dealt, and by what cards are told apart
 LEVELS = {"easy": (1, "colors"), "medium": (2, "suits"), "hard": (4, "ranks")}
 
 KINDS = {
-    "colors": (cards.colors, cards.NUM_COLORS),
-    "suits": (cards.suits, cards.NUM_SUITS),
-    "ranks": (cards.ranks, cards.NUM_RANKS),
+    "colors": (cards.colors, cards.COLORS),
+    "suits": (cards.suits, cards.SUITS),
+    "ranks": (cards.ranks, cards.RANKS),
 }
 
 
@@ -43,20 +44,28 @@ class CountRecall(ScriptedTask):
         """
         level_decks, level_kind = choose("CountRecall: level", level, LEVELS)
         self.num_decks = setting("CountRecall: num_decks", num_decks, level_decks, 1)
-        self._kind_of, self.num_kinds = choose(
+        self._kind_of, self.kinds = choose(
             "CountRecall: kind", level_kind if kind is None else kind, KINDS
         )
+        num_kinds = len(self.kinds)
         num_cards = self.num_decks * cards.DECK_SIZE
-        pair = spaces.MultiDiscrete([self.num_kinds, self.num_kinds])
-        num_answers = num_cards // self.num_kinds + 1
-        super().__init__(
-            num_envs, pair, num_answers, length=num_cards - 1, num_questions=num_cards - 1
-        )
+        pair = spaces.MultiDiscrete([num_kinds, num_kinds])
+        counts = [str(count) for count in range(num_cards // num_kinds + 1)]
+        super().__init__(num_envs, pair, counts, length=num_cards - 1, num_questions=num_cards - 1)
 
     @override
     def script(self, generator: np.random.Generator) -> Script:
         shown = self._kind_of(cards.shuffled(self.num_decks, generator))
         asked = self._kind_of(cards.shuffled(self.num_decks, generator))
-        counts = np.cumsum(shown[:, None] == np.arange(self.num_kinds), axis=0)
+        counts = np.cumsum(shown[:, None] == np.arange(len(self.kinds)), axis=0)
         answers = counts[np.arange(len(asked)), asked]
         return np.stack([shown, asked], axis=1), answers[: self.length]
+
+    @override
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        shown, asked = seen[time].tolist()
+        return [Card(self.kinds[shown], "shown now"), Card(self.kinds[asked], "asked for")]
+
+    @override
+    def question(self, time: int) -> str:
+        return "How often was it shown so far?"

@@ -21,6 +21,8 @@ from envs.tasks.graphs import (
     unseen_graph,
 )
 from envs.tasks.parameters import choose, in_range
+from envs.tasks.pictures import Walk, graph_walk
+from envs.tasks.sheet import GRAY, GREEN, RED, Picture
 
 NUM_STEPS = 30
 ARRIVAL = 10.0
@@ -140,6 +142,21 @@ class GraphMetaRL(BatchedTask):
         if not self.published_observation:
             seen[:, LAST_REWARD] = self._last_reward
         return seen
+
+    @override
+    def picture(self, row: int) -> Picture:
+        goal = self._placements[row, self._placement[row], 0]
+        note, color = self._note(row)
+        time_left = 1 - int(self._time[row]) / NUM_STEPS
+        walk = Walk(self.graph[row], int(self._place[row]), int(goal), note, color, time_left)
+        return graph_walk(walk)
+
+    def _note(self, row: int) -> tuple[str, tuple[int, int, int]]:
+        if self._last_reward[row] > 0:
+            return "arrived: agent and goal are placed anew", GREEN
+        if self._last_reward[row] < 0:
+            return f"transport {self._last_action[row]} leads nowhere", RED
+        return "", GRAY
 
     def _draw_graph(self, generator: np.random.Generator) -> Int[np.ndarray, "transports places"]:
         if self._graphs is None:

@@ -10,7 +10,8 @@ from jaxtyping import Int
 from typing_extensions import override
 
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask
+from envs.tasks.pictures import Card
+from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
 
 # num_keys, num_values, num_rewrites, num_queries
 LEVELS = {"easy": (4, 4, 4, 4), "medium": (16, 8, 16, 8), "hard": (32, 16, 96, 16)}
@@ -54,7 +55,8 @@ class KeyValueRecall(ScriptedTask):
         self.num_writes = self.num_keys + self.num_rewrites
         length = self.num_writes + self.num_queries
         pair = spaces.MultiDiscrete([self.num_keys, self.num_values + 1])
-        super().__init__(num_envs, pair, self.num_values, length, self.num_queries)
+        values_by_name = [str(value) for value in range(self.num_values)]
+        super().__init__(num_envs, pair, values_by_name, length, self.num_queries)
 
     @override
     def script(self, generator: np.random.Generator) -> Script:
@@ -70,6 +72,16 @@ class KeyValueRecall(ScriptedTask):
         answers = np.full(self.length, NOT_ASKED)
         answers[self.num_writes :] = latest[queries]
         return seen, answers
+
+    @override
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        key, value = seen[time].tolist()
+        asked = value == self.num_values
+        return [Card(str(key), "key"), Card("?" if asked else str(value), "value")]
+
+    @override
+    def question(self, time: int) -> str:
+        return "Which value had this key last?"
 
     def _values(
         self, keys: Int[np.ndarray, " writes"], generator: np.random.Generator

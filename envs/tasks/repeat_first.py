@@ -6,7 +6,8 @@ from typing_extensions import override
 
 from envs.tasks import cards
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import Script, ScriptedTask
+from envs.tasks.pictures import Card
+from envs.tasks.scripted import Script, ScriptedTask, Seen
 
 # how many decks are dealt
 LEVELS = {"easy": 1, "medium": 8, "hard": 16}
@@ -31,10 +32,18 @@ class RepeatFirst(ScriptedTask):
         decks = choose("RepeatFirst: level", level, LEVELS)
         self.num_decks = setting("RepeatFirst: num_decks", num_decks, decks, 1)
         length = self.num_decks * cards.DECK_SIZE - 1
-        suit = spaces.Discrete(cards.NUM_SUITS)
-        super().__init__(num_envs, suit, cards.NUM_SUITS, length, num_questions=length)
+        suit = spaces.Discrete(len(cards.SUITS))
+        super().__init__(num_envs, suit, cards.SUITS, length, num_questions=length)
 
     @override
     def script(self, generator: np.random.Generator) -> Script:
         seen = cards.suits(cards.shuffled(self.num_decks, generator))
         return seen, np.full(self.length, seen[0])
+
+    @override
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        return [Card(cards.SUITS[seen[time]], f"card {time + 1}")]
+
+    @override
+    def question(self, time: int) -> str:
+        return "Which suit had the first card?"

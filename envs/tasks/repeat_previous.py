@@ -6,7 +6,8 @@ from typing_extensions import override
 
 from envs.tasks import cards
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask
+from envs.tasks.pictures import Card
+from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
 
 # how many decks are dealt, and k
 LEVELS = {"easy": (1, 4), "medium": (2, 32), "hard": (3, 64)}
@@ -38,9 +39,9 @@ class RepeatPrevious(ScriptedTask):
         self.num_decks = setting("RepeatPrevious: num_decks", num_decks, level_decks, 1)
         length = self.num_decks * cards.DECK_SIZE - 1
         self.k = setting("RepeatPrevious: k", k, level_k, 1, length)
-        suit = spaces.Discrete(cards.NUM_SUITS)
+        suit = spaces.Discrete(len(cards.SUITS))
         num_questions = length + 1 - self.k
-        super().__init__(num_envs, suit, cards.NUM_SUITS, length, num_questions)
+        super().__init__(num_envs, suit, cards.SUITS, length, num_questions)
 
     @override
     def script(self, generator: np.random.Generator) -> Script:
@@ -48,3 +49,11 @@ class RepeatPrevious(ScriptedTask):
         answers = np.full(self.length, NOT_ASKED)
         answers[self.k - 1 :] = seen[: self.length + 1 - self.k]
         return seen, answers
+
+    @override
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        return [Card(cards.SUITS[seen[time]], f"card {time + 1}")]
+
+    @override
+    def question(self, time: int) -> str:
+        return f"Which suit had card {time + 2 - self.k}?"

@@ -11,12 +11,16 @@ from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Observation, Outcome
 from envs.tasks.parameters import in_range
+from envs.tasks.pictures import Answer, Card, table
+from envs.tasks.sheet import Picture
 
 # The answer at a time when the agent is not asked: whatever it does earns nothing.
 NOT_ASKED = -1
 
-# What is seen at each time (and after the last answer), and the right answer at each time.
-Script = tuple[Int[np.ndarray, "seen ..."], Int[np.ndarray, " asked"]]
+# What is seen at each time, and after the last answer.
+Seen = Int[np.ndarray, "seen ..."]
+# That, and the right answer at each time.
+Script = tuple[Seen, Int[np.ndarray, " asked"]]
 
 
 class ScriptedTask(BatchedTask):
@@ -30,7 +34,7 @@ class ScriptedTask(BatchedTask):
         self,
         num_envs: int,
         observation_space: spaces.Space[Any],
-        num_answers: int,
+        answers: Sequence[str],
         length: int,
         num_questions: int,
     ) -> None:
@@ -40,13 +44,14 @@ class ScriptedTask(BatchedTask):
             num_envs: N.
             observation_space: Of one environment: Discrete, or MultiDiscrete or Tuple with one
                 number per column of the script.
-            num_answers: How many answers there are to choose from.
+            answers: The names of the answers that there are to choose from.
             length: Actions in an episode.
             num_questions: In how many of them the agent is asked.
         """
         self.num_envs = in_range(f"{type(self).__name__}: num_envs", num_envs, 1)
         self.observation_space = observation_space
-        self.action_space = spaces.Discrete(num_answers)
+        self.action_space = spaces.Discrete(len(answers))
+        self.answers = answers
         self.length = length
         several = isinstance(observation_space, spaces.MultiDiscrete | spaces.Tuple)
         columns = (len(observation_space),) if several else ()
@@ -56,10 +61,19 @@ class ScriptedTask(BatchedTask):
         self._rows = np.arange(num_envs)
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._mistakes = np.zeros(num_envs, dtype=np.int64)
+        self._last_action = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
     def script(self, generator: np.random.Generator) -> Script:
         """One episode: ``length + 1`` observations and ``length`` right answers."""
+
+    @abstractmethod
+    def on_table(self, seen: Seen, time: int) -> list[Card]:
+        """What a picture shows of the observation at ``time``, given all of an episode."""
+
+    @abstractmethod
+    def question(self, time: int) -> str:
+        """What is asked at a time when something is asked."""
 
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
@@ -74,6 +88,7 @@ class ScriptedTask(BatchedTask):
         asked = answer != NOT_ASKED
         right = action == answer
         self._mistakes += asked & ~right
+        self._last_action = np.array(action)
         self._time += 1
         reward = np.where(asked, np.where(right, self._prize, -self._prize), np.float32(0))
         return reward, self._time == self.length, np.zeros(self.num_envs, dtype=bool)
@@ -84,6 +99,23 @@ class ScriptedTask(BatchedTask):
         if isinstance(self.observation_space, spaces.Tuple):
             return tuple(np.ascontiguousarray(seen.T))
         return seen
+
+    @override
+    def picture(self, row: int) -> Picture:
+        time = int(self._time[row])
+        title = "That was all"
+        if time < self.length:
+            asked = self._answers[row, time] != NOT_ASKED
+            title = self.question(time) if asked else "Remember"
+        cards = self.on_table(self._seen[row], time)
+        return table(title, cards, self._last_answer(row, time), 1 - time / self.length)
+
+    def _last_answer(self, row: int, time: int) -> Answer | None:
+        if time == 0:
+            return None
+        right = int(self._answers[row, time - 1])
+        given = self.answers[int(self._last_action[row])]
+        return Answer(given, None if right == NOT_ASKED else self.answers[right])
 
     @override
     def success(self) -> Bool[np.ndarray, " N"]:

@@ -1,5 +1,6 @@
 """A sheet to draw pictures of tasks on: few colours, few shapes, smooth edges."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -9,18 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 320, 240
 # Drawn larger and then shrunk: that makes edges smooth.
-SCALE = 2
+SCALE = 4
 
 Picture: TypeAlias = UInt8[np.ndarray, "240 320 3"]
 Color: TypeAlias = tuple[int, int, int]
-Point: TypeAlias = tuple[float, float]
-Points: TypeAlias = Float[np.ndarray, "points 2"] | list[Point]
+Real: TypeAlias = int | float
+Point: TypeAlias = tuple[Real, Real] | Float[np.ndarray, " 2"]
+Points: TypeAlias = Float[np.ndarray, "points 2"] | Sequence[Point]
 
 PAPER, WHITE = (250, 249, 246), (255, 255, 255)
 INK, GRAY, FAINT = (38, 43, 52), (112, 118, 127), (212, 213, 211)
 # what to look at, what is right, what is wrong
 BLUE, GREEN, RED = (36, 98, 200), (20, 138, 80), (206, 44, 50)
-PALE_BLUE = (186, 206, 240)
+PALE_BLUE, PALE_GREEN = (186, 206, 240), (212, 238, 222)
 
 MARGIN = 20
 TITLE_Y, NOTE_Y, CLOCK_Y = 24, 204, 229
@@ -33,7 +35,7 @@ class Sheet:
     Coordinates are pixels of the finished picture, y downwards; later strokes cover earlier ones.
     """
 
-    def __init__(self, title: str, time_left: float) -> None:
+    def __init__(self, title: str, time_left: Real) -> None:
         """An empty sheet.
 
         Args:
@@ -54,7 +56,7 @@ class Sheet:
         size: Point,
         fill: Color,
         edge: Color | None = None,
-        radius: float = 0,
+        radius: Real = 0,
     ) -> None:
         """A rectangle, given its upper left corner, with corners rounded by ``radius``."""
         left, top = corner
@@ -64,12 +66,12 @@ class Sheet:
         frame = (SCALE * left, SCALE * top, max(right, SCALE * left), bottom)
         self._draw.rounded_rectangle(frame, SCALE * radius, fill, edge, 2 * SCALE)
 
-    def disc(self, middle: Point, radius: float, fill: Color, edge: Color | None = None) -> None:
+    def disc(self, middle: Point, radius: Real, fill: Color, edge: Color | None = None) -> None:
         """A disc, with a thick edge if it has a colour."""
         x, y = middle
         self._draw.circle((SCALE * x, SCALE * y), SCALE * radius, fill, edge, 3 * SCALE)
 
-    def line(self, points: Points, color: Color, width: float = 2) -> None:
+    def line(self, points: Points, color: Color, width: Real = 2) -> None:
         """A line through ``points``."""
         self._draw.line(_scaled(points), color, round(SCALE * width), joint="curve")
 
@@ -77,9 +79,9 @@ class Sheet:
         """The area inside ``points``."""
         self._draw.polygon(_scaled(points), color)
 
-    def arrow(self, tail: Point, head: Point, color: Color, width: float = 2) -> None:
+    def arrow(self, tail: Point, head: Point, color: Color, width: Real = 2) -> None:
         """An arrow whose point is at ``head``."""
-        start, end = np.array(tail, np.float64), np.array(head, np.float64)
+        start, end = np.asarray(tail), np.asarray(head)
         along = (end - start) / np.hypot(*(end - start))
         across = np.array([-along[1], along[0]]) * (2 + width)
         base = end - (4 + 2 * width) * along
@@ -91,7 +93,7 @@ class Sheet:
         x, y = middle
         self._draw.text((SCALE * x, SCALE * y), text, color, _font(SCALE * size), anchor="mm")
 
-    def symbol(self, middle: Point, name: str, radius: float) -> None:
+    def symbol(self, middle: Point, name: str, radius: Real) -> None:
         """A suit or colour of cards, drawn, or any other name, written; a question mark is blue."""
         if name not in SHAPES:
             self.text(middle, name, round(1.7 * radius), BLUE if name == "?" else INK)
@@ -126,7 +128,7 @@ def _font(size: int) -> Any:
 ANGLES = np.linspace(0, 2 * np.pi, 48)
 
 
-def _round(x: float, y: float, radius: float) -> Float[np.ndarray, "points 2"]:
+def _round(x: Real, y: Real, radius: Real) -> Float[np.ndarray, "points 2"]:
     return np.stack([x + radius * np.cos(ANGLES), y + radius * np.sin(ANGLES)], axis=1)
 
 
@@ -143,7 +145,10 @@ _DIAMOND = np.array([(0.0, -1.05), (0.78, 0.0), (0.0, 1.05), (-0.78, 0.0)])
 SHAPES = {
     "spades": (INK, (_heart() * (0.9, -0.8) - (0, 0.2), _STEM)),
     "diamonds": (RED, (_DIAMOND,)),
-    "clubs": (INK, (_round(0, -0.55, 0.44), _round(-0.5, 0.2, 0.44), _round(0.5, 0.2, 0.44), _STEM)),
+    "clubs": (
+        INK,
+        (_round(0, -0.55, 0.44), _round(-0.5, 0.2, 0.44), _round(0.5, 0.2, 0.44), _STEM),
+    ),
     "hearts": (RED, (_heart() * 0.95,)),
     "black": (INK, (_round(0, 0, 0.9),)),
     "red": (RED, (_round(0, 0, 0.9),)),

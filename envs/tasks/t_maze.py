@@ -1,7 +1,7 @@
 """The T-maze: a cue at the start tells which way to turn at the far end of a corridor."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -10,6 +10,8 @@ from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Outcome
 from envs.tasks.parameters import choose, in_range, setting
+from envs.tasks.pictures import Maze, t_maze
+from envs.tasks.sheet import Picture
 
 UP, DOWN, LEFT, RIGHT = range(4)
 # the change of position by each action
@@ -50,6 +52,8 @@ class TMaze(BatchedTask):
     The best return is 4 for "bakker" and 4 - 0.1 (corridor_length - 1) for "agalite".
     """
 
+    metadata: ClassVar[dict[str, Any]] = {**BatchedTask.metadata, "render_fps": 8}
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -86,6 +90,7 @@ class TMaze(BatchedTask):
         self._position = np.zeros(num_envs, dtype=np.int64)
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._distractors = np.zeros((num_envs, self.time_limit + 1), dtype=np.uint8)
+        self._turned = np.zeros(num_envs, dtype=bool)
         self._success = np.zeros(num_envs, dtype=bool)
         self._rows = np.arange(num_envs)
 
@@ -97,6 +102,7 @@ class TMaze(BatchedTask):
                 len(self._distractor_bits), size=self.time_limit, dtype=np.uint8
             )
         self._position[rows] = 0
+        self._turned[rows] = False
         self._time[rows] = 0
 
     @override
@@ -111,15 +117,35 @@ class TMaze(BatchedTask):
         reward[turned] = self.rules.wrong_turn
         reward[self._success] = CORRECT_TURN
         self._position = position
+        # a copy: the next episode clears it, and the caller keeps the flags
+        self._turned = turned.copy()
         self._time += 1
         return reward.astype(np.float32), turned, ~turned & (self._time >= self.time_limit)
 
     @override
     def observe(self) -> Int8[np.ndarray, "N bits"]:
-        first = (self._time == 0).astype(np.int64)
-        look = self._looks[first, self._cue, self._position]
+        look = self._looks[self._is_first(), self._cue, self._position]
         distractors = self._distractor_bits[self._distractors[self._rows, self._time]]
         return np.concatenate([look, distractors], axis=1)
+
+    @override
+    def picture(self, row: int) -> Picture:
+        position, cue = int(self._position[row]), int(self._cue[row])
+        looks = self._looks[self._is_first()[row], :, position]
+        arm = cue if self._success[row] else 1 - cue
+        maze = Maze(
+            squares=self.corridor_length,
+            position=position,
+            cue=cue,
+            cue_is_seen=bool((looks[UP] != looks[DOWN]).any()),
+            arm=arm if self._turned[row] else None,
+            time_left=1 - int(self._time[row]) / self.time_limit,
+        )
+        return t_maze(maze)
+
+    def _is_first(self) -> Int[np.ndarray, " N"]:
+        """1 where the observation is the episode's first."""
+        return (self._time == 0).astype(np.int64)
 
     @override
     def success(self) -> Bool[np.ndarray, " N"]:

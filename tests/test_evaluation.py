@@ -1,0 +1,156 @@
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from counting_env import EPISODES, CountingEnv, reward_of, small_policy
+from scipy import stats
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from agents.evaluation import (
+    confidence_interval,
+    evaluate,
+    interquartile_mean,
+    play,
+    summarise,
+)
+from agents.rollout import Episodes
+from envs import GymnasiumConfig, make_envs
+from envs.sb3 import to_sb3
+
+
+class Idle:
+    """A Stable-Baselines3 model that always does the same."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.zeros(len(observation), np.int64), None
+
+
+@pytest.mark.parametrize("episodes", [1, 3, 4, 6, 11])
+def test_the_shares_of_the_slots_are_those_of_stable_baselines(episodes):
+    policy = small_policy(CountingEnv(EPISODES))
+    ours = evaluate(policy, CountingEnv(EPISODES), episodes, seed=0)
+    returns, lengths = evaluate_policy(
+        Idle(), to_sb3(CountingEnv(EPISODES)), episodes, return_episode_rewards=True, warn=False
+    )
+    assert len(ours.returns) == episodes
+    assert ours.lengths == [int(length) for length in lengths]
+    assert ours.returns == pytest.approx(returns, abs=1e-5)
+    # a slot with short episodes is not asked for more than its share
+    share = [(episodes + slot) // 4 for slot in range(4)]
+    plans = [[length for length, _ in plan] for plan in EPISODES]
+    expected = [
+        plan[e % len(plan)] for plan, count in zip(plans, share, strict=True) for e in range(count)
+    ]
+    assert sorted(ours.lengths) == sorted(expected)
+
+
+def test_returns_are_raw_sums_of_whole_episodes():
+    found = evaluate(small_policy(CountingEnv(EPISODES)), CountingEnv(EPISODES[:1]), 2, seed=0)
+    assert found.returns == pytest.approx(
+        [sum(reward_of(0, 0, t) for t in (1, 2, 3)), sum(reward_of(0, 1, t) for t in (1, 2))],
+        abs=1e-5,
+    )
+    assert found.lengths == [3, 2]
+
+
+def make_cartpole(num_envs):
+    return make_envs(GymnasiumConfig(id="CartPole-v1", max_episode_steps=20), num_envs)
+
+
+def test_the_same_seeds_give_the_same_episodes():
+    torch.manual_seed(0)
+    policy = small_policy(make_cartpole(1), gain=1.0)
+
+    def episodes(seed, deterministic):
+        torch.manual_seed(5)
+        return evaluate(policy, make_cartpole(3), 7, seed, deterministic)
+
+    for deterministic in (True, False):
+        assert episodes(0, deterministic) == episodes(0, deterministic)
+        assert episodes(0, deterministic) != episodes(30, deterministic)
+    assert episodes(0, True) != episodes(0, False)
+
+
+def test_evaluation_uses_no_random_numbers_unless_it_samples():
+    envs = CountingEnv(EPISODES)
+    policy = small_policy(envs)
+    before = torch.get_rng_state()
+    evaluate(policy, envs, 4, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    evaluate(policy, envs, 4, seed=0, deterministic=False)
+    assert not torch.equal(torch.get_rng_state(), before)
+    assert envs.seeds == [0, 0]
+
+
+def test_playing_reads_what_a_rollout_reads():
+    torch.manual_seed(0)
+    envs, seen = CountingEnv(EPISODES), []
+    policy = small_policy(envs)
+    step = policy.step
+
+    def watch(inputs, state):
+        seen.append(inputs)
+        return step(inputs, state)
+
+    policy.step = watch
+    assert len(list(islice(play(policy, envs, seed=0), 6))) == 6
+    # slot 0: three steps, then two
+    assert [int(inputs.elapsed[0]) for inputs in seen] == [0, 1, 2, 0, 1, 0]
+    assert [int(inputs.observation[0, 2]) for inputs in seen] == [0, 1, 2, 0, 1, 0]
+    for t in range(1, 6):
+        assert np.array_equal(seen[t].previous_action[:, 0], envs.actions[t - 1])
+    assert seen[1].previous_reward[0].item() == pytest.approx(reward_of(0, 0, 1), abs=1e-6)
+
+
+def test_the_success_rate_is_that_of_the_counted_episodes_or_nothing():
+    policy = small_policy(CountingEnv(EPISODES))
+    silent = summarise(evaluate(policy, CountingEnv(EPISODES), 4, seed=0))
+    assert silent.success_rate is None
+    told = evaluate(policy, CountingEnv(EPISODES, says_success=True), 10, seed=0)
+    # shares 2, 2, 3, 3; every other episode succeeds, the first of them
+    assert summarise(told).success_rate == pytest.approx((1 + 1 + 2 + 2) / 10)
+
+
+def test_a_summary_by_hand():
+    found = summarise(Episodes([4.0, 0.0, 1.0, 3.0], [1, 2, 3, 4], [True, False, True, True]))
+    assert found.return_mean == 2.0
+    assert found.return_std == pytest.approx(np.sqrt(2.5))
+    # the middle half: 1 and 3
+    assert found.return_iqm == 2.0
+    assert found.length_mean == 2.5
+    assert found.success_rate == 0.75
+    low, high = found.return_ci95
+    assert 0.0 <= low <= 2.0 <= high <= 4.0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 20, 101])
+def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
+    values = np.random.default_rng(count).exponential(size=(3, count))
+    np.testing.assert_allclose(interquartile_mean(values), stats.trim_mean(values, 0.25, axis=-1))
+
+
+# rliable and what it imports warn of their own future
+@pytest.mark.filterwarnings("ignore")
+def test_the_interval_is_rliables():
+    from rliable import library, metrics  # noqa: PLC0415 slow to import
+
+    values = np.random.default_rng(0).exponential(size=40)
+    reps = 4000
+    points, intervals = library.get_interval_estimates(
+        {"one": values[:, None]}, lambda runs: np.array([metrics.aggregate_iqm(runs)]), reps=reps
+    )
+    assert interquartile_mean(values) == pytest.approx(points["one"][0])
+    ours, theirs = confidence_interval(values), intervals["one"].ravel()
+    assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))
+
+
+def test_an_interval_is_repeatable_and_shrinks_with_more_episodes():
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = confidence_interval(values)
+    assert (low, high) == confidence_interval(values)
+    few = confidence_interval(values[:25])
+    assert 2 < (few[1] - few[0]) / (high - low) < 8
+    narrow = confidence_interval(values, level=0.5)
+    assert low < narrow[0] < interquartile_mean(values) < narrow[1] < high
+    assert confidence_interval(np.array([3.0])) == (3.0, 3.0)
