@@ -35,7 +35,9 @@ class EncoderConfig(Config):
     image_features: int = Field(default=512, ge=1)
     """Size of an image's feature vector."""
     previous_action: bool = True
+    """Whether the last action is among the features; zeros when an episode begins."""
     previous_reward: bool = True
+    """Whether the last reward is among the features; zero when an episode begins."""
     time_frequencies: int = Field(default=0, ge=0, le=64)
     """Sines and cosines of the time since the episode began, from 1 to 1/10,000 radian a step."""
     normalise_observations: bool = False

@@ -26,6 +26,7 @@ class RewardConfig(Config):
     """What the learner makes of the environment's reward; statistics and evaluation use it raw."""
 
     scale: float = Field(default=1.0, gt=0)
+    """Rewards are multiplied by it."""
     clip: float | None = Field(default=None, gt=0)
     """After scaling, to [-clip, clip]. Atari agents are trained with 1."""
     normalise: bool = False

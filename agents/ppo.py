@@ -48,21 +48,31 @@ class PPOConfig(Config):
     sequence_length: int | None = Field(default=None, ge=1)
     """Steps through which gradients flow; a divisor of num_steps. None: all of them."""
     epochs: int = Field(default=4, ge=1)
+    """Passes over a rollout."""
     minibatches: int = Field(default=4, ge=1)
+    """Updates per pass; each takes whole rows of a rollout."""
     learning_rate: float = Field(default=3e-4, gt=0)
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """``linear`` falls to zero at the end of the run."""
     adam_epsilon: float = Field(default=1e-5, gt=0)
     discount: float = Field(default=0.99, ge=0, le=1)
+    """Per step."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """Of generalised advantage estimation: 0 trusts the values, 1 the returns."""
     clip: float = Field(default=0.2, gt=0)
+    """How far a probability ratio may move from 1 before its gradient stops."""
     clip_schedule: Literal["constant", "linear"] = "constant"
+    """As the learning rate's."""
     value_clip: float | None = Field(default=None, gt=0)
     """How far a value may move from the old one before its gradient stops; None: any distance."""
     value_weight: float = Field(default=0.5, ge=0)
+    """Of the value loss."""
     entropy_weight: float = Field(default=0.01, ge=0)
+    """Of the entropy bonus."""
     normalise_advantage: bool = True
+    """To mean 0 and standard deviation 1 in each minibatch."""
     max_grad_norm: float = Field(default=0.5, gt=0)
+    """Longer gradients are shortened to it."""
     target_kl: float | None = Field(default=None, gt=0)
     """Stop a rollout's updates when approx_kl passes 1.5 times this; None: never."""
 

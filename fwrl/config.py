@@ -21,7 +21,9 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """The base of all configurations: immutable; an unknown field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     synonyms: ClassVar[Mapping[str, str]] = {}
     """Other libraries' names for our fields: an unknown key that is one of them is understood."""

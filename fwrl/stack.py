@@ -20,13 +20,13 @@ Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
 class StackConfig(Config):
     """The layers around a memory core."""
 
-    # of the stream that the layers add to
     width: PositiveInt = 128
+    """Of the stream that the layers add to."""
     layers: PositiveInt = 1
-    # hidden units after each core; None: twice the width
     feed_forward: PositiveInt | None = None
-    # gates in place of additions, as in GTrXL
+    """Hidden units after each core; None: twice the width."""
     gate: bool = False
+    """Gates in place of additions, as in GTrXL."""
 
 
 class ResidualStack(MemoryCore[tuple[Any, ...]]):

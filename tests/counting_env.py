@@ -20,7 +20,7 @@ class CountingStep(NamedTuple):
 
 
 class CountingEnv:
-    """Slot n plays its list of (length, how it ends) over and over, whatever is done.
+    """Slot n plays its list of (length, how it ends) over and over, whatever the action.
 
     ``t`` terminates, ``c`` is cut by the clock, ``b`` is both at once.
     """

@@ -274,6 +274,7 @@ def test_an_episode_counter_counts_over_several_calls():
     unwanted = counter.count(step([0.0, 1.0], [False, True]), episodes, np.array([True, False]))
     assert not unwanted.any()
     assert counter.returns.tolist() == [0.0, 0.0]
+    assert counter.lengths.tolist() == [1, 0]
     assert len(episodes.returns) == 2
 
 

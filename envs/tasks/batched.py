@@ -79,7 +79,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
         self.metadata = {**type(self).metadata, **task.metadata}
-        self.render_mode = _known(render_mode)
+        self.render_mode = _checked(render_mode)
         self.task = task
         self.num_envs = task.num_envs
         self.single_observation_space = task.observation_space
@@ -159,7 +159,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
         assert task.num_envs == 1, "a single environment wants a task with one row"
         self.metadata = task.metadata
-        self.render_mode = _known(render_mode)
+        self.render_mode = _checked(render_mode)
         self.task = task
         self.observation_space = task.observation_space
         self.action_space = task.action_space
@@ -185,9 +185,12 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         return None if self.render_mode is None else self.task.picture(0)
 
 
-def _known(render_mode: str | None) -> str | None:
+def _checked(render_mode: str | None) -> str | None:
     if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode is {render_mode!r}; it should be 'rgb_array' or None")
+        raise ValueError(
+            f"render_mode is {render_mode!r}; it should be 'rgb_array' or None "
+            "(gymnasium.wrappers.HumanRendering shows what 'rgb_array' draws)"
+        )
     return render_mode
 
 

@@ -76,6 +76,12 @@ def _draw_answer(sheet: Sheet, answer: Answer) -> None:
         sheet.symbol((x + 136, NOTE_Y), answer.right, 10)
 
 
+# width of the maze's corridor and its arms, which are twice as long
+SIDE, CORRIDOR_Y = 30, 116
+# a square is told from its neighbours if it is at least so wide
+NARROWEST = 8
+
+
 class Maze(NamedTuple):
     """A T-maze with an agent in one of its squares; the arms are 0, above, and 1, below."""
 
@@ -114,12 +120,6 @@ def t_maze(maze: Maze) -> Picture:
     return sheet.pixels()
 
 
-# Of the corridor and its arms; an arm is two squares long.
-SIDE, CORRIDOR_Y = 30, 116
-# A square is told from its neighbours if it is at least so wide.
-NARROWEST = 8
-
-
 def _draw_corridor(sheet: Sheet, squares: Float[np.ndarray, " squares"], cue: int) -> None:
     start, end = float(squares[0]) - SIDE / 2, float(squares[-1]) - SIDE / 2
     top, upper_end = CORRIDOR_Y - SIDE / 2, CORRIDOR_Y - 2.5 * SIDE
@@ -144,6 +144,11 @@ def _draw_sign(sheet: Sheet, x: float, maze: Maze) -> None:
     sheet.box((x - 12, y - 14), (24, 28), WHITE, color, radius=4)
     length = 9 if maze.cue else -9
     sheet.arrow((x, y - length), (x, y + length), color)
+
+
+TRACK_Y, PIVOT_Y = 184, 158
+CART = (48, 24)
+POLE_LENGTH = 104
 
 
 class Pole(NamedTuple):
@@ -177,11 +182,6 @@ def cart_pole(pole: Pole, seen: Pole | None, limits: Limits, time_left: Real) ->
     return sheet.pixels()
 
 
-TRACK_Y, PIVOT_Y = 184, 158
-CART = (48, 24)
-POLE_LENGTH = 104
-
-
 def _tip(x: float, angle: float) -> Point:
     return x + POLE_LENGTH * math.sin(angle), PIVOT_Y - POLE_LENGTH * math.cos(angle)
 
@@ -192,6 +192,9 @@ def _draw_cart(sheet: Sheet, x: float, angle: float, cart: Color, pole: Color) -
     sheet.line([(x, PIVOT_Y), _tip(x, angle)], pole, 6)
     sheet.disc(_tip(x, angle), 3, pole)
     sheet.disc((x, PIVOT_Y), 4.5, WHITE, pole)
+
+
+NODE_RADIUS = 13
 
 
 class Walk(NamedTuple):
@@ -214,7 +217,7 @@ def graph_walk(walk: Walk) -> Picture:
     angle = 2 * np.pi * np.arange(num_nodes) / num_nodes
     nodes = np.stack([WIDTH / 2 + 92 * np.sin(angle), 124 - 70 * np.cos(angle)], axis=1)
     # those from the agent's node come last, to lie on top
-    for origin in sorted(range(num_nodes), key=walk.node.__eq__):
+    for origin in sorted(range(num_nodes), key=lambda node: node == walk.node):
         _draw_edges(sheet, nodes, origin, walk)
     for node, (x, y) in enumerate(nodes.tolist()):
         fill, edge = {walk.goal: (PALE_GREEN, GREEN), walk.node: (BLUE, BLUE)}.get(
@@ -223,9 +226,6 @@ def graph_walk(walk: Walk) -> Picture:
         sheet.disc((x, y), NODE_RADIUS, fill, edge)
     sheet.text((WIDTH / 2, NOTE_Y + 6), walk.note, 13, walk.note_color)
     return sheet.pixels()
-
-
-NODE_RADIUS = 13
 
 
 def _draw_edges(sheet: Sheet, nodes: Float[np.ndarray, "nodes 2"], origin: int, walk: Walk) -> None:

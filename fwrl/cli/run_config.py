@@ -22,7 +22,9 @@ class EvaluationConfig(Config):
     """Evaluations during training, on environments of their own."""
 
     every_steps: int = Field(default=100_000, ge=1)
+    """Environment steps from one evaluation to the next."""
     episodes: int = Field(default=20, ge=1)
+    """In each evaluation."""
     num_envs: int = Field(default=10, ge=1)
     deterministic: bool = True
     """The most probable action; otherwise a sample, as in training."""
@@ -60,6 +62,7 @@ class RunConfig(Config):
     """Environment steps, over all environments."""
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes CUDA where there is some."""
     num_threads: int = Field(default=1, ge=1)
     """Of PyTorch on the CPU. Small recurrent work is fastest on one."""
 

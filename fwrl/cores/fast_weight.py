@@ -29,28 +29,33 @@ class FastWeightConfig(Config):
 
     kind: Literal["fast_weight"] = "fast_weight"
     heads: PositiveInt = 4
-    # of each head, before the feature map; None: the input size divided by the heads
     key_size: PositiveInt | None = None
+    """Of each head, before the feature map; None: the input size divided by the heads."""
     value_size: PositiveInt | None = None
+    """Of each head; None: the input size divided by the heads."""
     update_rule: Literal["sum", "delta", "gated_sum", "gated_delta"] = "delta"
+    """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
     feature_map: Literal["identity", "elu_plus_one", "relu", "silu", "softmax", "dpfp", "favor"] = (
         "silu"
     )
-    # shifts of dpfp
+    """Of keys and queries; ``fwrl list features`` explains each."""
     nu: PositiveInt = 1
-    # random directions of favor
+    """Shifts of dpfp."""
     num_features: PositiveInt = 64
-    # makes the sum or the length of key and query features 1
+    """Random directions of favor."""
     normalise: Normalisation = "l2"
-    # divides what is read by the sum of the weights that made it
+    """Makes the sum or the length of key and query features 1."""
     attention_normaliser: bool = False
-    # the range of the write strength; 2 lets the delta rule reflect, so that it can count parity
+    """Divides what is read by the sum of the weights that made it."""
     max_beta: Literal[1, 2] = 1
+    """The largest write strength; 2 lets the delta rule reflect, so that it can count parity."""
     learned_initial_state: bool = False
-    # scales what each head reads to unit size. Reads under the default recipe are bounded by the
-    # values already, and their size says how sure the memory is; sums may need it.
+    """Whether episodes begin with fast weights that are learned, in place of zeros."""
     output_norm: bool = False
+    """Scales what each head reads to unit size. Reads under the default recipe are bounded by the
+    values already, and their size says how sure the memory is; sums may need it."""
     kernel: Literal["auto", "reference", "chunked"] = "auto"
+    """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "FastWeightConfig":

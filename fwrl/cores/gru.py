@@ -19,8 +19,8 @@ class GRUConfig(Config):
     """A baseline with the gates of ``torch.nn.GRU``."""
 
     kind: Literal["gru"] = "gru"
-    # None: the input size
     hidden_size: PositiveInt | None = None
+    """None: the input size."""
 
     def build(self, input_size: int) -> "GRU":
         """The core for inputs of this size."""

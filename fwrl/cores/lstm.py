@@ -19,10 +19,10 @@ class LSTMConfig(Config):
     """A baseline with the gates of ``torch.nn.LSTM``."""
 
     kind: Literal["lstm"] = "lstm"
-    # None: the input size
     hidden_size: PositiveInt | None = None
-    # added to the forget gate, which so begins open (Jozefowicz et al. 2015)
+    """None: the input size."""
     forget_bias: float = 1.0
+    """Added to the forget gate, which so begins open (Jozefowicz et al. 2015)."""
 
     def build(self, input_size: int) -> "LSTM":
         """The core for inputs of this size."""

@@ -16,8 +16,8 @@ class NoMemoryConfig(Config):
     """A feed-forward layer with about as many parameters as the default fast weights."""
 
     kind: Literal["none"] = "none"
-    # None: twice the input size
     hidden_size: PositiveInt | None = None
+    """None: twice the input size."""
 
     def build(self, input_size: int) -> "NoMemory":
         """The core for inputs of this size."""
