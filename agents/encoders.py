@@ -125,7 +125,8 @@ class Image(nn.Module):
         body = nature(channels) if kind == "nature" else impala(channels)
         with torch.no_grad():
             size = body(torch.zeros(1, channels, height, width)).numel()
-        self.network = nn.Sequential(body, nn.Flatten(), nn.Linear(size, features), nn.ReLU())
+        summary = _orthogonal(nn.Linear(size, features))
+        self.network = nn.Sequential(body, nn.Flatten(), summary, nn.ReLU())
         self.output_size = features
 
     @override
@@ -138,19 +139,21 @@ class Image(nn.Module):
 
 def nature(channels: int) -> nn.Sequential:
     """The convolutions of the DQN paper (Mnih et al. 2015), orthogonally initialised."""
-    layers = [
-        nn.Conv2d(channels, 32, 8, stride=4),
+    return nn.Sequential(
+        _orthogonal(nn.Conv2d(channels, 32, 8, stride=4)),
         nn.ReLU(),
-        nn.Conv2d(32, 64, 4, stride=2),
+        _orthogonal(nn.Conv2d(32, 64, 4, stride=2)),
         nn.ReLU(),
-        nn.Conv2d(64, 64, 3),
+        _orthogonal(nn.Conv2d(64, 64, 3)),
         nn.ReLU(),
-    ]
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
-            nn.init.zeros_(cast(Tensor, layer.bias))
-    return nn.Sequential(*layers)
+    )
+
+
+def _orthogonal(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """The layer, initialised to keep the size of what passes it and a ReLU."""
+    nn.init.orthogonal_(layer.weight, math.sqrt(2))
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
 
 
 class ResidualBlock(nn.Module):

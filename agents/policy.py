@@ -16,10 +16,9 @@ from agents.spaces import ACTION_MASK, split_mask
 from fwrl.config import Config
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.kernels import kernel_for
+from fwrl.kernels import forced_kernel
 from fwrl.stack import ResidualStack, StackConfig
 from fwrl.state import map_tensors, take_rows, where_state
-from fwrl.update_rules import delta_rule
 
 
 class RewardConfig(Config):
@@ -179,4 +178,4 @@ def _reference_is_forced() -> bool:
     The policy then reads each stream and each time by itself, so that acting and replaying agree
     to the last bit, whatever rows and times a minibatch puts together.
     """
-    return kernel_for(delta_rule, times=2) == "reference"
+    return forced_kernel() == "reference"

@@ -21,6 +21,8 @@ from envs.vector import ArrayTree, EnvStep, VectorEnv
 MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}
 # height and width of a frame as a television showed it
 SCREEN = (210, 160)
+# frames that an Atari 2600 showed per second
+EMULATOR_FPS = 60.0
 
 
 class AtariConfig(Config):
@@ -74,7 +76,8 @@ def make_atari(config: AtariConfig, num_envs: int, evaluation: bool, render: boo
         raise EnvConfigError(f"no Atari game {config.game!r}; {nearest(config.game, games)}")
     if evaluation:
         config = config.model_copy(update={"life_loss_terminates": False})
-    return _Atari(_emulators(config, num_envs), _colour_screen(config) if render else None)
+    screen = _colour_screen(config) if render else None
+    return _Atari(_emulators(config, num_envs), config.frame_skip, screen)
 
 
 def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None = None) -> Any:
@@ -125,10 +128,11 @@ class _Atari(VectorEnv):
     same seed and the same actions, and therefore the same game.
     """
 
-    def __init__(self, emulators: Any, screen: Any = None) -> None:
+    def __init__(self, emulators: Any, frame_skip: int, screen: Any = None) -> None:
         self.num_envs = emulators.num_envs
         self.observation_space = emulators.single_observation_space
         self.action_space = emulators.single_action_space
+        self.render_fps = EMULATOR_FPS / frame_skip
         self._emulators = emulators
         self._screen = screen
         self._picture: NDArray[np.uint8] | None = None

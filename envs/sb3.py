@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
 from envs.vector import (
+    DEFAULT_FPS,
     ArrayTree,
     EnvStep,
     VectorEnv,
@@ -52,6 +53,7 @@ class _FromSB3(VectorEnv):
         self.num_envs = vec_env.num_envs
         self.observation_space = vec_env.observation_space
         self.action_space = vec_env.action_space
+        self.render_fps = float(getattr(vec_env, "metadata", {}).get("render_fps") or DEFAULT_FPS)
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:

@@ -23,6 +23,10 @@ from envs.config import EnvConfigError
 ArrayTree: TypeAlias = NDArray[Any] | dict[str, Any] | tuple[Any, ...]
 
 
+# Of an environment that does not say.
+DEFAULT_FPS = 30.0
+
+
 class EnvStep(NamedTuple):
     """What N environments answer to N actions. The arrays belong to the caller.
 
@@ -52,6 +56,8 @@ class VectorEnv(Protocol):
     num_envs: int
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    render_fps: float
+    """Steps that a film should show per second."""
 
     def reset(self, seed: int | None = None) -> ArrayTree:
         """The first observation of N new episodes.
@@ -164,6 +170,7 @@ class _FromGymnasium(VectorEnv):
         self.num_envs = envs.num_envs
         self.observation_space = envs.single_observation_space
         self.action_space = envs.single_action_space
+        self.render_fps = float(envs.metadata.get("render_fps") or DEFAULT_FPS)
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:

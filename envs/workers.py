@@ -57,9 +57,9 @@ class _InWorkers(VectorEnv):
                 self._pipes.append(ours)
                 self._processes.append(process)
         described = self._receive()
-        self._sizes = [size for size, _, _ in described]
+        self._sizes = [size for size, *_ in described]
         self.num_envs = sum(self._sizes)
-        _, self.observation_space, self.action_space = described[0]
+        _, self.observation_space, self.action_space, self.render_fps = described[0]
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
@@ -118,7 +118,8 @@ def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
     with suppress(EOFError, ConnectionError):
         try:
             envs = make()
-            pipe.send(("result", (envs.num_envs, envs.observation_space, envs.action_space)))
+            spaces = envs.observation_space, envs.action_space
+            pipe.send(("result", (envs.num_envs, *spaces, envs.render_fps)))
             while True:
                 request, argument = pipe.recv()
                 pipe.send(("result", _serve(envs, request, argument)))

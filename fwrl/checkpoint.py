@@ -139,7 +139,7 @@ def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise CheckpointError(f"{path}: not a manifest")
     document = cast(dict[str, Any], document)
     expected = _document_hash(document)
-    if manifest.get("document_sha256", expected) != expected:
+    if manifest.get("document_sha256") != expected:
         raise CheckpointError(f"{path}: damaged, its document is not what was saved")
     return document, cast(dict[str, str], files)
 

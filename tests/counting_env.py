@@ -31,6 +31,7 @@ class CountingEnv:
         self.nest = nest or (lambda rows: rows)
         self.observation_space = space or spaces.Box(-1e6, 1e6, (3,))
         self.action_space = spaces.Discrete(num_actions)
+        self.render_fps = 30.0
         self.says_success = says_success
         self.actions, self.seeds = [], []
         self.episode = np.zeros(self.num_envs, int)

@@ -108,7 +108,7 @@ def _film(
     envs.close()
     if not frames:
         raise ConfigError("--video: the episode was over after one step")
-    return write_video(video / f"episode_{folder.name}_seed{seed}", frames)
+    return write_video(video / f"episode_{folder.name}_seed{seed}", frames, envs.render_fps)
 
 
 def _write(folder: Path, step: str, result: dict[str, Any]) -> None:

@@ -40,7 +40,8 @@ METRICS: dict[str, str] = {
     "train/grad_norm": "norm of the gradient before it is clipped",
     "train/learning_rate": "the learning rate now",
     "train/loss": "policy loss, value loss and entropy loss, weighted",
-    "train/n_updates": "gradient steps of the last update; fewer when target_kl stopped it",
+    "train/n_updates": "gradient steps of the last update (of all in Stable-Baselines3); "
+    "fewer when target_kl stopped it",
     "train/policy_gradient_loss": "the clipped surrogate objective, negated",
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",

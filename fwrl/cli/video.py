@@ -1,6 +1,7 @@
 """Pictures into a film: mp4 where PyAV is installed, else an animated GIF."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,39 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-FRAMES_PER_SECOND = 30
 SMALLEST_SIDE = 240
 
 
-def write_video(stem: Path, frames: Sequence[NDArray[np.uint8]]) -> Path:
+def write_video(stem: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> Path:
     """Write ``stem`` with the ending that fits and return the file's path.
 
     Args:
         stem: Path without ending; its folder is made.
         frames: ``[H W 3]`` each, all of one size. Small ones are enlarged without blurring.
+        fps: Frames per second.
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
     factor = max(1, -(-SMALLEST_SIDE // min(height, width)))
     # H.264 wants even sides
-    even = (
-        [f[: height // 2 * 2 or 1, : width // 2 * 2 or 1] for f in frames] if factor % 2 else frames
-    )
-    large = [frame.repeat(factor, axis=0).repeat(factor, axis=1) for frame in even]
+    height, width = height * factor // 2 * 2, width * factor // 2 * 2
+    large = [f.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width] for f in frames]
     if find_spec("av") is not None:
-        return _write_mp4(stem.with_suffix(".mp4"), large)
+        return _write_mp4(stem.with_name(f"{stem.name}.mp4"), large, fps)
     images = [Image.fromarray(frame) for frame in large]
-    path = stem.with_suffix(".gif")
-    duration = round(1000 / FRAMES_PER_SECOND)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+    path = stem.with_name(f"{stem.name}.gif")
+    milliseconds = round(1000 / fps)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
     return path
 
 
-def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]]) -> Path:
+def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> Path:
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in frames:

@@ -38,6 +38,11 @@ def use_kernel(name: str) -> Generator[None, None, None]:
         _forced.reset(token)
 
 
+def forced_kernel() -> str | None:
+    """The kernel that ``use_kernel`` forces here, if any."""
+    return _forced.get()
+
+
 def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
     """The name of the kernel that scans so many times under this rule.
 
