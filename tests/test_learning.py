@@ -38,12 +38,12 @@ QUICK = ("quickstart.yaml", "env.num_envs=32", "ppo.num_steps=40")
 
 
 def test_the_delta_rule_keeps_the_latest_value_of_every_key():
-    # reached: 0.99
+    # it reached 0.99
     assert return_after(60_000, *QUICK) > 0.8
 
 
 def test_without_memory_the_latest_value_is_a_guess():
-    # chance: -0.5
+    # chance is -0.5
     assert return_after(60_000, *QUICK, "core.kind=none") < -0.3
 
 
@@ -54,12 +54,12 @@ BACK = ("memory/repeat_previous_easy.yaml", *SMALL, "env.options.k=2")
 
 @pytest.mark.parametrize("core", ["fast_weight", "lstm", "gru"])
 def test_every_memory_repeats_the_card_before_the_last(core):
-    # reached: fast_weight 0.85, lstm 0.91, gru 1.00
+    # fast_weight reached 0.85, lstm 0.91, gru 1.00
     assert return_after(30_000, *BACK, f"core.kind={core}") > 0.7
 
 
 def test_without_memory_the_card_before_the_last_is_forgotten():
-    # chance: -0.5; reached: -0.32
+    # chance is -0.5; it reached -0.32
     assert return_after(30_000, *BACK, "core.kind=none") < 0.0
 
 
@@ -67,12 +67,12 @@ FIRST = ("memory/repeat_first_easy.yaml", *SMALL)
 
 
 def test_the_delta_rule_repeats_the_first_card():
-    # reached: 1.00
+    # it reached 1.00
     assert return_after(20_000, *FIRST) > 0.8
 
 
 def test_the_last_action_is_a_memory_too_and_the_configuration_hides_it():
-    # chance: -0.5; the same answer all the time would otherwise be handed on from step to step
+    # chance is -0.5; the same answer all the time would otherwise be handed on from step to step
     shown = ("encoder.previous_action=true", "encoder.previous_reward=true")
     assert return_after(60_000, *FIRST, "core.kind=none") < -0.2
     assert return_after(60_000, *FIRST, "core.kind=none", *shown) > 0.5

@@ -1,122 +1,28 @@
-import os
-from typing import ClassVar
-
 import gymnasium
 import numpy as np
 import pytest
+from counting_gymnasium import (
+    ACTIONS,
+    LENGTH,
+    SPACES,
+    Counting,
+    counting,
+    filled,
+    in_the_registry,
+)
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
 
 import envs
 from envs import EnvConfigError, EnvStep, GymnasiumConfig, VectorEnv, from_gymnasium, make_envs
-from envs.gymnasium_env import RESERVED
-from envs.workers import in_workers
-
-LENGTH = 5
-
-SPACES = {
-    "box": spaces.Box(0, 1e6, (3,), np.float32),
-    "image": spaces.Box(0, 255, (2, 4, 4), np.uint8),
-    "discrete": spaces.Discrete(1000),
-    "multi_discrete": spaces.MultiDiscrete([1000, 7]),
-    "multi_binary": spaces.MultiBinary(6),
-    "tuple": spaces.Tuple((spaces.Discrete(1000), spaces.Box(0, 1e6, (2,), np.float64))),
-    "dict": spaces.Dict(
-        {"b": spaces.MultiDiscrete([1000, 3]), "a": spaces.Dict({"c": spaces.Discrete(1000)})}
-    ),
-}
-ACTIONS = {
-    "discrete": spaces.Discrete(3),
-    "multi_discrete": spaces.MultiDiscrete([3, 4]),
-    "multi_binary": spaces.MultiBinary(3),
-    "box": spaces.Box(-1, 1, (2,), np.float32),
-}
-
-
-def filled(space, number):
-    """A member of the space from which ``number`` can be read."""
-    if isinstance(space, spaces.Dict):
-        return {key: filled(part, number) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(filled(part, number) for part in space.spaces)
-    if isinstance(space, spaces.Discrete):
-        return np.int64(number)
-    if isinstance(space, spaces.MultiDiscrete):
-        return number % space.nvec
-    if isinstance(space, spaces.MultiBinary):
-        return (number >> np.arange(space.n)).astype(np.int8) & 1
-    return np.full(space.shape, number, space.dtype)
-
-
-class Counting(gymnasium.Env):
-    """Counts: episode e at time t shows 10 * e + t, all in the same array.
-
-    Odd episodes are truncated, even ones terminate (successfully), after LENGTH steps and one more
-    per seed. The mask forbids action t mod 3.
-    """
-
-    metadata: ClassVar = {"render_modes": ["rgb_array"]}
-
-    def __init__(self, observation="box", action="discrete", height=2, render_mode=None):
-        self.observation_space = SPACES[observation]
-        self.action_space = ACTIONS[action]
-        self.render_mode = render_mode
-        self.height = height
-        self.episode = -1
-        self.shown = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        if seed is not None:
-            self.seed = seed
-        self.episode += 1
-        self.time = 0
-        return self.show(), self.info()
-
-    def step(self, action):
-        assert self.action_space.contains(action), action
-        self.time += 1
-        last = self.time == LENGTH + self.seed
-        even = self.episode % 2 == 0
-        info = self.info() | ({"is_success": even} if last else {})
-        return self.show(), self.seed + self.time / 10, last and even, last and not even, info
-
-    def show(self):
-        number = 10 * self.episode + self.time
-        if self.observation_space is SPACES["box"]:
-            # a naive environment: one array for ever
-            self.shown[:] = number
-            return self.shown
-        return filled(self.observation_space, number)
-
-    def info(self):
-        return {"action_mask": (np.arange(3) != self.time % 3).astype(np.int8)}
-
-    def render(self):
-        return np.full((self.height, 3, 3), self.seed, np.uint8)
-
-
-class Breaking(Counting):
-    def step(self, action):
-        raise ZeroDivisionError("it broke")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    gymnasium.register("Counting-v0", Counting)
-    gymnasium.register("Breaking-v0", Breaking)
-    yield
-    del gymnasium.registry["Counting-v0"], gymnasium.registry["Breaking-v0"]
-
-
-def counting(num_envs, workers=0, render=False, action_mask=False, **options):
-    config = GymnasiumConfig(
-        id="Counting-v0", options=options, workers=workers, action_mask=action_mask
-    )
-    return make_envs(config, num_envs, render=render)
+    with in_the_registry():
+        yield
 
 
 def sample(envs, rng_space):
@@ -353,107 +259,6 @@ def test_autoreset_mode_of_the_instance_decides():
     next_step.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
     with pytest.raises(EnvConfigError, match=r"NEXT_STEP.*SAME_STEP"):
         from_gymnasium(next_step)
-
-
-@pytest.mark.parametrize(
-    ("space", "at"),
-    [
-        (spaces.Text(5), "observation"),
-        (spaces.Dict({"a": spaces.Tuple([spaces.Text(5)])}), "observation"),
-        (spaces.Tuple([spaces.Discrete(2)]), "action"),
-    ],
-)
-def test_spaces_that_are_no_arrays_are_refused(space, at):
-    def make():
-        env = Counting()
-        setattr(env, f"{at}_space", space)
-        return env
-
-    with pytest.raises(EnvConfigError, match=rf"{at}s in .* are not supported") as error:
-        from_gymnasium(SyncVectorEnv([make], autoreset_mode=AutoresetMode.SAME_STEP))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"id": "CartPole-v9"}, "no environment 'CartPole-v9'; did you mean 'CartPole-v1'"),
-        ({"id": "fwrl/RepeatFrist-v0"}, "did you mean 'fwrl/RepeatFirst-v0'"),
-        ({"id": "popgym-RepeatFirst-v0"}, "did you mean 'popgym-RepeatFirst"),
-        ({"id": "CartPole-v1", "options": {"gravity": 1}}, "no option 'gravity'.*sutton_barto"),
-        ({"id": "Counting-v0", "options": {"hight": 1}}, "no option 'hight'.*height"),
-        ({"id": "fwrl/RepeatFirst-v0", "options": {"lvl": 1}}, "no option 'lvl'.*level"),
-        ({"id": "fwrl/RepeatFirst-v0", "options": {"level": "x"}}, "level is 'x'"),
-        ({"id": "MiniGrid-MemoryS11-v0", "options": {"sise": 1}}, "no option 'sise'.*size"),
-        ({"id": "MiniGrid-MemoryS11-v0", "options": {"size": "big"}}, "MiniGrid-MemoryS11-v0 with"),
-        ({"id": "Pendulum-v1", "action_mask": True}, "cannot be masked"),
-        ({"id": "Breaking-v0", "workers": 2, "options": {"observation": "x"}}, "'x'"),
-    ],
-)
-def test_mistakes_are_one_line_that_says_what_is_right(config, message):
-    with pytest.raises(EnvConfigError, match=message) as error:
-        make_envs(GymnasiumConfig(**config), 2)
-    assert "\n" not in str(error.value)
-
-
-def test_an_extra_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "popgym", None)
-    with pytest.raises(EnvConfigError, match=r"pip install fwrl\[pomdp\]"):
-        make_envs(GymnasiumConfig(id="popgym-RepeatFirstEasy-v0"))
-
-
-def test_ids_that_import_code_are_refused():
-    with pytest.raises(ValidationError, match="asks to import code"):
-        GymnasiumConfig(id="os:CartPole-v1")
-
-
-@pytest.mark.parametrize("name", RESERVED)
-def test_options_that_gymnasium_keeps_for_itself_are_refused(name):
-    with pytest.raises(ValidationError, match="is not an option"):
-        GymnasiumConfig(id="CartPole-v1", options={name: 1})
-
-
-def test_kind_is_gymnasium_unless_said():
-    adapter = TypeAdapter(envs.EnvConfig)
-    assert adapter.validate_python({"id": "CartPole-v1"}) == GymnasiumConfig(id="CartPole-v1")
-    assert adapter.validate_python({"kind": "atari", "game": "pong"}).kind == "atari"
-    assert set(envs.ENVS) == {"gymnasium", "atari"}
-
-
-def test_a_worker_that_fails_says_why():
-    two = make_envs(GymnasiumConfig(id="Breaking-v0", workers=2), 2)
-    two.reset(0)
-    with pytest.raises(RuntimeError, match=r"(?s)worker 0 failed.*it broke"):
-        two.step(np.zeros(2, int))
-
-
-def tell_threads():
-    raise EnvConfigError(os.environ["OMP_NUM_THREADS"])
-
-
-def test_a_worker_has_one_thread(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with pytest.raises(EnvConfigError, match=r"^1$"):
-        in_workers([tell_threads])
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-
-
-def test_a_worker_that_dies_is_noticed():
-    two = counting(2, workers=2)
-    two.reset(0)
-    two._processes[1].kill()
-    two._processes[1].join()
-    with pytest.raises(RuntimeError, match="worker 1 failed: its process ended"):
-        two.step(np.zeros(2, int))
-
-
-def test_environment_names_by_family():
-    names = envs.env_names()
-    assert "fwrl/RepeatFirst-v0" in names["fwrl"]
-    assert "pong" in names["atari"]
-    assert "CartPole-v1" in names["gymnasium"]
-    assert "popgym-RepeatFirstEasy-v0" in names["popgym"]
-    assert "MiniGrid-MemoryS11-v0" in names["minigrid"]
 
 
 def test_success_is_none_where_nobody_says():
