@@ -48,11 +48,9 @@ def train(
     continued = open_run(directory, run_config, fresh)
     code = train(run_config, setup, directory, continued, console)
     if code == STOPPED:
-        console.print("stopped and saved; the same command continues", highlight=False)
+        typer.echo("stopped and saved; the same command continues")
     else:
-        console.print(
-            f"fwrl evaluate {directory}\ntensorboard --logdir {directory}", highlight=False
-        )
+        typer.echo(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}")
     raise typer.Exit(code)
 
 

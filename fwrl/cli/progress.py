@@ -44,7 +44,7 @@ class ProgressReport:
             return
         if time.monotonic() - self.last_line >= LINE_INTERVAL or step >= self.total_steps:
             self.last_line = time.monotonic()
-            left = (self.total_steps - step) / max(speed, 1e-9)
+            left = max(self.total_steps - step, 0) / max(speed, 1e-9)
             self.say(
                 f"{_steps(step)} of {_steps(self.total_steps)} steps  {speed:,.0f} steps/s  "
                 f"return {score}  {left / 60:.1f} min left"

@@ -97,7 +97,7 @@ class RunLog:
     """Writes scalars to TensorBoard and ``metrics.csv``; a continued run goes on in both."""
 
     def __init__(self, directory: Path, config: RunConfig, step: int) -> None:
-        self.writer = SummaryWriter(str(directory), purge_step=step or None)
+        self.writer = SummaryWriter(str(directory), purge_step=step)
         if step == 0:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             self.writer.add_text("config", f"```yaml\n{text}\n```")

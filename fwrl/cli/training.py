@@ -73,7 +73,7 @@ def train(
     """Train until ``total_steps``, or until asked to stop; returns the exit code."""
     counters = restore(setup.learner, directory) if continued else Counters()
     if counters.steps >= config.total_steps:
-        console.print(f"{directory}: finished, {counters.steps:,} steps", highlight=False)
+        console.print(f"{directory}: finished, {counters.steps:,} steps", soft_wrap=True)
         return FINISHED
     log = RunLog(directory, config, counters.steps)
     report = ProgressReport(console, config.total_steps, counters.steps)
