@@ -61,11 +61,11 @@ class SB3Policy:
         state: PredictState | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
-    ) -> tuple[NDArray[Any], PredictState]:
-        """Actions for N environments, and the state to hand back.
+    ) -> tuple[NDArray[Any] | np.integer[Any], PredictState]:
+        """Actions for N environments or for one, and the state to hand back.
 
         Args:
-            observation: Arrays over N.
+            observation: Arrays over N, or one observation as a single environment gives it.
             state: From the last call; None opens episodes everywhere.
             episode_start: Where an episode opens; nowhere, if None and there is a state.
             deterministic: The most probable action instead of a sample.
@@ -74,7 +74,8 @@ class SB3Policy:
             ValueError: If the policy reads the previous reward and ``watch`` was not called.
         """
         policy = self.policy
-        tensors = to_tensors(observation, policy.device)
+        single = self.observation_space.contains(observation)
+        tensors = to_tensors(_batch(observation) if single else observation, policy.device)
         count = tensors_in(tensors)[0].shape[0]
         if state is None:
             zeros = torch.zeros(count, dtype=torch.int64, device=policy.device)
@@ -86,7 +87,9 @@ class SB3Policy:
         inputs = PolicyInput(tensors, state.previous_action, reward, elapsed)
         output, memory = policy.step(inputs, state.memory)
         action = output.action.mode() if deterministic else output.action.sample()
-        return policy.head.to_environment(action), PredictState(memory, action, elapsed + 1)
+        state = PredictState(memory, action, elapsed + 1)
+        actions = policy.head.to_environment(action)
+        return (actions[0] if single else actions), state
 
     def watch(self, vec_env: VecEnv) -> RewardMemory:
         """The same VecEnv, whose rewards this policy now sees; needed if it reads them."""
@@ -110,3 +113,12 @@ class SB3Policy:
 def load(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> SB3Policy:
     """The policy of a run directory or a checkpoint folder, ready to predict."""
     return SB3Policy(load_policy(path, checkpoint, device))
+
+
+def _batch(observation: Any) -> Any:
+    """A batch of one."""
+    if isinstance(observation, dict):
+        return {key: _batch(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_batch(part) for part in observation)
+    return np.asarray(observation)[None]

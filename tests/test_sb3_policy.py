@@ -1,3 +1,4 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.encoders import EncoderConfig
 from agents.evaluation import evaluate
-from agents.policy import RewardConfig
+from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.saving import describe_policy
 from agents.sb3 import SB3Policy, load
 from envs import GymnasiumConfig, make_envs
@@ -125,3 +126,20 @@ def test_sampling_follows_the_generator():
     two, _ = model.predict(observation)
     assert np.array_equal(one, two)
     assert len(np.unique(one)) > 1
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "fwrl/Autoencode-v0", "Pendulum-v1"])
+def test_one_environment_is_predicted_like_a_batch_of_one(env_id):
+    many = make_envs(GymnasiumConfig(id=env_id), 1)
+    one = gymnasium.make(env_id)
+    config = PolicyConfig(encoder=EncoderConfig(previous_reward=False))
+    model = SB3Policy(RecurrentPolicy(many.observation_space, many.action_space, config))
+    batch, (single, _) = many.reset(3), one.reset(seed=3)
+    states = None, None
+    for _ in range(6):
+        actions, state_of_batch = model.predict(batch, states[0], deterministic=True)
+        action, state_of_one = model.predict(single, states[1], deterministic=True)
+        np.testing.assert_array_equal(actions[0], action)
+        assert one.action_space.contains(action)
+        states = state_of_batch, state_of_one
+        batch, single = many.step(actions).observation, one.step(action)[0]
