@@ -46,7 +46,7 @@ def main() -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(labels) > 1:
-        axes.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=min(len(labels), 3), frameon=False)
     figure.savefig(out, dpi=150)
 
 

@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fwrl.checkpoint import load_checkpoint, save_checkpoint
-from fwrl.cli import main
+from fwrl.cli import main, video
 from fwrl.cli.run_log import METRICS
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
@@ -116,6 +117,43 @@ def test_only_the_newest_and_the_best_checkpoint_stay(config, monkeypatch, capsy
         scores = {int(r["step"]): float(r["eval/mean_reward"]) for r in csv.DictReader(file)}
     best = max(scores, key=lambda step: (scores[step], step))
     assert kept == {448, 512, best}
+
+
+@pytest.mark.parametrize(("ending", "has_pyav"), [("mp4", True), ("gif", False)])
+def test_a_video_shows_one_episode(ending, has_pyav, config, monkeypatch, capsys):
+    if not has_pyav:
+        monkeypatch.setattr(video, "find_spec", lambda name: None)
+    fwrl(monkeypatch, capsys, "train", config, "total_steps=64")
+    words = (
+        "evaluate",
+        "runs/tiny",
+        "--episodes",
+        "2",
+        "--stochastic",
+        "--video",
+        "films",
+        "--json",
+    )
+    code, out, _ = fwrl(monkeypatch, capsys, *words)
+    result = json.loads(out)
+    assert code == 0
+    assert result["deterministic"] is False
+    assert result["video"] == f"films/episode_64_seed0.{ending}"
+    with av.open(result["video"]) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    # an episode of 51 steps; where it ends the next one has begun
+    assert len(frames) == 50
+    assert frames[0].shape == (240, 320, 3)
+    assert (frames[0] != frames[25]).any()
+
+
+def test_an_environment_without_pictures_says_so(config, monkeypatch, capsys):
+    words = ("env.id=popgym-RepeatPreviousEasy-v0", "--run-dir", "run")
+    fwrl(monkeypatch, capsys, "train", config, *words)
+    words = ("evaluate", "run", "--episodes", "2", "--video", "films")
+    code, _, err = fwrl(monkeypatch, capsys, *words)
+    assert code == 2
+    assert err == "fwrl: --video: popgym-RepeatPreviousEasy-v0 draws no pictures\n"
 
 
 # what is typed after `train tiny.yaml`, and what the one line says

@@ -37,12 +37,13 @@ def evaluate_run(
     folder = find_checkpoint(run, checkpoint)
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
-    torch.manual_seed(seed)
     try:
+        # first, because it can fail and an evaluation can take long
+        film = None if video is None else _film(config, policy, video, folder, seed, stochastic)
         envs = make_envs(config.env, min(config.evaluation.num_envs, episodes), evaluation=True)
+        torch.manual_seed(seed)
         summary = summarise(evaluate(policy, envs, episodes, seed, not stochastic))
         envs.close()
-        film = None if video is None else _film(config, policy, video, folder, seed, stochastic)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     result = {
@@ -95,6 +96,7 @@ def _film(
     stochastic: bool,
 ) -> Path:
     """One episode as a video; returns the file."""
+    torch.manual_seed(seed)
     envs = make_envs(config.env, 1, evaluation=True, render=True)
     frames: list[NDArray[np.uint8]] = []
     for step in islice(play(policy, envs, seed, not stochastic), LONGEST_VIDEO):

@@ -92,13 +92,13 @@ DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
 MAY_CHANGE = frozenset({"total_steps", "evaluation", "checkpoint", "device", "num_threads"})
 
 
-def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a file, with ``key=value`` overrides.
 
     Raises:
         ConfigError: One line that says where, what is wrong and what would be right.
     """
-    values = read_yaml(path)
+    values = read_yaml(Path(path))
     for override in sorted(overrides, key=lambda text: not _sets_kind(text)):
         _apply(values, override)
     return validate(RunConfig, values)
