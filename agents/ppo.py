@@ -189,7 +189,7 @@ def _all_minibatches(rollout: Rollout, config: PPOConfig) -> Iterator[Rollout]:
 
 
 def make_optimizer(policy: RecurrentPolicy, config: PPOConfig) -> Optimizer:
-    """Adam (Kingma and Ba 2015), fused where the device can."""
+    """Adam (Kingma and Ba 2015), in one pass over all parameters."""
     return torch.optim.Adam(
         policy.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
     )
