@@ -32,7 +32,7 @@ class ProgressReport:
         self.bar.start()
 
     def speed(self, step: int) -> float:
-        """Steps per second since this session began."""
+        """Steps per second since the run was started or continued."""
         return (step - self.first_step) / max(time.monotonic() - self.began, 1e-9)
 
     def show(self, step: int, mean_return: float | None) -> None:

@@ -126,7 +126,7 @@ class RunLog:
 
 
 def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows of an earlier session, without what came after the checkpoint it continues from."""
+    """The rows up to the checkpoint from which a run continues; what came after it is repeated."""
     if step == 0 or not path.exists():
         return []
     with path.open(newline="") as file:
