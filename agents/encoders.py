@@ -43,7 +43,7 @@ class EncoderConfig(Config):
     normalise_observations: bool = False
     """Running mean and variance of vector observations, kept inside the policy."""
     bfloat16: bool = False
-    """Compute the encoder (and nothing else) in bfloat16 where the device profits."""
+    """Compute the encoder (and nothing else) in bfloat16; slower where the processor lacks it."""
 
 
 class Flat(nn.Module):

@@ -49,6 +49,7 @@ class _InWorkers(VectorEnv):
         with _environment(ONE_THREAD):
             for make in makers:
                 ours, theirs = context.Pipe()
+                # what a script of the user's registered cannot be found by name over there
                 process = context.Process(
                     target=_work, args=(theirs, CloudpickleWrapper(cast(Any, make))), daemon=True
                 )

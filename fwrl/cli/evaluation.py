@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.evaluation import evaluate, play, summarise
 from agents.policy import RecurrentPolicy
+from agents.rollout import EpisodeCounter, Episodes
 from agents.saving import find_checkpoint, load_policy
 from envs import AtariConfig, EnvConfigError, make_envs
 from fwrl.checkpoint import read_document
@@ -99,8 +100,9 @@ def _film(
     torch.manual_seed(seed)
     envs = make_envs(config.env, 1, evaluation=True, render=True)
     frames: list[NDArray[np.uint8]] = []
+    counter, ended = EpisodeCounter(1), Episodes([], [], [])
     for step in islice(play(policy, envs, seed, not stochastic), LONGEST_VIDEO):
-        if step.terminated[0] or step.truncated[0]:
+        if counter.count(step, ended).any():
             break
         # where an episode ends the next one has begun: its picture does not belong here
         frame = envs.render()
