@@ -1,15 +1,29 @@
-"""The one contract of all memories, and the two functions that tie its two forms together."""
+"""The one contract of all memories, what each says about itself, and what ``unroll`` means."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fwrl.state import tensors_in, where_state
+from fwrl.recurrence import by_steps
+from fwrl.state import tensors_in
 
 S = TypeVar("S")
+
+
+class About(NamedTuple):
+    """What the tables of memories say about a core."""
+
+    # one line of mathematics: how the state of one head changes and is read at one time
+    update: str
+    # multiplications per time and stream; D input size, H heads, K key features, V value size
+    cost: str
+    # whether a sequence is computed in parallel over time
+    parallel: bool
+    # author and year, several parted by semicolons
+    source: str
 
 
 class MemoryCore(nn.Module, ABC, Generic[S]):
@@ -40,13 +54,8 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
 def unroll_by_steps(
     core: MemoryCore[S], x: Float[Tensor, "B T D"], state: S, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T E"], S]:
-    """What ``unroll`` means: all a recurrent core needs, and the other cores' test oracle."""
-    fresh = core.initial_state(x.shape[0], x.device)
-    outputs: list[Tensor] = []
-    for x_t, starts_t in zip(x.unbind(1), starts.unbind(1), strict=True):
-        y, state = core.step(x_t, where_state(starts_t, fresh, state))
-        outputs.append(y)
-    return torch.stack(outputs, dim=1), state
+    """What ``unroll`` means: the other form of every core, and its test oracle."""
+    return by_steps(core.step, x, state, starts, core.initial_state(x.shape[0], x.device))
 
 
 def state_size(core: MemoryCore[Any]) -> int:

@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
+from fwrl.cells import Gate
 from fwrl.config import Config
 from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
@@ -97,27 +98,3 @@ class Sum(nn.Module):
     @override
     def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
         return x + y
-
-
-class Gate(nn.Module):
-    """The gated residual connection of GTrXL (Parisotto et al. 2020).
-
-    A gated recurrent unit from layer to layer in place of from time to time. Its bias lets the
-    stream pass almost unchanged at first.
-    """
-
-    def __init__(self, width: int, bias: float = 2.0) -> None:
-        super().__init__()
-        self.bias = bias
-        self.from_layer = nn.Linear(width, 3 * width, bias=False)
-        self.from_stream = nn.Linear(width, 2 * width, bias=False)
-        self.from_reset = nn.Linear(width, width, bias=False)
-
-    @override
-    def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
-        reset, update, new = self.from_layer(y.relu()).chunk(3, dim=-1)
-        stream_reset, stream_update = self.from_stream(x).chunk(2, dim=-1)
-        reset = (reset + stream_reset).sigmoid()
-        update = (update + stream_update - self.bias).sigmoid()
-        new = (new + self.from_reset(reset * x)).tanh()
-        return x + update * (new - x)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fwrl import recurrence
 from fwrl.config import ConfigError, validate
 from fwrl.core import state_size, unroll_by_steps
 from fwrl.cores import CORES, AnyCoreConfig
@@ -201,6 +202,27 @@ def test_streams_do_not_see_each_other(name):
     torch.testing.assert_close(tensors_in(end_moved), tensors_in(take_rows(end, rows)))
 
 
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_a_core_is_parallel_over_time_if_it_says_so(name, monkeypatch):
+    selections = []
+    select = recurrence.where_state
+    monkeypatch.setattr(
+        recurrence, "where_state", lambda *given: selections.append(0) or select(*given)
+    )
+    core = build(name)
+    x, starts = torch.randn(B, T, D), torch.ones(B, T, dtype=torch.bool)
+    core.unroll(x, core.initial_state(B), starts)
+    assert len(selections) == (0 if CORES[name].about.parallel else T)
+
+
+@pytest.mark.parametrize("name", sorted(CORES))
+def test_a_core_says_what_it_is(name):
+    about = CORES[name].about
+    assert "\n" not in about.update
+    assert all(about[:2])
+    assert about.source == "a control" or re.search(r"\b(19|20)\d\d\b", about.source)
+
+
 def test_every_core_can_be_chosen_by_its_name():
     assert set(get_args(AnyCoreConfig)) == set(CORES.values())
     for name, config in CORES.items():
@@ -251,13 +273,14 @@ def test_lstm_and_gru_are_those_of_torch():
     cores = {CORES["lstm"](forget_bias=0.0): torch.nn.LSTM, CORES["gru"](): torch.nn.GRU}
     for config, fused in cores.items():
         ours, theirs = config.build(D), fused(D, D, batch_first=True)
+        cell = getattr(ours, "cell", ours)
         with torch.no_grad():
-            theirs.weight_ih_l0.copy_(ours.input.weight)
-            theirs.weight_hh_l0.copy_(ours.recurrent.weight)
-            theirs.bias_ih_l0.copy_(ours.input.bias)
+            theirs.weight_ih_l0.copy_(cell.input.weight)
+            theirs.weight_hh_l0.copy_(cell.recurrent.weight)
+            theirs.bias_ih_l0.copy_(cell.input.bias)
             theirs.bias_hh_l0.zero_()
-            if ours.recurrent.bias is not None:
-                theirs.bias_hh_l0.copy_(ours.recurrent.bias)
+            if cell.recurrent.bias is not None:
+                theirs.bias_hh_l0.copy_(cell.recurrent.bias)
         y, _ = ours.unroll(x, ours.initial_state(B), starts)
         torch.testing.assert_close(y, theirs(x)[0])
 

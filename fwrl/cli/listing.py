@@ -27,11 +27,20 @@ def _cores() -> list[str]:
 
     kernels = {name: kernel_for(rule, 128) for name, rule in UPDATE_RULES.items()}
     rows = [
-        (name, f"{state_size(config().build(128)):>6,} numbers at width 128", _summary(config))
+        (
+            name,
+            f"{state_size(config().build(128)):>7,} floats",
+            "parallel" if config.about.parallel else "sequential",
+            config.about.source,
+        )
         for name, config in CORES.items()
     ]
     scans = ", ".join(f"{rule}: {kernel}" for rule, kernel in kernels.items())
-    return [*_table(rows), f"kernels in use here: {scans}"]
+    return [
+        *_table(rows),
+        "floats: what one stream's memory holds at width 128; parallel: over time, in training",
+        f"kernels in use here: {scans}",
+    ]
 
 
 def _rules() -> list[str]:

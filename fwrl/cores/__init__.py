@@ -10,7 +10,12 @@ from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
 
-AnyCoreConfig = FastWeightConfig | LSTMConfig | GRUConfig | NoMemoryConfig
+AnyCoreConfig = (
+    FastWeightConfig
+    | GRUConfig
+    | LSTMConfig
+    | NoMemoryConfig
+)  # fmt: skip
 
 
 def _fast_weight_unless_said(value: Any) -> Any:

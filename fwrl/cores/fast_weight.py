@@ -1,7 +1,7 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Config, ConfigError
-from fwrl.core import MemoryCore
+from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
 from fwrl.kernels.normalised import normalised_scan
@@ -27,6 +27,12 @@ class FastWeightConfig(Config):
         have unit length already.
     """
 
+    about: ClassVar[About] = About(
+        update="W <- W + beta k (v - k W), y = q W",
+        cost="4D^2 + 3HKV",
+        parallel=True,
+        source="Schlag et al. 2021; Yang et al. 2024",
+    )
     kind: Literal["fast_weight"] = "fast_weight"
     heads: PositiveInt = 4
     key_size: PositiveInt | None = None

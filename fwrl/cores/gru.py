@@ -1,6 +1,6 @@
 """Gated recurrent unit (Cho et al. 2014): the strongest simple baseline on memory tasks."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,14 +10,20 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Config
-from fwrl.core import MemoryCore
+from fwrl.core import About, MemoryCore
 from fwrl.precision import at_least_float32
-from fwrl.state import where_state
+from fwrl.recurrence import by_steps
 
 
 class GRUConfig(Config):
     """A baseline with the gates of ``torch.nn.GRU``."""
 
+    about: ClassVar[About] = About(
+        update="h <- z h + (1 - z) tanh(g); z, g and a reset gate inside g from x and h",
+        cost="3DE + 3E^2",
+        parallel=False,
+        source="Cho et al. 2014",
+    )
     kind: Literal["gru"] = "gru"
     hidden_size: PositiveInt | None = None
     """None: the input size."""
@@ -43,24 +49,18 @@ class GRU(MemoryCore[Tensor]):
 
     @override
     def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
-        state = self._advance(self.input(x), state)
-        return state, state
+        return self._advance(self.input(x), state)
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
         fresh = self.initial_state(x.shape[0], x.device)
-        outputs: list[Tensor] = []
-        projected = self.input(x).unbind(1)
-        for projected_t, starts_t in zip(projected, starts.unbind(1), strict=True):
-            state = self._advance(projected_t, where_state(starts_t, fresh, state))
-            outputs.append(state)
-        return torch.stack(outputs, dim=1), state
+        return by_steps(self._advance, self.input(x), state, starts, fresh)
 
     def _advance(
         self, projected: Float[Tensor, "B E3"], state: Float[Tensor, "B E"]
-    ) -> Float[Tensor, "B E"]:
+    ) -> tuple[Float[Tensor, "B E"], Tensor]:
         hidden = state.to(self.recurrent.weight.dtype)
         recurrent = F.linear(hidden, self.recurrent.weight, self.recurrent.bias)
         # the state stays float32 where autocast made the projections smaller
@@ -70,4 +70,5 @@ class GRU(MemoryCore[Tensor]):
         )
         keep = (keep + recurrent_keep).sigmoid()
         new = (new + (reset + recurrent_reset).sigmoid() * recurrent_new).tanh()
-        return torch.lerp(new, state.to(new.dtype), keep)
+        state = torch.lerp(new, state.to(new.dtype), keep)
+        return state, state

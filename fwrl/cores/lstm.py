@@ -1,23 +1,28 @@
 """Long short-term memory (Hochreiter and Schmidhuber 1997): the usual memory of recurrent PPO."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import PositiveInt
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from typing_extensions import override
 
+from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config
-from fwrl.core import MemoryCore
-from fwrl.precision import at_least_float32
-from fwrl.state import where_state
+from fwrl.core import About, MemoryCore
+from fwrl.recurrence import by_steps
 
 
 class LSTMConfig(Config):
     """A baseline with the gates of ``torch.nn.LSTM``."""
 
+    about: ClassVar[About] = About(
+        update="c <- f c + i tanh(g), h <- o tanh(c); i, f, g, o from x and h",
+        cost="4DE + 4E^2",
+        parallel=False,
+        source="Hochreiter and Schmidhuber 1997",
+    )
     kind: Literal["lstm"] = "lstm"
     hidden_size: PositiveInt | None = None
     """None: the input size."""
@@ -29,13 +34,6 @@ class LSTMConfig(Config):
         return LSTM(input_size, self)
 
 
-class LSTMState(NamedTuple):
-    """What the gates read, and what they keep."""
-
-    hidden: Float[Tensor, "B E"]
-    cell: Float[Tensor, "B E"]
-
-
 class LSTM(MemoryCore[LSTMState]):
     """State: ``LSTMState``. Only the recurrent projection is inside the loop over time."""
 
@@ -43,39 +41,21 @@ class LSTM(MemoryCore[LSTMState]):
         super().__init__()
         self.input_size = input_size
         self.output_size = config.hidden_size or input_size
-        self.forget_bias = config.forget_bias
-        self.input = nn.Linear(input_size, 4 * self.output_size)
-        self.recurrent = nn.Linear(self.output_size, 4 * self.output_size, bias=False)
+        self.cell = LSTMCell(input_size, self.output_size, config.forget_bias)
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.output_size, device=device)
-        return LSTMState(zeros, zeros.clone())
+        return self.cell.initial_state(batch_size, device)
 
     @override
     def step(
         self, x: Float[Tensor, "B D"], state: LSTMState
     ) -> tuple[Float[Tensor, "B E"], LSTMState]:
-        state = self._advance(self.input(x), state)
-        return state.hidden, state
+        return self.cell.advance(self.cell.input(x), state)
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: LSTMState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], LSTMState]:
         fresh = self.initial_state(x.shape[0], x.device)
-        outputs: list[Tensor] = []
-        projected = self.input(x).unbind(1)
-        for projected_t, starts_t in zip(projected, starts.unbind(1), strict=True):
-            state = self._advance(projected_t, where_state(starts_t, fresh, state))
-            outputs.append(state.hidden)
-        return torch.stack(outputs, dim=1), state
-
-    def _advance(self, projected: Float[Tensor, "B E4"], state: LSTMState) -> LSTMState:
-        hidden = state.hidden.to(self.recurrent.weight.dtype)
-        gates = projected + F.linear(hidden, self.recurrent.weight)
-        # the state stays float32 where autocast made the gates smaller
-        write, keep, new, show = at_least_float32(gates).chunk(4, dim=-1)
-        kept = (keep + self.forget_bias).sigmoid() * state.cell
-        cell = kept + write.sigmoid() * new.tanh()
-        return LSTMState(show.sigmoid() * cell.tanh(), cell)
+        return by_steps(self.cell.advance, self.cell.input(x), state, starts, fresh)

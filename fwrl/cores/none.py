@@ -1,6 +1,6 @@
 """No memory at all: the control that every result about memory needs."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Config
-from fwrl.core import MemoryCore
+from fwrl.core import About, MemoryCore
 
 
 class NoMemoryConfig(Config):
     """A feed-forward layer with about as many parameters as the default fast weights."""
 
+    about: ClassVar[About] = About(
+        update="nothing is kept", cost="4D^2", parallel=True, source="a control"
+    )
     kind: Literal["none"] = "none"
     hidden_size: PositiveInt | None = None
     """None: twice the input size."""
