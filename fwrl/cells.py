@@ -1,14 +1,15 @@
-"""Gated units that several memories are made of: each advances by one time, or one layer."""
+"""Parts that several memories are made of: a gated unit in time, one in depth, a convolution."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.precision import at_least_float32
+from fwrl.recurrence import time_in_episode
 
 
 class LSTMState(NamedTuple):
@@ -72,3 +73,40 @@ class Gate(nn.Module):
         update = (update + stream_update - self.bias).sigmoid()
         new = (new + self.from_reset(reset * x)).tanh()
         return x + update * (new - x)
+
+
+class ShortConvolution(nn.Module):
+    """A causal convolution of each channel by itself over the last few times of the episode.
+
+    It lets a memory bind what follows one another, as a key and then its value (Fu et al. 2023).
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(size, channels).uniform_(-1, 1) * size**-0.5)
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None
+    ) -> Float[Tensor, "B R P"]:
+        """What came before an episode: R = size - 1 times of nothing."""
+        return torch.zeros(batch_size, self.size - 1, self.weight.shape[1], device=device)
+
+    @override
+    def forward(
+        self, x: Float[Tensor, "B T P"], recent: Float[Tensor, "B R P"], starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T P"], Float[Tensor, "B R P"]]:
+        """The convolved sequence, and the last R times of it."""
+        x = at_least_float32(x)
+        past = self.size - 1
+        before = torch.full_like(starts[:, 0], self.size, dtype=recent.dtype)
+        seen = time_in_episode(starts, before).unsqueeze(-1)
+        whole = torch.cat([recent.to(x.dtype), x], dim=1)
+        # the weight of the present is the first
+        y = self.weight[0].to(x.dtype) * x
+        for age in range(1, self.size):
+            earlier = whole[:, past - age : past - age + x.shape[1]]
+            y = y + self.weight[age].to(x.dtype) * torch.where(seen > age, earlier, 0.0)
+        ages = torch.arange(past, 0, -1, device=x.device).unsqueeze(-1)
+        kept = whole[:, whole.shape[1] - past :]
+        return y, torch.where(seen[:, -1:] >= ages, kept, 0.0)

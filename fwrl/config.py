@@ -44,6 +44,20 @@ def validate(model: type[ConfigType], values: Any, where: str = "") -> ConfigTyp
         raise ConfigError(_describe(model, (unknown or errors)[0], where)) from None
 
 
+def head_size(kind: str, input_size: int, heads: int, otherwise: str = "") -> int:
+    """What each of several heads gets of an input.
+
+    Raises:
+        ConfigError: If they cannot share it equally; the message ends with ``otherwise``.
+    """
+    if input_size % heads:
+        raise ConfigError(
+            f"{kind}: input_size {input_size} does not divide into {heads} heads; "
+            f"use a multiple of {heads}{otherwise}"
+        )
+    return input_size // heads
+
+
 def nearest(name: Any, choices: Iterable[str]) -> str:
     """What would be right instead of ``name``: the most similar choice, or all of them."""
     choices = list(choices)

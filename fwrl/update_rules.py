@@ -25,8 +25,19 @@ class Write(NamedTuple):
     value: Float[Tensor, "*BT H V"]
     # write strength, in [0, 1], or in [0, 2] to let the delta rule reflect
     beta: Float[Tensor, "*BT H 1"] | None = None
-    # how much of the fast weights survives until this write, in [0, 1]
-    decay: Float[Tensor, "*BT H 1"] | None = None
+    # how much of the fast weights survives until this write, in [0, 1]; of all or of each key
+    # feature
+    decay: Float[Tensor, "*BT H #K"] | None = None
+    # where the old value is looked up, if not at the key, and how much of it is taken from each
+    # key feature, in [0, 1]
+    removal_key: Float[Tensor, "*BT H K"] | None = None
+    removal_rate: Float[Tensor, "*BT H K"] | None = None
+
+
+def map_write(function: Callable[[Tensor], Tensor], write: Write) -> Write:
+    """The same request with ``function`` applied to every field that is given."""
+    given = {name: function(field) for name, field in write._asdict().items() if field is not None}
+    return write._replace(**given)
 
 
 UpdateRule = Callable[[Tensor, Write], Tensor]
@@ -69,6 +80,53 @@ def gated_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
     return delta_rule(write.decay.unsqueeze(-1) * weights, write)
 
 
+def kda_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """The gated delta rule with a decay for each key feature: Kimi delta attention (2025)."""
+    return gated_delta_rule(weights, write)
+
+
+def longhorn_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """The delta rule with the step that never overshoots (Liu et al. 2024).
+
+    The new weights are the best trade between staying and storing the value: an implicit step of
+    gradient descent, stable for keys of any length.
+    """
+    return delta_rule(weights, write._replace(beta=implicit_beta(write)))
+
+
+def implicit_beta(write: Write) -> Float[Tensor, "*BT H 1"]:
+    """The write strength with which the delta rule is an implicit step: beta / (1 + beta |k|^2)."""
+    assert write.beta is not None, "the longhorn rule needs beta"
+    return write.beta / (1.0 + write.beta * write.key.square().sum(dim=-1, keepdim=True))
+
+
+def clipped_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """The delta rule; then fast weights longer than 1 are scaled to length 1 (Schlag et al. 2021b).
+
+    The rule of Fast Weight Memory, as Schlag et al. (2021) compare it with theirs.
+    """
+    weights = delta_rule(weights, write)
+    return weights / torch.linalg.matrix_norm(weights, keepdim=True).clamp_min(1.0)
+
+
+def sigmoid_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """Add the value at the key, then squash all weights: the first one (Schmidhuber 1991)."""
+    return sum_rule(weights, write).sigmoid()
+
+
+def generalised_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """Decay each key feature, and remove at another key than the one written to: RWKV-7.
+
+    What is removed is looked up before the decay (Peng et al. 2025).
+    """
+    assert write.decay is not None, "the generalised delta rule needs decay"
+    assert write.removal_key is not None, "the generalised delta rule needs a removal key"
+    assert write.removal_rate is not None, "the generalised delta rule needs a removal rate"
+    old = read(weights, write.removal_key)
+    kept = _add(write.decay.unsqueeze(-1) * weights, -write.removal_rate * write.removal_key, old)
+    return _add(kept, write.key, write.value)
+
+
 def _add(
     weights: FastWeights, key: Float[Tensor, "B H K"], value: Float[Tensor, "B H V"]
 ) -> FastWeights:
@@ -80,4 +138,9 @@ UPDATE_RULES: dict[str, UpdateRule] = {
     "delta": delta_rule,
     "gated_sum": gated_sum_rule,
     "gated_delta": gated_delta_rule,
+    "kda": kda_rule,
+    "longhorn": longhorn_rule,
+    "clipped_delta": clipped_delta_rule,
+    "sigmoid_sum": sigmoid_sum_rule,
+    "generalised_delta": generalised_delta_rule,
 }

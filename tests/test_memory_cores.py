@@ -19,7 +19,7 @@ B, T, D = 3, 6, 16
 
 # each changes what the default core does; together they reach every branch of it
 FAST_WEIGHTS = {
-    "sum": {"update_rule": "sum", "feature_map": "elu_plus_one", "output_norm": True},
+    "sum": {"update_rule": "sum", "feature_map": "elu_plus_one", "output_norm": "rms"},
     "normalised sum": {
         "update_rule": "sum",
         "feature_map": "dpfp",
@@ -41,6 +41,19 @@ FAST_WEIGHTS = {
     "gated_sum": {"update_rule": "gated_sum", "learned_initial_state": True},
     "gated_delta": {"update_rule": "gated_delta", "learned_initial_state": True},
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
+    "kda": {"update_rule": "kda", "feature_map": "dpfp", "output_norm": "layer"},
+    "longhorn": {"update_rule": "longhorn", "normalise": "none"},
+    "clipped_delta": {"update_rule": "clipped_delta", "feature_map": "dpfp", "normalise": "none"},
+    "sigmoid_sum": {"update_rule": "sigmoid_sum", "feature_map": "identity"},
+    "products of two": {"num_householder": 2, "max_beta": 2, "learned_initial_state": True},
+    "gated products of three": {"num_householder": 3, "update_rule": "gated_delta"},
+    "kda products of two": {"num_householder": 2, "update_rule": "kda"},
+    "convolution": {"short_convolution": 4},
+    "normalised convolution": {
+        "short_convolution": 2,
+        "feature_map": "relu",
+        "attention_normaliser": True,
+    },
     "reference": {"kernel": "reference", "heads": 2, "key_size": 3, "value_size": 5},
 }
 VARIANTS = {name: config() for name, config in CORES.items()}
@@ -242,6 +255,10 @@ def test_every_core_can_be_chosen_by_its_name():
         (
             {"attention_normaliser": True, "feature_map": "relu", "update_rule": "gated_delta"},
             "not defined for gated_delta",
+        ),
+        (
+            {"num_householder": 2, "update_rule": "sum"},
+            "num_householder is 2, but only delta, gated_delta, kda, longhorn",
         ),
         ({"feature_map": "dpf"}, "did you mean 'dpfp'?"),
     ],

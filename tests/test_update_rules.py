@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from fwrl.kernels import scan
+from fwrl.kernels import CHUNKED, scan
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.update_rules import UPDATE_RULES, Write, read, sum_rule
 
@@ -13,6 +15,7 @@ KEYS = [(0.6, 0.4), (0.6, 0.4), (0.2, 0.8)]
 VALUES = [(1, 0), (0, 1), (1, 1)]
 BETA = [0.5, 1, 0.8]
 DECAY = [0.9, 0.5, 0.8]
+CHANNEL_DECAY = [(0.9, 0.5), (0.5, 0.8), (0.8, 0.9)]
 QUERY = (0.5, 0.5)
 
 # rule, unit keys and query, factor of beta, last weights (rows are values), what is read
@@ -35,6 +38,21 @@ GOLDEN = {
         [-0.156854369, 2.146083504, 1.477879739, 0.364516992],
         [1.406597411, 1.302771222],
     ),
+    "kda, unit keys": (
+        *("kda", True, 1),
+        [0.15499367, 0.794705242, 0.73437175, 0.774156235],
+        [0.67153854, 1.066690368],
+    ),
+    "longhorn": (
+        *("longhorn", False, 1),
+        [0.248364867, 0.471320789, 0.468366512, 0.557676575],
+        [0.359842828, 0.513021543],
+    ),
+    "clipped_delta": (
+        *("clipped_delta", False, 1),
+        [0.228412928, 0.531775439, 0.548628912, 0.603364511],
+        [0.380094184, 0.575996712],
+    ),
 }
 
 
@@ -42,13 +60,15 @@ def doubles(numbers):
     return torch.tensor(numbers, dtype=torch.double)
 
 
-def worked_example(unit=False, factor=1):
+def worked_example(unit=False, factor=1, channels=False):
     key, query = doubles(KEYS), doubles([QUERY] * 3)
     if unit:
         key, query = (x / x.norm(dim=-1, keepdim=True) for x in (key, query))
     # one stream, one head
     key, query, value = (x[None, :, None] for x in (key, query, doubles(VALUES)))
     beta, decay = (doubles(x)[None, :, None, None] for x in (BETA, DECAY))
+    if channels:
+        decay = doubles(CHANNEL_DECAY)[None, :, None]
     return query, Write(key, value, factor * beta, decay)
 
 
@@ -56,7 +76,9 @@ def worked_example(unit=False, factor=1):
 @pytest.mark.parametrize("case", GOLDEN)
 def test_rules_are_the_worked_example(case, kernel):
     name, unit, factor, weights, values = GOLDEN[case]
-    query, write = worked_example(unit, factor)
+    if kernel == "chunked" and UPDATE_RULES[name] not in CHUNKED:
+        pytest.skip("sequential by nature")
+    query, write = worked_example(unit, factor, channels=name == "kda")
     state, starts = doubles(np.zeros((1, 1, 2, 2))), torch.zeros(1, 3, dtype=torch.bool)
     read_values, end = scan(UPDATE_RULES[name], state, query, write, starts, kernel=kernel)
     # the numbers of some cases are given to nine digits
@@ -82,51 +104,68 @@ def test_attention_normalisation_is_the_worked_example(name, weights, values, ke
     torch.testing.assert_close(read_values[0, -1, 0], doubles(values))
 
 
-def random_write(seed=0, batch=2, heads=3, key_size=4, value_size=5):
+def random_write(seed=0, batch=2, heads=3, key_size=4, value_size=5, channels=1):
     generator = torch.Generator().manual_seed(seed)
 
-    def random(*shape):
-        return torch.randn(*shape, dtype=torch.double, generator=generator)
+    def random(size):
+        return torch.randn(batch, heads, size, dtype=torch.double, generator=generator)
 
-    weights = random(batch, heads, key_size, value_size)
-    key, value = random(batch, heads, key_size), random(batch, heads, value_size)
-    beta, decay = random(batch, heads, 1).sigmoid(), random(batch, heads, 1).sigmoid()
-    return weights, Write(key, value, beta, decay)
+    weights = random(key_size * value_size).unflatten(-1, (key_size, value_size))
+    return weights, Write(
+        random(key_size),
+        random(value_size),
+        random(1).sigmoid(),
+        random(channels).sigmoid(),
+        random(key_size),
+        random(key_size).sigmoid(),
+    )
 
 
-def numpy_rule(name, weights, key, value, beta, decay):
+def channels_of(name, key_size):
+    return key_size if name in ("kda", "generalised_delta") else 1
+
+
+def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):
     """One rule, one matrix, one entry after another; values are the rows, as in the papers."""
-    new = weights.copy()
+    new, (beta,) = old.copy(), beta
+    rows, columns = range(len(value)), range(len(key))
     if name == "gated_sum":
         new *= 1 - beta
-    if name == "gated_delta":
+    if name in ("gated_delta", "kda", "generalised_delta"):
         new *= decay
-    stored = new @ key
-    for row in range(len(value)):
-        for column in range(len(key)):
-            match name:
-                case "sum":
-                    new[row, column] += value[row] * key[column]
-                case "gated_sum":
-                    new[row, column] += beta * value[row] * key[column]
-                case _:
-                    new[row, column] += beta * (value[row] - stored[row]) * key[column]
-    return new
+    if name == "longhorn":
+        beta = beta / (1 + beta * sum(key[c] ** 2 for c in columns))
+    stored = old @ removal_key if name == "generalised_delta" else new @ key
+    for row, column in itertools.product(rows, columns):
+        match name:
+            case "sum" | "sigmoid_sum":
+                new[row, column] += value[row] * key[column]
+            case "gated_sum":
+                new[row, column] += beta * value[row] * key[column]
+            case "generalised_delta":
+                taken = removal_rate[column] * removal_key[column]
+                new[row, column] += value[row] * key[column] - stored[row] * taken
+            case _:
+                new[row, column] += beta * (value[row] - stored[row]) * key[column]
+    if name == "clipped_delta":
+        new /= max(1, np.sqrt(sum(new[r, c] ** 2 for r in rows for c in columns)))
+    return 1 / (1 + np.exp(-new)) if name == "sigmoid_sum" else new
 
 
 @every_rule
 def test_rules_equal_a_loop_over_entries(name):
-    weights, write = random_write()
+    weights, write = random_write(channels=channels_of(name, 4))
     new = UPDATE_RULES[name](weights, write).numpy()
     for b, h in np.ndindex(new.shape[:2]):
-        key, value, beta, decay = (field[b, h].numpy() for field in write)
-        expected = numpy_rule(name, weights[b, h].numpy().T, key, value, beta[0], decay[0])
+        fields = (field[b, h].numpy() for field in write)
+        expected = numpy_rule(name, weights[b, h].numpy().T, *fields)
         np.testing.assert_allclose(new[b, h].T, expected, rtol=0, atol=1e-12)
 
 
 @every_rule
 def test_gradients_of_each_rule(name):
-    weights, write = random_write(batch=1, heads=2, key_size=3, value_size=2)
+    channels = channels_of(name, 3)
+    weights, write = random_write(batch=1, heads=2, key_size=3, value_size=2, channels=channels)
     inputs = [x.requires_grad_() for x in (weights, *write)]
     assert torch.autograd.gradcheck(
         lambda w, *fields: UPDATE_RULES[name](w, Write(*fields)), inputs
@@ -172,6 +211,46 @@ def test_a_gated_delta_rule_without_decay_is_the_delta_rule():
     write = write._replace(decay=torch.ones_like(write.decay))
     gated, plain = (UPDATE_RULES[name](weights, write) for name in ("gated_delta", "delta"))
     torch.testing.assert_close(gated, plain, atol=0, rtol=0)
+
+
+def test_decays_that_agree_make_kda_the_gated_delta_rule():
+    weights, write = random_write()
+    wide = write._replace(decay=write.decay.expand_as(write.key))
+    kda, gated = UPDATE_RULES["kda"](weights, wide), UPDATE_RULES["gated_delta"](weights, write)
+    torch.testing.assert_close(kda, gated, atol=0, rtol=0)
+
+
+def test_one_key_for_all_makes_the_generalised_delta_rule_the_delta_rule():
+    weights, write = random_write()
+    write = write._replace(value=write.beta * write.value)
+    general = write._replace(
+        decay=torch.ones_like(write.key),
+        removal_key=write.key,
+        removal_rate=write.beta.expand_as(write.key),
+    )
+    plain = write._replace(value=write.value / write.beta)
+    torch.testing.assert_close(
+        UPDATE_RULES["generalised_delta"](weights, general), UPDATE_RULES["delta"](weights, plain)
+    )
+
+
+def test_longhorn_is_stable_for_keys_of_any_length_and_the_delta_rule_is_not():
+    weights, write = random_write()
+    long = write._replace(key=100 * write.key)
+    error = {
+        name: (read(UPDATE_RULES[name](weights, long), long.key) - long.value).abs().max()
+        for name in ("longhorn", "delta")
+    }
+    before = (read(weights, long.key) - long.value).abs().max()
+    assert error["longhorn"] < 0.1 * before
+    assert error["delta"] > 100 * before
+
+
+def test_clipped_weights_are_never_longer_than_one():
+    weights = torch.zeros(2, 3, 4, 5, dtype=torch.double)
+    for seed in range(50):
+        weights = UPDATE_RULES["clipped_delta"](weights, random_write(seed)[1])
+    assert torch.linalg.matrix_norm(weights).max() <= 1 + 1e-12
 
 
 @every_kernel

@@ -9,12 +9,14 @@ from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
+from fwrl.cores.rwkv7 import RWKV7Config
 
 AnyCoreConfig = (
     FastWeightConfig
     | GRUConfig
     | LSTMConfig
     | NoMemoryConfig
+    | RWKV7Config
 )  # fmt: skip
 
 
@@ -35,4 +37,5 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "lstm": LSTMConfig,
     "gru": GRUConfig,
     "none": NoMemoryConfig,
+    "rwkv7": RWKV7Config,
 }

@@ -1,30 +1,38 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
-import math
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, ConfigError
+from fwrl.cells import ShortConvolution
+from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
+from fwrl.decay import Decay
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.precision import at_least_float32
-from fwrl.update_rules import UPDATE_RULES, Write, gated_delta_rule, sum_rule
+from fwrl.shapes import FastWeights
+from fwrl.update_rules import UPDATE_RULES, Write, map_write
+
+# The rules that know no write strength, that can divide by the sum of the keys, and that can write
+# several times at one time.
+WITHOUT_BETA = ("sum", "sigmoid_sum")
+NORMALISED = ("sum", "delta", "gated_sum")
+REPEATED = ("delta", "gated_delta", "kda", "longhorn")
 
 
 class FastWeightConfig(Config):
     """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024).
 
     Note:
-        Left out of that recipe: the short convolution, and the scale of the queries, which here
-        have unit length already.
+        That recipe also has ``short_convolution=4``. The scale of its queries is left out, which
+        here have unit length already.
     """
 
     about: ClassVar[About] = About(
@@ -39,7 +47,16 @@ class FastWeightConfig(Config):
     """Of each head, before the feature map; None: the input size divided by the heads."""
     value_size: PositiveInt | None = None
     """Of each head; None: the input size divided by the heads."""
-    update_rule: Literal["sum", "delta", "gated_sum", "gated_delta"] = "delta"
+    update_rule: Literal[
+        "sum",
+        "delta",
+        "gated_sum",
+        "gated_delta",
+        "kda",
+        "longhorn",
+        "clipped_delta",
+        "sigmoid_sum",
+    ] = "delta"
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
     feature_map: Literal["identity", "elu_plus_one", "relu", "silu", "softmax", "dpfp", "favor"] = (
         "silu"
@@ -55,11 +72,17 @@ class FastWeightConfig(Config):
     """Divides what is read by the sum of the weights that made it."""
     max_beta: Literal[1, 2] = 1
     """The largest write strength; 2 lets the delta rule reflect, so that it can count parity."""
+    num_householder: PositiveInt = 1
+    """Writes at each time, each with a key, a value and a beta of its own: DeltaProduct (Siems et
+    al. 2025). More than one lets the state change by a product of as many reflections."""
+    short_convolution: NonNegativeInt = 0
+    """Times that a causal convolution of queries, keys and values spans, 4 as a rule; 0: none."""
     learned_initial_state: bool = False
     """Whether episodes begin with fast weights that are learned, in place of zeros."""
-    output_norm: bool = False
-    """Scales what each head reads to unit size. Reads under the default recipe are bounded by the
-    values already, and their size says how sure the memory is; sums may need it."""
+    output_norm: Literal["none", "rms", "layer"] = "none"
+    """Scales what each head reads to unit size (``layer`` without learned scales). Reads under the
+    default recipe are bounded by the values already, and their size says how sure the memory is;
+    sums may need it."""
     kernel: Literal["auto", "reference", "chunked"] = "auto"
     """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
 
@@ -73,6 +96,13 @@ class FastWeightConfig(Config):
             )
         if self.max_beta != 1 and self.update_rule == "gated_sum":
             raise ValueError("max_beta=2 makes the decay of gated_sum negative; use max_beta=1")
+        if self.num_householder > 1 and (
+            self.update_rule not in REPEATED or self.attention_normaliser
+        ):
+            raise ValueError(
+                f"num_householder is {self.num_householder}, but only {', '.join(REPEATED)}, and "
+                f"no attention_normaliser, write several times; use num_householder=1"
+            )
         if not self.attention_normaliser:
             return self
         if signed:
@@ -80,8 +110,11 @@ class FastWeightConfig(Config):
                 f"attention_normaliser cannot divide by features that may be negative, as "
                 f"feature_map={self.feature_map!r} makes; use elu_plus_one or dpfp"
             )
-        if self.update_rule == "gated_delta":
-            raise ValueError("attention_normaliser is not defined for gated_delta; use delta")
+        if self.update_rule not in NORMALISED:
+            raise ValueError(
+                f"attention_normaliser is not defined for {self.update_rule}; "
+                f"use {', '.join(NORMALISED)}"
+            )
         if self.learned_initial_state:
             raise ValueError(
                 "attention_normaliser and learned_initial_state exclude each other; choose one"
@@ -93,108 +126,141 @@ class FastWeightConfig(Config):
         return FastWeight(input_size, self)
 
 
-class FastWeight(MemoryCore[Tensor]):
-    """State: the fast weights ``[B, H, K, V]``, K being the number of features.
+class FastWeightState(NamedTuple):
+    """What was written, and what a short convolution still has to see (R = 0 without one)."""
 
-    With attention normalisation one more column holds the sum of the keys.
-    """
+    # one column more holds the sum of the keys, with attention normalisation
+    weights: FastWeights
+    recent: Float[Tensor, "B R P"]
+
+
+class FastWeight(MemoryCore[FastWeightState]):
+    """State: ``FastWeightState``; its weights are ``[B, H, K, V]``, K being the features."""
 
     def __init__(self, input_size: int, config: FastWeightConfig) -> None:
         super().__init__()
         self.input_size = self.output_size = input_size
         self.heads, self.kernel = config.heads, config.kernel
-        self.max_beta = config.max_beta
+        self.writes, self.max_beta = config.num_householder, config.max_beta
         self.rule = UPDATE_RULES[config.update_rule]
         self.normalised = config.attention_normaliser
-        self.key_size = _per_head(input_size, config.heads, config.key_size, "key_size")
-        self.value_size = _per_head(input_size, config.heads, config.value_size, "value_size")
+        self.key_size = config.key_size or head_size(
+            "fast_weight", input_size, config.heads, ", or give key_size"
+        )
+        self.value_size = config.value_size or head_size(
+            "fast_weight", input_size, config.heads, ", or give value_size"
+        )
         options = FeatureOptions(self.key_size, config.nu, config.num_features)
         self.feature_map = FeatureMap(config.feature_map, options, config.normalise)
         # queries, keys, values: one product
-        projected = config.heads * (2 * self.key_size + self.value_size)
+        self.addresses = config.heads * (1 + self.writes) * self.key_size
+        projected = self.addresses + config.heads * self.writes * self.value_size
         self.project = nn.Linear(input_size, projected, bias=False)
-        self.beta = None if self.rule is sum_rule else nn.Linear(input_size, config.heads)
-        self.decay = Decay(input_size, config.heads) if self.rule is gated_delta_rule else None
-        self.output_norm = nn.RMSNorm(self.value_size) if config.output_norm else nn.Identity()
+        strengths = config.heads * self.writes
+        self.beta = (
+            nn.Linear(input_size, strengths) if config.update_rule not in WITHOUT_BETA else None
+        )
+        channels = {"gated_delta": 1, "kda": self.feature_map.size}.get(config.update_rule)
+        self.decay = Decay(input_size, config.heads, channels) if channels else None
+        self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
-        self.start = None
-        if config.learned_initial_state:
-            self.start = nn.Parameter(torch.zeros(1, *self._state_shape()))
-
-    def _state_shape(self) -> tuple[int, int, int]:
         columns = self.value_size + 1 if self.normalised else self.value_size
-        return self.heads, self.feature_map.size, columns
+        shape = (1, config.heads, self.feature_map.size, columns)
+        self.start = nn.Parameter(torch.zeros(shape)) if config.learned_initial_state else None
+        self.shape = torch.Size(shape[1:])
+        size = config.short_convolution
+        self.convolution = ShortConvolution(projected, size) if size else None
 
     @override
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
-        if self.start is not None:
-            return self.start.to(device).expand(batch_size, -1, -1, -1).clone()
-        return torch.zeros(batch_size, *self._state_shape(), device=device)
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> FastWeightState:
+        if self.convolution is None:
+            recent = torch.zeros(batch_size, 0, 0, device=device)
+        else:
+            recent = self.convolution.initial_state(batch_size, device)
+        if self.start is None:
+            weights = torch.zeros(batch_size, *self.shape, device=device)
+        else:
+            weights = self.start.to(device).expand(batch_size, -1, -1, -1).clone()
+        return FastWeightState(weights, recent)
 
     @override
-    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
-        if self.normalised:
+    def step(
+        self, x: Float[Tensor, "B D"], state: FastWeightState
+    ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
+        if self.normalised or self.convolution is not None or self.writes > 1:
             starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
             y, state = self.unroll(x.unsqueeze(1), state, starts)
             return y.squeeze(1), state
-        values, state = scan_step(self.rule, state, *self._slow(x))
-        return self._out(values), state
+        query, write = self._slow(x, self.project(x))
+        write = map_write(lambda field: field.squeeze(-3), write)
+        values, weights = scan_step(self.rule, state.weights, query, write)
+        return self._out(values), state._replace(weights=weights)
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], Tensor]:
-        query, write = self._slow(x)
+        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], FastWeightState]:
+        projected, recent = self.project(x), state.recent
+        if self.convolution is not None:
+            projected, recent = self.convolution(projected, recent, starts)
+        query, write = self._slow(x, projected)
+        query, write, starts = _one_after_another(query, write, starts)
+        weights = state.weights
         if self.normalised:
-            values, state = normalised_scan(self.rule, state, query, write, starts, self.kernel)
+            values, weights = normalised_scan(self.rule, weights, query, write, starts, self.kernel)
         else:
-            values, state = scan(self.rule, state, query, write, starts, self.start, self.kernel)
-        return self._out(values), state
+            values, weights = scan(
+                self.rule, weights, query, write, starts, self.start, self.kernel
+            )
+        # each time is read after its last write
+        read = values[:, self.writes - 1 :: self.writes]
+        return self._out(read), FastWeightState(weights, recent)
 
-    def _slow(self, x: Float[Tensor, "*BT D"]) -> tuple[Float[Tensor, "*BT H M"], Write]:
-        """The query, and what is to be written."""
-        addresses = 2 * self.heads * self.key_size
-        projected = self.project(x)
-        address = projected[..., :addresses].unflatten(-1, (2 * self.heads, self.key_size))
-        query, key = self.feature_map(address).chunk(2, dim=-2)
-        value = projected[..., addresses:].unflatten(-1, (self.heads, self.value_size))
+    def _slow(
+        self, x: Float[Tensor, "*BT D"], projected: Float[Tensor, "*BT P"]
+    ) -> tuple[Float[Tensor, "*BT H M"], Write]:
+        """The query, and what is to be written: its fields have an axis for the writes."""
+        address = projected[..., : self.addresses]
+        address = address.unflatten(-1, (1 + self.writes, self.heads, self.key_size))
+        query, key = self.feature_map(address).split([1, self.writes], dim=-3)
+        value = projected[..., self.addresses :]
+        if self.convolution is not None:
+            value = F.silu(value)
+        value = value.unflatten(-1, (self.writes, self.heads, self.value_size))
         beta = None
         if self.beta is not None:
-            strength = at_least_float32(self.beta(x)).sigmoid()
-            beta = self.max_beta * strength.unsqueeze(-1)
-        decay = None if self.decay is None else self.decay(x).unsqueeze(-1)
-        return query, Write(key, value, beta, decay)
+            strength = self.max_beta * at_least_float32(self.beta(x)).sigmoid()
+            beta = strength.unflatten(-1, (self.writes, self.heads, 1))
+        decay = None
+        if self.decay is not None:
+            decay = self.decay(x).unsqueeze(-3)
+            # the memory decays once at each time, before the first write
+            decay = torch.cat([decay] + [torch.ones_like(decay)] * (self.writes - 1), dim=-3)
+        return query.squeeze(-3), Write(key, value, beta, decay)
 
     def _out(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.output(self.output_norm(values).flatten(start_dim=-2))
 
 
-class Decay(nn.Module):
-    """How much of each head's fast weights survives one time, in (0, 1) (Dao and Gu 2024).
+def _one_after_another(
+    query: Float[Tensor, "B T H K"], write: Write, starts: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B R H K"], Write, Bool[Tensor, "B R"]]:
+    """Times of one write each: R = T * N, where each time had N writes.
 
-    The rates and the time steps start spread out, so that heads forget at different speeds.
+    Only the first of a time's writes can start an episode; only the last is read.
     """
-
-    def __init__(self, input_size: int, heads: int) -> None:
-        super().__init__()
-        self.step = nn.Linear(input_size, heads, bias=False)
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(0, 16).clamp_min(1e-4).log())
-        step = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-        # the inverse of softplus
-        self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
-
-    @override
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H"]:
-        step = F.softplus(at_least_float32(self.step(x)) + self.step_bias)
-        return torch.exp(-self.log_rate.exp() * step)
+    writes = write.key.shape[2]
+    query = F.pad(query.unsqueeze(2), (0, 0, 0, 0, writes - 1, 0))
+    starts = F.pad(starts.unsqueeze(2), (0, writes - 1))
+    flat = map_write(lambda field: field.flatten(1, 2), write)
+    return query.flatten(1, 2), flat, starts.flatten(1, 2)
 
 
-def _per_head(input_size: int, heads: int, size: int | None, name: str) -> int:
-    if size is not None:
-        return size
-    if input_size % heads:
-        raise ConfigError(
-            f"fast_weight: input_size {input_size} does not divide into {heads} heads; "
-            f"use a multiple of {heads}, or give {name}"
-        )
-    return input_size // heads
+def _output_norm(name: str, size: int) -> nn.Module:
+    match name:
+        case "rms":
+            return nn.RMSNorm(size)
+        case "layer":
+            return nn.LayerNorm(size, elementwise_affine=False)
+        case _:
+            return nn.Identity()

@@ -13,16 +13,31 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import chunked, reference
+from fwrl.kernels import channelwise, chunked, reference
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
-from fwrl.update_rules import UpdateRule, Write, read
+from fwrl.update_rules import UpdateRule, Write, map_write, read
 
 logger = logging.getLogger("fwrl.kernels")
 
 Scan = Callable[[UpdateRule, Tensor, Tensor, Write, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
-KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": chunked.scan}
+
+def _chunked(
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    run = channelwise.scan if rule in channelwise.RULES else chunked.scan
+    return run(rule, state, query, write, starts, fresh)
+
+
+KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": _chunked}
+# the rules that have a chunked form
+CHUNKED = channelwise.RULES | chunked.FORMS.keys()
 
 _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
 
@@ -56,9 +71,9 @@ def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
     """
     name = _forced.get() or kernel
     if name == "auto":
-        return "chunked" if rule in chunked.FORMS and times > 1 else "reference"
+        return "chunked" if rule in CHUNKED and times > 1 else "reference"
     _check(name)
-    if name == "chunked" and rule not in chunked.FORMS:
+    if name == "chunked" and rule not in CHUNKED:
         raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
     return name
 
@@ -112,9 +127,7 @@ def _exact(
 ) -> tuple[Tensor, Tensor, Write, Tensor | None]:
     query = at_least_float32(query)
     dtype = query.dtype
-    beta = None if write.beta is None else write.beta.to(dtype)
-    decay = None if write.decay is None else write.decay.to(dtype)
-    write = Write(write.key.to(dtype), write.value.to(dtype), beta, decay)
+    write = map_write(lambda field: field.to(dtype), write)
     fresh = None if fresh is None else fresh.to(dtype)
     return state.to(dtype), query, write, fresh
 

@@ -25,6 +25,7 @@ Note:
     magnitude in float32 when keys repeat, as those of a resting agent do.
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,6 +40,8 @@ from fwrl.update_rules import (
     delta_rule,
     gated_delta_rule,
     gated_sum_rule,
+    implicit_beta,
+    longhorn_rule,
     sum_rule,
 )
 
@@ -59,6 +62,8 @@ class Form(NamedTuple):
     scaled: bool
     # none, given in the write, or the rest that beta leaves
     decay: Literal["none", "given", "rest"]
+    # beta is that of an implicit step
+    implicit: bool = False
 
 
 FORMS: dict[UpdateRule, Form] = {
@@ -66,6 +71,7 @@ FORMS: dict[UpdateRule, Form] = {
     delta_rule: Form(removes=True, scaled=True, decay="none"),
     gated_sum_rule: Form(removes=False, scaled=True, decay="rest"),
     gated_delta_rule: Form(removes=True, scaled=True, decay="given"),
+    longhorn_rule: Form(removes=True, scaled=True, decay="none", implicit=True),
 }
 
 
@@ -76,7 +82,9 @@ class Chunks(NamedTuple):
     key: Float[Tensor, "N B H C K"]
     value: Float[Tensor, "N B H C V"]
     beta: Float[Tensor, "N B H C 1"] | None
-    log_decay: Float[Tensor, "N B H C 1"] | None
+    log_decay: Float[Tensor, "N B H C #K"] | None
+    removal_key: Float[Tensor, "N B H C K"] | None
+    removal_rate: Float[Tensor, "N B H C K"] | None
     starts: Bool[Tensor, "N B C"]
 
 
@@ -91,6 +99,27 @@ class Links(NamedTuple):
     fresh: Float[Tensor, "N B #H C 1"]
 
 
+class Passage(NamedTuple):
+    """All that the chunks contribute to the recurrence from chunk to chunk.
+
+    With ``W`` the fast weights that enter a chunk, and without what is None::
+
+        written = inverse (written - strong_key W)
+        values  = attention written + query W + beside
+        W      <- survives W + key written + added
+    """
+
+    attention: Float[Tensor, "N B #H C C"]
+    query: Float[Tensor, "N B #H C K"]
+    key: Float[Tensor, "N B #H K C"]
+    survives: Float[Tensor, "N B #H #K 1"]
+    written: Float[Tensor, "N B #H C V"]
+    inverse: Float[Tensor, "N B #H C C"] | None
+    strong_key: Float[Tensor, "N B #H C K"] | None
+    beside: Float[Tensor, "N B #H C V"] | None
+    added: Float[Tensor, "N B #H K V"] | None
+
+
 def scan(
     rule: UpdateRule,
     state: FastWeights,
@@ -101,24 +130,31 @@ def scan(
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
     form = FORMS[rule]
-    chunks = _split(form, query, write, starts)
+    chunks = split(query, _prepared(form, write), starts, CHUNK_SIZE)
     links = _link(chunks)
-    values, state = _pass_on(form, chunks, links, state, fresh)
-    if fresh is not None:
-        values = values + (links.fresh * chunks.query) @ fresh
-    batch, times, heads = query.shape[:3]
-    values = values.permute(1, 0, 3, 2, 4).reshape(batch, -1, heads, values.shape[-1])
-    return values[:, :times], state
+    values, state = pass_on(_passage(form, chunks, links, fresh), state)
+    return join(values, query.shape[1]), state
 
 
-def _split(
-    form: Form,
+def _prepared(form: Form, write: Write) -> Write:
+    """The write with the beta and the decay that the recurrence is to see."""
+    decay = write.decay if form.decay == "given" else None
+    if form.decay == "rest" and write.beta is not None:
+        decay = 1.0 - write.beta
+    if not form.scaled:
+        return write._replace(beta=None, decay=decay)
+    beta = implicit_beta(write) if form.implicit else write.beta
+    return write._replace(beta=beta, decay=decay)
+
+
+def split(
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
+    chunk_size: int,
 ) -> Chunks:
     """Chunks of equal size, filled up with times that neither start, write nor decay."""
-    count = -(-query.shape[1] // CHUNK_SIZE)
+    count = -(-query.shape[1] // chunk_size)
     size = -(-query.shape[1] // count)
     missing = count * size - query.shape[1]
 
@@ -127,32 +163,45 @@ def _split(
         parts = filled.unflatten(1, (count, size))
         return parts.permute(1, 0, 3, 2, 4).contiguous()
 
-    decay = {"none": None, "given": write.decay, "rest": write.beta}[form.decay]
-    log_decay = None
-    if decay is not None:
-        decay = 1.0 - decay if form.decay == "rest" else decay
-        log_decay = by_chunk(decay.clamp_min(MIN_DECAY).log())
-    beta = by_chunk(write.beta) if form.scaled and write.beta is not None else None
-    starts = F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1)
+    def if_given(x: Tensor | None) -> Tensor | None:
+        return None if x is None else by_chunk(x)
+
+    log_decay = None if write.decay is None else write.decay.clamp_min(MIN_DECAY).log()
     return Chunks(
-        by_chunk(query), by_chunk(write.key), by_chunk(write.value), beta, log_decay, starts
+        by_chunk(query),
+        by_chunk(write.key),
+        by_chunk(write.value),
+        if_given(write.beta),
+        if_given(log_decay),
+        if_given(write.removal_key),
+        if_given(write.removal_rate),
+        F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1),
     )
+
+
+def join(values: Float[Tensor, "N B H C V"], times: int) -> Float[Tensor, "B T H V"]:
+    """The chunks after one another, without what they were filled up with."""
+    return values.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :times]
+
+
+def together(chunks: Chunks) -> tuple[Bool[Tensor, "N B 1 C C"], Bool[Tensor, "N B 1 C 1"]]:
+    """Which times up to each are of its episode; which times still see the entering state."""
+    episode = chunks.starts.cumsum(dim=-1)
+    same = episode.unsqueeze(-1) == episode.unsqueeze(-2)
+    return same.tril().unsqueeze(2), (episode == 0).unsqueeze(2).unsqueeze(-1)
 
 
 def _link(chunks: Chunks) -> Links:
     dtype = chunks.query.dtype
-    episode = chunks.starts.cumsum(dim=-1)
-    together = episode.unsqueeze(-1) == episode.unsqueeze(-2)
-    together = together.tril().unsqueeze(2).to(dtype)
-    inherits = (episode == 0).unsqueeze(2).unsqueeze(-1).to(dtype)
+    same, inherits = (mask.to(dtype) for mask in together(chunks))
     if chunks.log_decay is None:
-        return Links(together, inherits, 1.0 - inherits)
+        return Links(same, inherits, 1.0 - inherits)
     # sums of logarithms of one episode up to t; differences of running sums would lose digits
     # after a strong decay. All of them are at most 0, so that no exponential overflows.
-    logs = together * chunks.log_decay.mT
+    logs = same * chunks.log_decay.mT
     later = torch.ones_like(logs[0, 0, 0]).tril(-1)
     left = logs.sum(dim=-1, keepdim=True).exp()
-    return Links((logs @ later).exp() * together, left * inherits, left * (1.0 - inherits))
+    return Links((logs @ later).exp() * same, left * inherits, left * (1.0 - inherits))
 
 
 def _writes(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Tensor:
@@ -167,39 +216,53 @@ def _removal(chunks: Chunks, links: Links) -> tuple[Tensor, Tensor]:
     """The inverse of I + lower(b K K^T * D), and b r K, by which S0 enters."""
     assert chunks.beta is not None, "what removes needs beta"
     strong_key = chunks.beta * chunks.key
-    system = (strong_key @ chunks.key.mT) * links.pair
+    return invert((strong_key @ chunks.key.mT) * links.pair), links.entered * strong_key
+
+
+def invert(system: Float[Tensor, "*N C C"]) -> Float[Tensor, "*N C C"]:
+    """The inverse of the unit triangle whose entries below the diagonal are those of ``system``."""
     unit = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
-    # only what is strictly below the diagonal is read
-    inverse = torch.linalg.solve_triangular(
+    return torch.linalg.solve_triangular(
         system, unit.expand_as(system), upper=False, unitriangular=True
     )
-    return inverse, links.entered * strong_key
 
 
-def _pass_on(
-    form: Form, chunks: Chunks, links: Links, state: FastWeights, fresh: Tensor | None
-) -> tuple[Float[Tensor, "N B H C V"], FastWeights]:
+def _passage(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
+    inverse, strong_key = _removal(chunks, links) if form.removes else (None, None)
+    beside = None if fresh is None else (links.fresh * chunks.query) @ fresh
+    added = None if fresh is None else links.fresh[..., -1:, :] * fresh
+    return Passage(
+        attention=(chunks.query @ chunks.key.mT) * links.pair,
+        query=links.entered * chunks.query,
+        key=(links.pair[..., -1, :].unsqueeze(-1) * chunks.key).mT,
+        survives=links.entered[..., -1:, :],
+        written=_writes(form, chunks, links, fresh),
+        inverse=inverse,
+        strong_key=strong_key,
+        beside=beside,
+        added=added,
+    )
+
+
+def pass_on(passage: Passage, state: FastWeights) -> tuple[Float[Tensor, "N B H C V"], FastWeights]:
     """What is read, and the last state: the state goes from chunk to chunk."""
-    count, batch, heads = chunks.query.shape[:3]
+    batch, heads = state.shape[:2]
+    count = passage.attention.shape[0]
 
-    def merged(x: Float[Tensor, "N B #H R F"]) -> tuple[Tensor, ...]:
-        return x.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
+    def by_chunk(part: Tensor | None) -> Iterable[Tensor | None]:
+        if part is None:
+            return [None] * count
+        return part.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
 
-    attention = merged((chunks.query @ chunks.key.mT) * links.pair)
-    query = merged(links.entered * chunks.query)
-    key = merged((links.pair[..., -1, :].unsqueeze(-1) * chunks.key).mT)
-    survives = merged(links.entered[..., -1:, :])
-    reborn = None if fresh is None else merged(links.fresh[..., -1:, :] * fresh)
-    written = merged(_writes(form, chunks, links, fresh))
-    inverse, strong_key = map(merged, _removal(chunks, links)) if form.removes else (None, None)
     weights = state.flatten(0, 1)
     values: list[Tensor] = []
-    for n in range(count):
-        write = written[n]
-        if inverse is not None and strong_key is not None:
-            write = inverse[n] @ torch.baddbmm(write, strong_key[n], weights, alpha=-1)
-        values.append(torch.baddbmm(attention[n] @ write, query[n], weights))
-        weights = torch.baddbmm(survives[n] * weights, key[n], write)
-        if reborn is not None:
-            weights = weights + reborn[n]
+    for now in map(Passage, *map(by_chunk, passage)):
+        write = now.written
+        if now.inverse is not None and now.strong_key is not None:
+            write = now.inverse @ torch.baddbmm(write, now.strong_key, weights, alpha=-1)
+        read = torch.baddbmm(now.attention @ write, now.query, weights)
+        values.append(read if now.beside is None else read + now.beside)
+        weights = torch.baddbmm(now.survives * weights, now.key, write)
+        if now.added is not None:
+            weights = weights + now.added
     return torch.stack(values).unflatten(1, (batch, heads)), weights.unflatten(0, (batch, heads))
