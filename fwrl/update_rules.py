@@ -49,12 +49,17 @@ def read(weights: FastWeights, query: Float[Tensor, "B H K"]) -> Float[Tensor, "
 
 
 def sum_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Add the value at the key: linear attention (Katharopoulos et al. 2020)."""
+    """Add the value at the key: linear attention (Katharopoulos et al. 2020).
+
+    ``W <- W + k v``
+    """
     return _add(weights, write.key, write.value)
 
 
 def delta_rule(weights: FastWeights, write: Write) -> FastWeights:
     """Write the error, not the value (Schlag et al. 2021).
+
+    ``W <- W + beta k (v - k W)``
 
     One step of gradient descent, of size ``beta``, on the squared error of reading the key. With
     ``beta = 1`` and a unit key, reading the key back returns exactly the value.
@@ -67,6 +72,8 @@ def delta_rule(weights: FastWeights, write: Write) -> FastWeights:
 def gated_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
     """Interpolate between the old weights and the new pair (Peng et al. 2021).
 
+    ``W <- (1 - beta) W + beta k v``
+
     Unlike the delta rule it weakens every association, also those at other keys.
     """
     assert write.beta is not None, "the gated sum rule needs beta"
@@ -75,18 +82,26 @@ def gated_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def gated_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Decay first; the error is then that of the decayed weights (Yang et al. 2024)."""
+    """Decay first; the error is then that of the decayed weights (Yang et al. 2024).
+
+    ``W <- a W + beta k (v - a k W)``
+    """
     assert write.decay is not None, "the gated delta rule needs decay"
     return delta_rule(write.decay.unsqueeze(-1) * weights, write)
 
 
 def kda_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """The gated delta rule with a decay for each key feature: Kimi delta attention (2025)."""
+    """The gated delta rule with a decay for each key feature: Kimi delta attention (2025).
+
+    ``W <- A W + beta k (v - k A W), A = diag(a)``
+    """
     return gated_delta_rule(weights, write)
 
 
 def longhorn_rule(weights: FastWeights, write: Write) -> FastWeights:
     """The delta rule with the step that never overshoots (Liu et al. 2024).
+
+    ``W <- W + beta / (1 + beta |k|^2) k (v - k W)``
 
     The new weights are the best trade between staying and storing the value: an implicit step of
     gradient descent, stable for keys of any length.
@@ -103,6 +118,8 @@ def implicit_beta(write: Write) -> Float[Tensor, "*BT H 1"]:
 def clipped_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
     """The delta rule; then fast weights longer than 1 are scaled to length 1 (Schlag et al. 2021b).
 
+    ``W <- U / max(1, |U|), U = W + beta k (v - k W)``
+
     The rule of Fast Weight Memory, as Schlag et al. (2021) compare it with theirs.
     """
     weights = delta_rule(weights, write)
@@ -110,14 +127,19 @@ def clipped_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def sigmoid_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Add the value at the key, then squash all weights: the first one (Schmidhuber 1991)."""
+    """Add the value at the key, then squash all weights: the first one (Schmidhuber 1991).
+
+    ``W <- sigmoid(W + k v)``
+    """
     return sum_rule(weights, write).sigmoid()
 
 
 def generalised_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Decay each key feature, and remove at another key than the one written to: RWKV-7.
+    """Decay each key feature, and remove at another key than the one written to (Peng et al. 2025).
 
-    What is removed is looked up before the decay (Peng et al. 2025).
+    ``W <- A W - (r * p) (p W) + k v, A = diag(a)``
+
+    The rule of RWKV-7. What is removed is looked up at ``p`` before the decay.
     """
     assert write.decay is not None, "the generalised delta rule needs decay"
     assert write.removal_key is not None, "the generalised delta rule needs a removal key"
