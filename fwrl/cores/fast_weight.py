@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
@@ -16,6 +16,7 @@ from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.precision import at_least_float32
+from fwrl.random_features import Directions
 from fwrl.update_rules import UPDATE_RULES, Write, gated_delta_rule, sum_rule
 
 
@@ -41,14 +42,32 @@ class FastWeightConfig(Config):
     """Of each head; None: the input size divided by the heads."""
     update_rule: Literal["sum", "delta", "gated_sum", "gated_delta"] = "delta"
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
-    feature_map: Literal["identity", "elu_plus_one", "relu", "silu", "softmax", "dpfp", "favor"] = (
-        "silu"
-    )
+    feature_map: Literal[
+        "identity",
+        "elu_plus_one",
+        "relu",
+        "silu",
+        "tanh",
+        "softmax",
+        "dpfp",
+        "favor",
+        "favor_hyperbolic",
+        "favor_trigonometric",
+        "favor_relu",
+    ] = "silu"
     """Of keys and queries; ``fwrl list features`` explains each."""
     nu: PositiveInt = 1
     """Shifts of dpfp."""
     num_features: PositiveInt = 64
-    """Random directions of favor."""
+    """Random directions of the favor maps; hyperbolic and trigonometric make two of each."""
+    directions: Directions = "orthogonal"
+    """Of the favor maps: orthogonal in blocks, the same with equal lengths, or independent."""
+    scale_inputs: bool = True
+    """Whether the favor maps scale inputs by key_size ** -0.25, as softmax attention's logits are;
+    Schlag et al. do not."""
+    redraw_every: NonNegativeInt = 0
+    """Updates after which the favor maps draw new directions, and lose what is stored under the
+    old ones; for PPO an update is a rollout. 0: never."""
     normalise: Normalisation = "l2"
     """Makes the sum or the length of key and query features 1."""
     attention_normaliser: bool = False
@@ -108,7 +127,14 @@ class FastWeight(MemoryCore[Tensor]):
         self.normalised = config.attention_normaliser
         self.key_size = _per_head(input_size, config.heads, config.key_size, "key_size")
         self.value_size = _per_head(input_size, config.heads, config.value_size, "value_size")
-        options = FeatureOptions(self.key_size, config.nu, config.num_features)
+        options = FeatureOptions(
+            self.key_size,
+            config.nu,
+            config.num_features,
+            config.directions,
+            config.scale_inputs,
+            config.redraw_every,
+        )
         self.feature_map = FeatureMap(config.feature_map, options, config.normalise)
         # queries, keys, values: one product
         projected = config.heads * (2 * self.key_size + self.value_size)
