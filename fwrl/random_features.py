@@ -163,7 +163,7 @@ class RandomFeatures(nn.Module):
     def redraw(self, generator: torch.Generator | None = None) -> None:
         """Take new random directions; what was stored under the old ones is not found again.
 
-        They are drawn on the CPU, so that every device gets the same.
+        They are drawn on the CPU, whose generator checkpoints save: every device gets the same.
         """
         num_features, key_size = self.projection.shape
         rows = random_directions(key_size, num_features, self.directions, generator)
