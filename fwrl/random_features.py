@@ -2,7 +2,9 @@
 
 Each function takes keys or queries of K numbers and R random directions. With
 ``x' = x * K ** -0.25`` the mean over directions of ``features(x') . features(y')`` is
-``exp(x . y / sqrt(K))``, except for ``favor_relu``, which estimates another kernel.
+``exp(x . y / sqrt(K))``, except for ``favor_relu``, which estimates another kernel. Sums of writes
+with attention normalisation, of features that are not normalised, are then softmax attention over
+the whole episode, up to the error of the estimate.
 
 Note:
     The reference code subtracts a maximum over features and time before it takes exponentials.
@@ -115,8 +117,8 @@ def random_directions(
         count: R, how many.
         kind: ``independent``: standard normal vectors. ``orthogonal``: each row is distributed
             like one, and the rows of each block of K are orthogonal, which estimates with less
-            error. ``orthogonal_regularised``: their lengths are all sqrt(K); a smaller error
-            still, around a kernel that differs a little.
+            error. ``orthogonal_regularised``: their lengths are all sqrt(K) besides, which varies
+            less still, around a kernel that is a little too small.
         generator: None: torch's global one.
     """
     if kind == "independent":
@@ -126,7 +128,7 @@ def random_directions(
     # the decomposition fixes signs by a convention of its own; without this the rows lean to
     # one side and the estimate of the kernel is biased
     rotation = rotation * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-    rows = rotation.mT.flatten(0, 1)[:count]
+    rows = rotation.flatten(0, 1)[:count]
     if kind == "orthogonal_regularised":
         return rows * math.sqrt(key_size)
     return rows * torch.randn(count, key_size, generator=generator).norm(dim=-1, keepdim=True)
