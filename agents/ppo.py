@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from agents.policy import RecurrentPolicy
 from agents.rollout import Rollout, explained_variance
 from fwrl.config import Config
+from fwrl.random_features import redraw_when_due
 
 
 class PPOConfig(Config):
@@ -143,7 +144,8 @@ def ppo_update(
     """Improve the policy on one rollout.
 
     Args:
-        policy: Its normalisers count the rollout in, once the updates are through.
+        policy: Its normalisers count the rollout in, and its random features are redrawn if that
+            is due, once the updates are through.
         optimizer: Of the policy's parameters.
         rollout: Made by this policy.
         config: The algorithm's numbers.
@@ -169,6 +171,8 @@ def ppo_update(
         norms.append(nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).detach())
         optimizer.step()
     policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
+    # not between minibatches: those replay what was acted under one set of directions
+    redraw_when_due(policy)
     means = {
         name: torch.stack([metrics[name] for metrics in history]).mean().item()
         for name in history[0]

@@ -1,10 +1,9 @@
 """Feature maps: how a projected key or query becomes an address in the fast weights.
 
-A feature map is a function of the last axis alone, so that one time never sees another. Only
-``favor`` holds numbers: its random projection is a buffer, saved with the module.
+A feature map is a function of the last axis alone, so that one time never sees another. Those of
+``fwrl.random_features`` hold numbers: their random directions, saved with the module.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,7 +15,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import ConfigError
-from fwrl.precision import at_least_float32, without_autocast
+from fwrl.precision import at_least_float32
+from fwrl.random_features import RANDOM_FEATURES, Directions, RandomFeatures
 
 Normalisation = Literal["sum", "l2", "none"]
 
@@ -55,6 +55,11 @@ def silu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     return F.silu(x)
 
 
+def tanh(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
+    """Features between -1 and 1 (Schlag, Munkhdalai and Schmidhuber 2021)."""
+    return x.tanh()
+
+
 def softmax(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     """Positive features that compete and sum to 1 (Irie et al. 2021)."""
     return x.softmax(dim=-1)
@@ -65,64 +70,19 @@ def identity(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
     return x
 
 
-class Favor(nn.Module):
-    """Positive orthogonal random features, FAVOR+ (Choromanski et al. 2021).
-
-    The product of two feature vectors estimates ``exp(x . y / sqrt(K))``, the weight of softmax
-    attention, without bias.
-
-    Note:
-        The usual subtraction of a maximum over time is left out: it looks into the future. Without
-        it nothing overflows for K up to about 128, because for a direction ``w`` the exponent
-        ``w . x - |x|^2 / 2`` never exceeds ``|w|^2 / 2``, which is about K / 2.
-    """
-
-    projection: Tensor
-
-    def __init__(self, key_size: int, num_features: int) -> None:
-        super().__init__()
-        projection = orthogonal_directions(key_size, num_features)
-        self.register_buffer("projection", projection)
-
-    def redraw(self, generator: torch.Generator | None = None) -> None:
-        """Take new random directions; what was stored under the old ones is not found again."""
-        num_features, key_size = self.projection.shape
-        self.projection.copy_(orthogonal_directions(key_size, num_features, generator))
-
-    @override
-    def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
-        num_features, key_size = self.projection.shape
-        x = x * key_size**-0.25
-        with without_autocast(x.device):
-            along = F.linear(x, self.projection.to(x.dtype))
-        exponent = along - x.square().sum(dim=-1, keepdim=True) / 2
-        return exponent.exp() / math.sqrt(num_features)
-
-
-def orthogonal_directions(
-    key_size: int, num_features: int, generator: torch.Generator | None = None
-) -> Float[Tensor, "M K"]:
-    """Random rows, each distributed as a standard normal vector, orthogonal in blocks of K rows."""
-    blocks: list[Tensor] = []
-    for first in range(0, num_features, key_size):
-        gaussian = torch.randn(key_size, key_size, generator=generator)
-        rotation, triangle = torch.linalg.qr(gaussian)
-        # the decomposition fixes signs by a convention of its own; without this the rows lean to
-        # one side and the estimate of the kernel is biased
-        rotation = rotation * triangle.diagonal().sign()
-        blocks.append(rotation.T[: num_features - first])
-    norms = torch.randn(num_features, key_size, generator=generator).norm(dim=-1, keepdim=True)
-    return torch.cat(blocks) * norms
-
-
 class FeatureOptions(NamedTuple):
     """What some feature maps need to know beside their input."""
 
     key_size: int
     # shifts of ``dpfp``
     nu: int = 1
-    # random directions of ``favor``
+    # the others are of random features: how many directions, and how they are drawn
     num_features: int = 64
+    directions: Directions = "orthogonal"
+    # by K ** -0.25, so that softmax attention with its usual scale is estimated
+    scale_inputs: bool = True
+    # updates between two draws; 0 keeps the first
+    redraw_every: int = 0
 
 
 FEATURE_MAPS: dict[str, Callable[..., Any]] = {
@@ -130,13 +90,14 @@ FEATURE_MAPS: dict[str, Callable[..., Any]] = {
     "elu_plus_one": elu_plus_one,
     "relu": relu,
     "silu": silu,
+    "tanh": tanh,
     "softmax": softmax,
     "dpfp": dpfp,
-    "favor": Favor,
+    **RANDOM_FEATURES,
 }
 
 # Features that can be negative: neither their sum nor a product of two of them can be a divisor.
-SIGNED = frozenset({"identity", "silu"})
+SIGNED = frozenset({"identity", "silu", "tanh", "favor_trigonometric"})
 
 
 def normalise(x: Float[Tensor, "*B M"], how: Normalisation) -> Float[Tensor, "*B M"]:
@@ -153,7 +114,7 @@ class FeatureMap(nn.Module):
 
     def __init__(self, name: str, options: FeatureOptions, how: Normalisation) -> None:
         super().__init__()
-        self.features = _with_options(name, options)
+        self.features = _with_options(name, options, how)
         self.how: Normalisation = how
         self.size = self.features(torch.zeros(options.key_size)).numel()
 
@@ -162,16 +123,24 @@ class FeatureMap(nn.Module):
         return normalise(self.features(at_least_float32(x)), self.how)
 
 
-def _with_options(name: str, options: FeatureOptions) -> Callable[[Tensor], Tensor]:
-    match name:
-        case "dpfp":
-            if options.nu >= options.key_size:
-                raise ConfigError(
-                    f"dpfp: nu is {options.nu}, but shifts of the key size and more add nothing; "
-                    f"use nu below {options.key_size}"
-                )
-            return partial(dpfp, nu=options.nu)
-        case "favor":
-            return Favor(options.key_size, options.num_features)
-        case _:
-            return FEATURE_MAPS[name]
+def _with_options(
+    name: str, options: FeatureOptions, how: Normalisation
+) -> Callable[[Tensor], Tensor]:
+    if name == "dpfp":
+        if options.nu >= options.key_size:
+            raise ConfigError(
+                f"dpfp: nu is {options.nu}, but shifts of the key size and more add nothing; "
+                f"use nu below {options.key_size}"
+            )
+        return partial(dpfp, nu=options.nu)
+    if name in RANDOM_FEATURES:
+        return RandomFeatures(
+            name,
+            options.key_size,
+            options.num_features,
+            directions=options.directions,
+            scale_inputs=options.scale_inputs,
+            redraw_every=options.redraw_every,
+            normalised=how != "none",
+        )
+    return FEATURE_MAPS[name]

@@ -38,6 +38,12 @@ FAST_WEIGHTS = {
         "num_features": 6,
         "attention_normaliser": True,
     },
+    "random features": {
+        "feature_map": "favor_hyperbolic",
+        "num_features": 3,
+        "directions": "orthogonal_regularised",
+        "scale_inputs": False,
+    },
     "gated_sum": {"update_rule": "gated_sum", "learned_initial_state": True},
     "gated_delta": {"update_rule": "gated_delta", "learned_initial_state": True},
     "learned delta": {"learned_initial_state": True, "max_beta": 2},

@@ -17,6 +17,7 @@ from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.precision import at_least_float32
+from fwrl.random_features import Directions
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UPDATE_RULES, Write, map_write
 
@@ -58,14 +59,32 @@ class FastWeightConfig(Config):
         "sigmoid_sum",
     ] = "delta"
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
-    feature_map: Literal["identity", "elu_plus_one", "relu", "silu", "softmax", "dpfp", "favor"] = (
-        "silu"
-    )
+    feature_map: Literal[
+        "identity",
+        "elu_plus_one",
+        "relu",
+        "silu",
+        "tanh",
+        "softmax",
+        "dpfp",
+        "favor",
+        "favor_hyperbolic",
+        "favor_trigonometric",
+        "favor_relu",
+    ] = "silu"
     """Of keys and queries; ``fwrl list features`` explains each."""
     nu: PositiveInt = 1
     """Shifts of dpfp."""
     num_features: PositiveInt = 64
-    """Random directions of favor."""
+    """Random directions of the favor maps; hyperbolic and trigonometric make two of each."""
+    directions: Directions = "orthogonal"
+    """Of the favor maps: orthogonal in blocks, the same with equal lengths, or independent."""
+    scale_inputs: bool = True
+    """Whether the favor maps scale inputs by key_size ** -0.25, as softmax attention's logits are;
+    Schlag et al. do not."""
+    redraw_every: NonNegativeInt = 0
+    """Updates after which the favor maps draw new directions, and lose what is stored under the
+    old ones; for PPO an update is a rollout. 0: never."""
     normalise: Normalisation = "l2"
     """Makes the sum or the length of key and query features 1."""
     attention_normaliser: bool = False
@@ -150,7 +169,14 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.value_size = config.value_size or head_size(
             "fast_weight", input_size, config.heads, ", or give value_size"
         )
-        options = FeatureOptions(self.key_size, config.nu, config.num_features)
+        options = FeatureOptions(
+            self.key_size,
+            config.nu,
+            config.num_features,
+            config.directions,
+            config.scale_inputs,
+            config.redraw_every,
+        )
         self.feature_map = FeatureMap(config.feature_map, options, config.normalise)
         # queries, keys, values: one product
         self.addresses = config.heads * (1 + self.writes) * self.key_size
