@@ -54,7 +54,7 @@ def unrolled(core):
         (equations.SlowRNN, "slow_rnn", {}),
         (equations.SlowRNN, "slow_rnn", {"forget_bias": 1.0}),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_core_follows_its_equations(head, kind, settings):
     core = build(kind, **settings)
@@ -165,6 +165,15 @@ def test_recurrent_weights_begin_with_the_published_spread():
     core = CORES["recurrent_delta"](heads=2).build(128)
     assert core.recurrent.shape == (2, 64, 193)
     assert core.recurrent.std().item() == pytest.approx(1 / 8, rel=0.05)
+
+
+def test_the_defaults_are_those_of_the_main_results():
+    assert CORES["delta_rnn"]().version == 2
+    assert CORES["delta_rnn"]().feature_map == "elu_plus_one"
+    assert CORES["delta_lstm"]().version == 4
+    assert CORES["delta_mlp"]().build(16).wide == 16
+    assert CORES["slow_rnn"]().build(16).slow.forget_bias == 0
+    assert not any(getattr(CORES[kind](), "scale_output", False) for kind in EVERY)
 
 
 def test_slow_projections_have_the_published_sizes():
