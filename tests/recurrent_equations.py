@@ -28,9 +28,9 @@ def written(weights, key, value, strength):
 class Head:
     """One head of one stream: what it keeps, and the core that lends its parameters."""
 
-    def __init__(self, core, heads, head):
-        self.core, self.heads, self.head = core, heads, head
-        self.K = core.input_size // heads
+    def __init__(self, core, config, head):
+        self.core, self.config, self.heads, self.head = core, config, config.heads, head
+        self.K = core.input_size // self.heads
         self.begin()
 
     def parameter(self, name):
@@ -42,27 +42,22 @@ class Head:
 
 
 class DeltaRNN(Head):
-    phi = staticmethod(positive)
-
     def begin(self):
         K = self.K
         self.W, self.R, self.y = np.zeros((K, K)), np.zeros((K, K)), np.zeros(K)
 
     def step(self, x):
-        projected = self.parameter("fast.slow.project.weight") @ x
+        phi = {"elu_plus_one": positive, "softmax": softmax}[self.config.feature_map]
+        projected = self.parameter("slow.project.weight") @ x
         q, k, v, k_, v_, b, b_ = self.split(projected, *[self.K] * 5, 1, 1)
-        self.W = written(self.W, self.phi(k), v, b)
+        self.W = written(self.W, phi(k), v, b)
         self.R = written(self.R, softmax(k_), v_, b_)
-        z = self.W @ self.phi(q)
-        if self.core.version == 1:
+        z = self.W @ phi(q)
+        if self.config.version == 1:
             self.y = softmax(z + self.R @ self.y)
         else:
             self.y = z + self.R @ softmax(self.y)
         return self.y
-
-
-class SoftmaxDeltaRNN(DeltaRNN):
-    phi = staticmethod(softmax)
 
 
 class DeltaLSTM(Head):
@@ -72,8 +67,8 @@ class DeltaLSTM(Head):
         self.h, self.c = np.zeros(self.K), np.zeros(self.K)
 
     def step(self, x):
-        version = self.core.version
-        projected = self.parameter("fast.slow.project.weight") @ x
+        version = self.config.version
+        projected = self.parameter("slow.project.weight") @ x
         back = self.h if version == 1 else softmax(self.h)
         z, sums = [], []
         for gate in range(3):
@@ -112,7 +107,7 @@ class SlowRNN(Head):
     def step(self, x):
         gates = self.parameter("slow.input.weight") @ x + self.parameter("slow.input.bias")
         i, f, g, o = np.split(gates + self.parameter("slow.recurrent.weight") @ self.h, 4)
-        self.c = sigmoid(f + self.core.slow.forget_bias) * self.c + sigmoid(i) * np.tanh(g)
+        self.c = sigmoid(f + self.config.forget_bias) * self.c + sigmoid(i) * np.tanh(g)
         self.h = sigmoid(o) * np.tanh(self.c)
         q, k, v, b = self.split(self.h, self.K, self.K, self.K, 1)
         self.W = written(self.W, positive(k), v, b)
@@ -137,11 +132,11 @@ class DeltaDelta(Head):
 
 class DeltaMLP(Head):
     def begin(self):
-        K, F, blocks = self.K, self.core.wide, self.core.blocks
+        K, F, blocks = self.K, self.config.expansion * self.K, self.config.blocks
         self.W1, self.W2 = [np.zeros((F, K))] * blocks, [np.zeros((K, F))] * blocks
 
     def step(self, x):
-        K, F, blocks = self.K, self.core.wide, self.core.blocks
+        K, F, blocks = self.K, self.config.expansion * self.K, self.config.blocks
         projected = self.parameter("slow.project.weight") @ x
         y, *rest = self.split(projected, K, *[K, F, 1, F, K, 1] * blocks)
         for n in range(blocks):
@@ -154,12 +149,12 @@ class DeltaMLP(Head):
         return y
 
 
-def followed(head, core, heads, x, starts):
+def followed(head, core, config, x, starts):
     """The outputs of the equations of such heads, ``[B, T, E]``."""
     output = core.output.linear.weight.detach().numpy()
     outputs = []
     for stream, opens in zip(x.numpy(), starts, strict=True):
-        every = [head(core, heads, h) for h in range(heads)]
+        every = [head(core, config, h) for h in range(config.heads)]
         for x_t, start in zip(stream, opens, strict=True):
             for one in every:
                 if start:

@@ -48,7 +48,7 @@ def unrolled(core):
         (equations.DeltaMLP, "delta_mlp", {"blocks": 2, "expansion": 3}),
         (equations.DeltaRNN, "delta_rnn", {}),
         (equations.DeltaRNN, "delta_rnn", {"version": 1}),
-        (equations.SoftmaxDeltaRNN, "delta_rnn", {"feature_map": "softmax"}),
+        (equations.DeltaRNN, "delta_rnn", {"feature_map": "softmax"}),
         *[(equations.DeltaLSTM, "delta_lstm", {"version": version}) for version in (1, 2, 3, 4)],
         (equations.RecurrentDelta, "recurrent_delta", {}),
         (equations.SlowRNN, "slow_rnn", {}),
@@ -60,7 +60,7 @@ def test_a_core_follows_its_equations(head, kind, settings):
     core = build(kind, **settings)
     x, starts = inputs()
     y, _ = core.unroll(x, core.initial_state(B), starts)
-    expected = equations.followed(head, core, H, x, starts)
+    expected = equations.followed(head, core, CORES[kind](heads=H, **settings), x, starts)
     assert expected.std() > 0.1
     torch.testing.assert_close(y, expected, atol=1e-8, rtol=1e-8)
 
@@ -98,16 +98,16 @@ def test_recurrent_delta_without_recurrence_is_a_delta_net_with_softmax():
     torch.testing.assert_close(unrolled(core), unrolled(plain), atol=1e-10, rtol=1e-8)
 
 
-def parts_of(fast):
+def parts_of(core):
     """The rows of the slow projection, by head: q, k, v, k', v', beta, beta'."""
-    rows = fast.slow.project.weight.detach().view(fast.slow.heads, -1, D)
+    rows = core.slow.project.weight.detach().view(core.slow.heads, -1, D)
     return rows.split([K] * 5 + [1] * 2, dim=1)
 
 
 @pytest.mark.parametrize("feature_map", ["elu_plus_one", "softmax"])
 def test_delta_rnn_that_stores_no_recurrent_value_is_a_delta_net(feature_map):
     core = build("delta_rnn", feature_map=feature_map)
-    query, key, value, _, recurrent_value, beta, _ = parts_of(core.fast)
+    query, key, value, _, recurrent_value, beta, _ = parts_of(core)
     output = core.output.linear.weight
     plain = delta_net(feature_map, query=query, key=key, value=value, beta=beta, output=output)
     assert not torch.allclose(unrolled(core), unrolled(plain))
@@ -129,7 +129,7 @@ def never_written(core, monkeypatch):
 
 def test_delta_rnn_that_never_writes_recurrently_is_a_delta_net(monkeypatch):
     core = never_written(build("delta_rnn"), monkeypatch)
-    query, key, value, _, _, beta, _ = parts_of(core.fast)
+    query, key, value, _, _, beta, _ = parts_of(core)
     output = core.output.linear.weight
     plain = delta_net("elu_plus_one", query=query, key=key, value=value, beta=beta, output=output)
     torch.testing.assert_close(unrolled(core), unrolled(plain), atol=1e-10, rtol=1e-8)
@@ -180,8 +180,8 @@ def test_slow_projections_have_the_published_sizes():
     sizes = {"delta_delta": 5 * K + 2, "recurrent_delta": 3 * K + 1, "delta_mlp": K + 10 * K + 2}
     for kind, size in sizes.items():
         assert build(kind).slow.project.out_features == H * size
-    assert build("delta_rnn").fast.slow.project.out_features == H * (5 * K + 2)
-    assert build("delta_lstm").fast.slow.project.out_features == H * (15 * K + 6)
+    assert build("delta_rnn").slow.project.out_features == H * (5 * K + 2)
+    assert build("delta_lstm").slow.project.out_features == H * (15 * K + 6)
     assert build("slow_rnn").slow.hidden_size == H * (3 * K + 1)
 
 

@@ -1,18 +1,18 @@
 """Delta LSTM (Irie et al. 2021): gates and cells whose weight matrices are all fast."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
-from typing_extensions import override
 
 from fwrl.config import Config
-from fwrl.core import About, MemoryCore
-from fwrl.fast_recurrence import FastRecurrence, FastRecurrentState, Units
+from fwrl.core import About
+from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
-from fwrl.slow_network import JoinHeads, head_size
+from fwrl.slow_network import head_size
 from fwrl.update_rules import read
 
 # input gate, update, output gate: each has a feed-forward and a recurrent matrix
@@ -20,7 +20,7 @@ GATES = 3
 
 
 class DeltaLSTMConfig(Config):
-    """The fourth version is that of the main results."""
+    """An LSTM with fast weights; the fourth version is that of the main results."""
 
     about: ClassVar[About] = About(
         update="c <- i u + (1 - i) c, h <- o c; i, u, o from six delta memories of x and h",
@@ -37,62 +37,29 @@ class DeltaLSTMConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
-    def build(self, input_size: int) -> "DeltaLSTM":
-        """The core for inputs of this size."""
-        return DeltaLSTM(input_size, self)
+    def build(self, input_size: int) -> FastRecurrence:
+        """The core for inputs of this size; its state's units are the last output and the cells."""
+        size = head_size(self.kind, input_size, self.heads)
+        network = FastNetwork(partial(_advance, self.version), gates=GATES, units=2)
+        return FastRecurrence(input_size, size, network, scale_output=self.scale_output)
 
 
-class DeltaLSTM(MemoryCore[FastRecurrentState]):
-    """State: ``FastRecurrentState``, with the last output and the cells as its units.
-
-    The gates of all heads are heads of one memory: first all input gates, then all updates, then
-    all output gates.
-    """
-
-    def __init__(self, input_size: int, config: DeltaLSTMConfig) -> None:
-        super().__init__()
-        self.input_size = self.output_size = input_size
-        self.version = config.version
-        size = head_size(config.kind, input_size, config.heads)
-        self.fast = FastRecurrence(input_size, config.heads, size, gates=GATES, units=2)
-        self.output = JoinHeads(config.heads, size, input_size, config.scale_output)
-
-    @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> FastRecurrentState:
-        return self.fast.initial_state(batch_size, device)
-
-    @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: FastRecurrentState
-    ) -> tuple[Float[Tensor, "B E"], FastRecurrentState]:
-        h, state = self.fast.step(x, state, self._combine)
-        return self.output(h), state
-
-    @override
-    def unroll(
-        self, x: Float[Tensor, "B T D"], state: FastRecurrentState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], FastRecurrentState]:
-        h, state = self.fast.unroll(x, state, starts, self._combine)
-        return self.output(h), state
-
-    def _combine(
-        self,
-        forward: Float[Tensor, "B H3 V"],
-        recurrent: Float[Tensor, "B H3 K V"],
-        units: Units,
-    ) -> tuple[Float[Tensor, "B H V"], Units]:
-        h, cell = units
-        back = h if self.version == 1 else softmax(h)
-        gates = forward + read(recurrent, back.repeat(1, GATES, 1))
-        write, update, show = gates.chunk(GATES, dim=1)
-        if self.version != 4:
-            update = update.sigmoid()
-        cell = torch.lerp(cell, update, write.sigmoid())
-        h = show.sigmoid() * cell
-        if self.version == 1:
-            h = softmax(h)
-        if self.version == 3:
-            h = h + forward.chunk(GATES, dim=1)[1]
-        return h, (h, cell)
+def _advance(
+    version: int,
+    forward: Float[Tensor, "B H3 V"],
+    recurrent: Float[Tensor, "B H3 K V"],
+    units: Units,
+) -> tuple[Float[Tensor, "B H V"], Units]:
+    h, cell = units
+    back = h if version == 1 else softmax(h)
+    gates = forward + read(recurrent, back.repeat(1, GATES, 1))
+    write, update, show = gates.chunk(GATES, dim=1)
+    if version != 4:
+        update = update.sigmoid()
+    cell = torch.lerp(cell, update, write.sigmoid())
+    h = show.sigmoid() * cell
+    if version == 1:
+        h = softmax(h)
+    if version == 3:
+        h = h + forward.chunk(GATES, dim=1)[1]
+    return h, (h, cell)
