@@ -65,6 +65,15 @@ FAST_WEIGHTS = {
 VARIANTS = {name: config() for name, config in CORES.items()}
 VARIANTS |= {f"fast_weight, {name}": FastWeightConfig(**v) for name, v in FAST_WEIGHTS.items()}
 VARIANTS["lstm, wide"] = CORES["lstm"](hidden_size=20)
+VARIANTS |= {
+    "delta_delta, learned": CORES["delta_delta"](learned_initial_state=True, scale_output=True),
+    "delta_mlp, deep": CORES["delta_mlp"](blocks=2, expansion=2, heads=2),
+    "delta_rnn, 1": CORES["delta_rnn"](version=1, feature_map="softmax", scale_output=True),
+    "slow_rnn, 2 heads": CORES["slow_rnn"](heads=2, forget_bias=1.0, scale_output=True),
+    "recurrent_delta, 1 head": CORES["recurrent_delta"](heads=1, scale_output=True),
+}
+VARIANTS |= {f"delta_lstm, {v}": CORES["delta_lstm"](version=v, heads=v) for v in (1, 2)}
+VARIANTS["delta_lstm, 3"] = CORES["delta_lstm"](version=3, scale_output=True)
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))
 any_starts = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(

@@ -5,18 +5,30 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
+from fwrl.cores.delta_delta import DeltaDeltaConfig
+from fwrl.cores.delta_lstm import DeltaLSTMConfig
+from fwrl.cores.delta_mlp import DeltaMLPConfig
+from fwrl.cores.delta_rnn import DeltaRNNConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
 from fwrl.cores.rwkv7 import RWKV7Config
+from fwrl.cores.recurrent_delta import RecurrentDeltaConfig
+from fwrl.cores.slow_rnn import SlowRNNConfig
 
 AnyCoreConfig = (
-    FastWeightConfig
+    DeltaDeltaConfig
+    | DeltaLSTMConfig
+    | DeltaMLPConfig
+    | DeltaRNNConfig
+    | FastWeightConfig
     | GRUConfig
     | LSTMConfig
     | NoMemoryConfig
     | RWKV7Config
+    | RecurrentDeltaConfig
+    | SlowRNNConfig
 )  # fmt: skip
 
 
@@ -38,4 +50,10 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "gru": GRUConfig,
     "none": NoMemoryConfig,
     "rwkv7": RWKV7Config,
+    "delta_delta": DeltaDeltaConfig,
+    "delta_lstm": DeltaLSTMConfig,
+    "delta_mlp": DeltaMLPConfig,
+    "delta_rnn": DeltaRNNConfig,
+    "recurrent_delta": RecurrentDeltaConfig,
+    "slow_rnn": SlowRNNConfig,
 }

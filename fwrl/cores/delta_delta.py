@@ -1,0 +1,116 @@
+"""Delta-Delta Net (Irie et al. 2021): fast weights that are programmed by fast weights."""
+
+from collections.abc import Callable
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore
+from fwrl.feature_maps import FeatureMap, FeatureOptions
+from fwrl.kernels import scan, scan_step
+from fwrl.shapes import FastWeights
+from fwrl.slow_network import JoinHeads, SlowNetwork, head_size
+from fwrl.update_rules import Write, delta_rule
+
+# One delta memory over a step or a sequence, given its weights, where to read and what to write,
+# and what it starts with.
+Memory = Callable[[Tensor, Tensor, Write, Tensor | None], tuple[Tensor, Tensor]]
+
+
+class DeltaDeltaConfig(Config):
+    """Two delta memories per head; the first reads out what the second is to write and read."""
+
+    about: ClassVar[About] = About(
+        update="P <- delta rule from x, (q, k, v, beta) = q' P, W <- W + beta k (v - k W), y = q W",
+        cost="6D^2 + 12HKV",
+        parallel=True,
+        source="Irie et al. 2021",
+    )
+    kind: Literal["delta_delta"] = "delta_delta"
+    heads: PositiveInt = 4
+    learned_initial_state: bool = False
+    """Whether the first memory begins with weights that are learned, in place of zeros."""
+    scale_output: bool = False
+    """Divides what heads return by the root of their size, as the published language models."""
+
+    def build(self, input_size: int) -> "DeltaDelta":
+        """The core for inputs of this size."""
+        return DeltaDelta(input_size, self)
+
+
+class DeltaDeltaState(NamedTuple):
+    """The memory that programs, and the one that is programmed."""
+
+    program: Float[Tensor, "B H K P"]
+    weights: FastWeights
+
+
+class DeltaDelta(MemoryCore[DeltaDeltaState]):
+    """State: ``DeltaDeltaState``. Two scans, each parallel over time."""
+
+    def __init__(self, input_size: int, config: DeltaDeltaConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.size = size = head_size(config.kind, input_size, config.heads)
+        # query, key, value, strength
+        self.parts = [size] * 3 + [1]
+        # the value of the first memory is all that the second one needs
+        self.slow = SlowNetwork(input_size, config.heads, [size, size, sum(self.parts), 1])
+        self.feature_map = FeatureMap("elu_plus_one", FeatureOptions(size), "sum")
+        self.output = JoinHeads(config.heads, size, input_size, config.scale_output)
+        self.start = None
+        if config.learned_initial_state:
+            # the range of the published code
+            start = torch.empty(1, config.heads, size, sum(self.parts)).uniform_(1, 2)
+            self.start = nn.Parameter(start)
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> DeltaDeltaState:
+        shape = (batch_size, self.slow.heads, self.size)
+        weights = self.slow.zeros(*shape, self.size, device=device)
+        if self.start is None:
+            program = self.slow.zeros(*shape, sum(self.parts), device=device)
+        else:
+            program = self.start.to(device).expand(batch_size, -1, -1, -1).clone()
+        return DeltaDeltaState(program, weights)
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: DeltaDeltaState
+    ) -> tuple[Float[Tensor, "B E"], DeltaDeltaState]:
+        def memory(
+            weights: Tensor, query: Tensor, write: Write, _: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            return scan_step(delta_rule, weights, query, write)
+
+        return self._through(x, state, memory)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: DeltaDeltaState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], DeltaDeltaState]:
+        def memory(
+            weights: Tensor, query: Tensor, write: Write, fresh: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            return scan(delta_rule, weights, query, write, starts, fresh)
+
+        return self._through(x, state, memory)
+
+    def _through(
+        self, x: Float[Tensor, "*BT D"], state: DeltaDeltaState, memory: Memory
+    ) -> tuple[Float[Tensor, "*BT E"], DeltaDeltaState]:
+        read, program = memory(state.program, *self._asked(self.slow(x)), self.start)
+        asked = self._asked(read.split(self.parts, dim=-1))
+        values, weights = memory(state.weights, *asked, None)
+        return self.output(values), DeltaDeltaState(program, weights)
+
+    def _asked(self, parts: tuple[Tensor, ...]) -> tuple[Float[Tensor, "*BT H K"], Write]:
+        """Where to read, and what to write."""
+        query, key, value, strength = parts
+        write = Write(self.feature_map(key), value, strength.sigmoid())
+        return self.feature_map(query), write

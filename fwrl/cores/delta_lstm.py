@@ -1,0 +1,65 @@
+"""Delta LSTM (Irie et al. 2021): gates and cells whose weight matrices are all fast."""
+
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+
+from fwrl.config import Config
+from fwrl.core import About
+from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
+from fwrl.feature_maps import softmax
+from fwrl.slow_network import head_size
+from fwrl.update_rules import read
+
+# input gate, update, output gate: each has a feed-forward and a recurrent matrix
+GATES = 3
+
+
+class DeltaLSTMConfig(Config):
+    """An LSTM with fast weights; the fourth version is that of the main results."""
+
+    about: ClassVar[About] = About(
+        update="c <- i u + (1 - i) c, h <- o c; i, u, o from six delta memories of x and h",
+        cost="16D^2 + 18HKV",
+        parallel=False,
+        source="Irie et al. 2021",
+    )
+    kind: Literal["delta_lstm"] = "delta_lstm"
+    heads: PositiveInt = 4
+    version: Literal[1, 2, 3, 4] = 4
+    """4 reads back softmax(h), and its update is linear; 2 squashes the update to (0, 1); 3 is 2
+    and adds what the update's feed-forward memory read to h; 1 squashes the update, reads h back as
+    it is, and returns softmax(o c)."""
+    scale_output: bool = False
+    """Divides what heads return by the root of their size, as the published language models."""
+
+    def build(self, input_size: int) -> FastRecurrence:
+        """The core for inputs of this size; its state's units are the last output and the cells."""
+        size = head_size(self.kind, input_size, self.heads)
+        network = FastNetwork(partial(_advance, self.version), gates=GATES, units=2)
+        return FastRecurrence(input_size, size, network, scale_output=self.scale_output)
+
+
+def _advance(
+    version: int,
+    forward: Float[Tensor, "B H3 V"],
+    recurrent: Float[Tensor, "B H3 K V"],
+    units: Units,
+) -> tuple[Float[Tensor, "B H V"], Units]:
+    h, cell = units
+    back = h if version == 1 else softmax(h)
+    gates = forward + read(recurrent, back.repeat(1, GATES, 1))
+    write, update, show = gates.chunk(GATES, dim=1)
+    if version != 4:
+        update = update.sigmoid()
+    cell = torch.lerp(cell, update, write.sigmoid())
+    h = show.sigmoid() * cell
+    if version == 1:
+        h = softmax(h)
+    if version == 3:
+        h = h + forward.chunk(GATES, dim=1)[1]
+    return h, (h, cell)

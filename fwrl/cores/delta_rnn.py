@@ -1,0 +1,52 @@
+"""Delta RNN (Irie et al. 2021): a recurrent network both of whose weight matrices are fast."""
+
+from functools import partial
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor
+
+from fwrl.config import Config
+from fwrl.core import About
+from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
+from fwrl.feature_maps import softmax
+from fwrl.shapes import FastWeights
+from fwrl.slow_network import head_size
+from fwrl.update_rules import read
+
+
+class DeltaRNNConfig(Config):
+    """A recurrent network with fast weights; the second version is that of the main results."""
+
+    about: ClassVar[About] = About(
+        update="W, R <- delta rule from x, y <- q W + softmax(y) R",
+        cost="6D^2 + 6HKV",
+        parallel=False,
+        source="Irie et al. 2021",
+    )
+    kind: Literal["delta_rnn"] = "delta_rnn"
+    heads: PositiveInt = 4
+    version: Literal[1, 2] = 2
+    """1 squashes the sum, y <- softmax(q W + y R); 2 only what is read back."""
+    feature_map: Literal["elu_plus_one", "softmax"] = "elu_plus_one"
+    """Of the keys and queries of W; the published agents for games took softmax."""
+    scale_output: bool = False
+    """Divides what heads return by the root of their size, as the published language models."""
+
+    def build(self, input_size: int) -> FastRecurrence:
+        """The core for inputs of this size; its state holds the last output as its only units."""
+        size = head_size(self.kind, input_size, self.heads)
+        network = FastNetwork(partial(_advance, self.version))
+        return FastRecurrence(input_size, size, network, self.feature_map, self.scale_output)
+
+
+def _advance(
+    version: int, forward: Float[Tensor, "B H V"], recurrent: FastWeights, units: Units
+) -> tuple[Float[Tensor, "B H V"], Units]:
+    (y,) = units
+    if version == 1:
+        y = softmax(forward + read(recurrent, y))
+    else:
+        y = forward + read(recurrent, softmax(y))
+    return y, (y,)

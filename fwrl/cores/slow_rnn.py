@@ -1,0 +1,89 @@
+"""A delta memory programmed by an LSTM (Irie et al. 2021): the slow network has a memory too."""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor
+from typing_extensions import override
+
+from fwrl.cells import LSTMCell, LSTMState
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore
+from fwrl.feature_maps import FeatureMap, FeatureOptions
+from fwrl.kernels import scan, scan_step
+from fwrl.recurrence import by_steps
+from fwrl.shapes import FastWeights
+from fwrl.slow_network import JoinHeads, head_size, split_heads
+from fwrl.update_rules import Write, delta_rule
+
+
+class SlowRNNConfig(Config):
+    """The hidden units of an LSTM are the queries, keys, values and strengths."""
+
+    about: ClassVar[About] = About(
+        update="W <- W + beta k (v - k W), y = q W; q, k, v, beta are an LSTM's hidden units",
+        cost="4DE + 4E^2 + D^2 + 3HKV, E = 3D + H",
+        parallel=False,
+        source="Irie et al. 2021",
+    )
+    kind: Literal["slow_rnn"] = "slow_rnn"
+    heads: PositiveInt = 4
+    forget_bias: float = 0.0
+    """Added to the LSTM's forget gate; the published code adds nothing."""
+    scale_output: bool = False
+    """Divides what heads return by the root of their size, as the published language models."""
+
+    def build(self, input_size: int) -> "SlowRNN":
+        """The core for inputs of this size."""
+        return SlowRNN(input_size, self)
+
+
+class SlowRNNState(NamedTuple):
+    """What the slow network remembers, and what it has written."""
+
+    slow: LSTMState
+    weights: FastWeights
+
+
+class SlowRNN(MemoryCore[SlowRNNState]):
+    """State: ``SlowRNNState``. Only the LSTM is inside the loop over time."""
+
+    def __init__(self, input_size: int, config: SlowRNNConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.heads = config.heads
+        self.size = size = head_size(config.kind, input_size, config.heads)
+        self.slow = LSTMCell(input_size, self.heads * (3 * size + 1), config.forget_bias)
+        self.feature_map = FeatureMap("elu_plus_one", FeatureOptions(size), "sum")
+        self.output = JoinHeads(self.heads, size, input_size, config.scale_output)
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> SlowRNNState:
+        weights = torch.zeros(batch_size, self.heads, self.size, self.size, device=device)
+        return SlowRNNState(self.slow.initial_state(batch_size, device), weights)
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: SlowRNNState
+    ) -> tuple[Float[Tensor, "B E"], SlowRNNState]:
+        hidden, slow = self.slow.advance(self.slow.input(x), state.slow)
+        values, weights = scan_step(delta_rule, state.weights, *self._program(hidden))
+        return self.output(values), SlowRNNState(slow, weights)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: SlowRNNState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], SlowRNNState]:
+        fresh = self.slow.initial_state(x.shape[0], x.device)
+        hidden, slow = by_steps(self.slow.advance, self.slow.input(x), state.slow, starts, fresh)
+        values, weights = scan(delta_rule, state.weights, *self._program(hidden), starts)
+        return self.output(values), SlowRNNState(slow, weights)
+
+    def _program(self, hidden: Float[Tensor, "*BT P"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
+        """Where to read, and what to write."""
+        sizes = [self.size] * 3 + [1]
+        query, key, value, strength = split_heads(hidden, self.heads, sizes)
+        write = Write(self.feature_map(key), value, strength.sigmoid())
+        return self.feature_map(query), write
