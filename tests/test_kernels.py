@@ -130,7 +130,7 @@ def test_gradcheck(name, kernel):
 
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
-@pytest.mark.parametrize("name", ["delta", "gated_sum", "gated_delta"])
+@pytest.mark.parametrize("name", ["delta", "gated_sum", "decayed_sum", "gated_delta"])
 def test_a_write_of_no_strength_changes_nothing(name, kernel):
     leaves, _ = problem(40, 0)
     query, key, value, beta, decay, state, _ = leaves

@@ -39,6 +39,7 @@ FAST_WEIGHTS = {
         "attention_normaliser": True,
     },
     "gated_sum": {"update_rule": "gated_sum", "learned_initial_state": True},
+    "decayed_sum": {"update_rule": "decayed_sum"},
     "gated_delta": {"update_rule": "gated_delta", "learned_initial_state": True},
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
     "reference": {"kernel": "reference", "heads": 2, "key_size": 3, "value_size": 5},

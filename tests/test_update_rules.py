@@ -99,7 +99,7 @@ def numpy_rule(name, weights, key, value, beta, decay):
     new = weights.copy()
     if name == "gated_sum":
         new *= 1 - beta
-    if name == "gated_delta":
+    if name in ("decayed_sum", "gated_delta"):
         new *= decay
     stored = new @ key
     for row in range(len(value)):
@@ -107,7 +107,7 @@ def numpy_rule(name, weights, key, value, beta, decay):
             match name:
                 case "sum":
                     new[row, column] += value[row] * key[column]
-                case "gated_sum":
+                case "gated_sum" | "decayed_sum":
                     new[row, column] += beta * value[row] * key[column]
                 case _:
                     new[row, column] += beta * (value[row] - stored[row]) * key[column]

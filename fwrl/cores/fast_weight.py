@@ -1,22 +1,21 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
-import math
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Config, ConfigError
 from fwrl.core import About, MemoryCore
+from fwrl.decay import Decay
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.precision import at_least_float32
-from fwrl.update_rules import UPDATE_RULES, Write, gated_delta_rule, sum_rule
+from fwrl.update_rules import UPDATE_RULES, Write, decayed_sum_rule, gated_delta_rule, sum_rule
 
 
 class FastWeightConfig(Config):
@@ -39,7 +38,7 @@ class FastWeightConfig(Config):
     """Of each head, before the feature map; None: the input size divided by the heads."""
     value_size: PositiveInt | None = None
     """Of each head; None: the input size divided by the heads."""
-    update_rule: Literal["sum", "delta", "gated_sum", "gated_delta"] = "delta"
+    update_rule: Literal["sum", "delta", "gated_sum", "decayed_sum", "gated_delta"] = "delta"
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
     feature_map: Literal["identity", "elu_plus_one", "relu", "silu", "softmax", "dpfp", "favor"] = (
         "silu"
@@ -114,7 +113,8 @@ class FastWeight(MemoryCore[Tensor]):
         projected = config.heads * (2 * self.key_size + self.value_size)
         self.project = nn.Linear(input_size, projected, bias=False)
         self.beta = None if self.rule is sum_rule else nn.Linear(input_size, config.heads)
-        self.decay = Decay(input_size, config.heads) if self.rule is gated_delta_rule else None
+        decays = self.rule in (decayed_sum_rule, gated_delta_rule)
+        self.decay = Decay(input_size, config.heads) if decays else None
         self.output_norm = nn.RMSNorm(self.value_size) if config.output_norm else nn.Identity()
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
         self.start = None
@@ -167,26 +167,6 @@ class FastWeight(MemoryCore[Tensor]):
 
     def _out(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.output(self.output_norm(values).flatten(start_dim=-2))
-
-
-class Decay(nn.Module):
-    """How much of each head's fast weights survives one time, in (0, 1) (Dao and Gu 2024).
-
-    The rates and the time steps start spread out, so that heads forget at different speeds.
-    """
-
-    def __init__(self, input_size: int, heads: int) -> None:
-        super().__init__()
-        self.step = nn.Linear(input_size, heads, bias=False)
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(0, 16).clamp_min(1e-4).log())
-        step = torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-        # the inverse of softplus
-        self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
-
-    @override
-    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H"]:
-        step = F.softplus(at_least_float32(self.step(x)) + self.step_bias)
-        return torch.exp(-self.log_rate.exp() * step)
 
 
 def _per_head(input_size: int, heads: int, size: int | None, name: str) -> int:

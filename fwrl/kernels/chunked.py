@@ -36,6 +36,7 @@ from fwrl.shapes import FastWeights
 from fwrl.update_rules import (
     UpdateRule,
     Write,
+    decayed_sum_rule,
     delta_rule,
     gated_delta_rule,
     gated_sum_rule,
@@ -65,6 +66,7 @@ FORMS: dict[UpdateRule, Form] = {
     sum_rule: Form(removes=False, scaled=False, decay="none"),
     delta_rule: Form(removes=True, scaled=True, decay="none"),
     gated_sum_rule: Form(removes=False, scaled=True, decay="rest"),
+    decayed_sum_rule: Form(removes=False, scaled=True, decay="given"),
     gated_delta_rule: Form(removes=True, scaled=True, decay="given"),
 }
 
