@@ -6,12 +6,14 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field
 
 from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
 
 AnyCoreConfig = (
     FastWeightConfig
+    | FastWeightMemoryConfig
     | GRUConfig
     | LSTMConfig
     | NoMemoryConfig
@@ -32,6 +34,7 @@ CoreConfig = Annotated[
 
 CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,
+    "fast_weight_memory": FastWeightMemoryConfig,
     "lstm": LSTMConfig,
     "gru": GRUConfig,
     "none": NoMemoryConfig,
