@@ -10,6 +10,7 @@ from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
+from fwrl.cores.self_referential import SelfReferentialConfig
 
 AnyCoreConfig = (
     FastWeightConfig
@@ -17,6 +18,7 @@ AnyCoreConfig = (
     | GRUConfig
     | LSTMConfig
     | NoMemoryConfig
+    | SelfReferentialConfig
 )  # fmt: skip
 
 
@@ -34,6 +36,7 @@ CoreConfig = Annotated[
 
 CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,
+    "self_referential": SelfReferentialConfig,
     "fast_weight_memory": FastWeightMemoryConfig,
     "lstm": LSTMConfig,
     "gru": GRUConfig,
