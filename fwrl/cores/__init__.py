@@ -9,6 +9,7 @@ from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
+from fwrl.cores.mesa import MesaConfig
 from fwrl.cores.none import NoMemoryConfig
 from fwrl.cores.self_referential import SelfReferentialConfig
 
@@ -17,6 +18,7 @@ AnyCoreConfig = (
     | FastWeightMemoryConfig
     | GRUConfig
     | LSTMConfig
+    | MesaConfig
     | NoMemoryConfig
     | SelfReferentialConfig
 )  # fmt: skip
@@ -36,6 +38,7 @@ CoreConfig = Annotated[
 
 CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,
+    "mesa": MesaConfig,
     "self_referential": SelfReferentialConfig,
     "fast_weight_memory": FastWeightMemoryConfig,
     "lstm": LSTMConfig,
