@@ -54,6 +54,7 @@ VARIANTS |= {
     f"fast_weight_memory, {name}": CORES["fast_weight_memory"](**v)
     for name, v in FAST_WEIGHT_MEMORIES.items()
 }
+VARIANTS["mesa, not solved"] = CORES["mesa"](heads=2, iterations=3)
 VARIANTS["lstm, wide"] = CORES["lstm"](hidden_size=20)
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))

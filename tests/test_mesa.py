@@ -1,5 +1,6 @@
 """The mesa layer: every read is a ridge regression on the past of its episode."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -147,6 +148,50 @@ def test_what_is_solved_already_stays_finite(scale):
     assert all(x.isfinite().all() for x in (solved, *gradients))
     # the smallest is too short to be squared, and counts as solved by zero
     torch.testing.assert_close(solved, target / 2, atol=1e-20, rtol=1e-6)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def unit_silu(x):
+    x = x * sigmoid(x)
+    return x / np.sqrt((x**2).sum() + 1e-6)
+
+
+def test_the_core_equals_its_equations_one_time_after_another():
+    torch.manual_seed(0)
+    heads, size = 2, 3
+    width, times = heads * size, 6
+    core = MesaConfig(heads=heads).build(width).double()
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    x = 2 * random(1, times, width)
+    state = core.initial_state(1).double()
+    y, end = core.unroll(x, state, torch.zeros(1, times, dtype=torch.bool))
+    p = {name: parameter.detach().numpy() for name, parameter in core.named_parameters()}
+    gram, pairs = np.zeros((2, heads, size, size))
+    for t, now in enumerate(x[0].numpy()):
+        query, key, value = (p["project.weight"] @ now).reshape(3, heads, size)
+        beta = sigmoid(p["beta.weight"] @ now + p["beta.bias"])
+        step = softplus(p["decay.step.weight"] @ now + p["decay.step_bias"])
+        decay = np.exp(-np.exp(p["decay.log_rate"]) * step)
+        reads = []
+        for h in range(heads):
+            k, q = unit_silu(key[h]), unit_silu(query[h])
+            gram[h] = decay[h] * gram[h] + beta[h] * np.outer(k, k)
+            pairs[h] = decay[h] * pairs[h] + beta[h] * np.outer(value[h], k)
+            ridge = np.diag(softplus(p["raw_ridge"][h]) + 0.25)
+            reads.append(pairs[h] @ np.linalg.inv(gram[h] + ridge) @ q)
+        expected = p["output.weight"] @ np.concatenate(reads)
+        np.testing.assert_allclose(y[0, t].detach(), expected, atol=1e-10)
+    expected = np.concatenate([gram, pairs.transpose(0, 2, 1)], axis=-1)
+    np.testing.assert_allclose(end[0].detach(), expected, atol=1e-10)
 
 
 def test_a_full_memory_of_orthogonal_keys_gives_each_value_back_shrunk_by_the_ridge():

@@ -41,9 +41,9 @@ class MesaConfig(Config):
     heads: PositiveInt = 4
     """Each takes an equal part of the input size for its keys and for its values."""
     iterations: PositiveInt = 12
-    """Of conjugate gradients, at each read. The default solves to a ten-thousandth for heads of
-    size 32 under the ridge of the beginning; 18 do so under the smallest ridge that can be
-    learned."""
+    """Of conjugate gradients, at each read; never more than the size of a head, which are enough.
+    The default solves to a ten-thousandth for heads of size 32 under the ridge of the beginning;
+    18 do so under the smallest ridge that can be learned."""
 
     def build(self, input_size: int) -> "Mesa":
         """The core for inputs of this size."""
@@ -65,7 +65,7 @@ class Mesa(MemoryCore[Tensor]):
             )
         self.input_size = self.output_size = input_size
         self.heads, self.size = config.heads, input_size // config.heads
-        self.iterations = config.iterations
+        self.iterations = min(config.iterations, self.size)
         self.feature_map = FeatureMap("silu", FeatureOptions(self.size), "l2")
         # queries, keys, values: one product
         self.project = nn.Linear(input_size, 3 * input_size, bias=False)
