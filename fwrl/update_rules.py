@@ -64,7 +64,10 @@ def gated_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def decayed_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Decay, then add (Sun et al. 2023; Dao and Gu 2024): a gated sum with two gates."""
+    """Decay, then add (Sun et al. 2023; Dao and Gu 2024).
+
+    A gated sum whose decay is not tied to the write strength.
+    """
     assert write.beta is not None, "the decayed sum rule needs beta"
     assert write.decay is not None, "the decayed sum rule needs decay"
     kept = write.decay.unsqueeze(-1) * weights

@@ -39,7 +39,11 @@ FAST_WEIGHTS = {
         "attention_normaliser": True,
     },
     "gated_sum": {"update_rule": "gated_sum", "learned_initial_state": True},
-    "decayed_sum": {"update_rule": "decayed_sum"},
+    "normalised decayed_sum": {
+        "update_rule": "decayed_sum",
+        "feature_map": "elu_plus_one",
+        "attention_normaliser": True,
+    },
     "gated_delta": {"update_rule": "gated_delta", "learned_initial_state": True},
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
     "reference": {"kernel": "reference", "heads": 2, "key_size": 3, "value_size": 5},

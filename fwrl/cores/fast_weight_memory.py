@@ -39,12 +39,13 @@ class FastWeightMemoryConfig(Config):
     ================  ======  =======  ==========
 
     Note:
-        The LSTM has one bias per gate, where that of the paper has two that are added up.
+        The LSTM has one bias per gate, where that of the paper has two that are added up; at the
+        word level it has three layers there.
     """
 
     about: ClassVar[About] = About(
         update="W <- clip(W + beta/V k (v - k W)), k = vec(s r); n <- LN(vec(n e) W), R times",
-        cost="4DE + 4E^2 + 2EV(R + 4) + (R + 3)V^3",
+        cost="4DE + 4E^2 + (R + 5)EV + (R + 4)V^3, R reads",
         parallel=False,
         source="Schlag et al. 2021",
     )
@@ -58,7 +59,7 @@ class FastWeightMemoryConfig(Config):
     scale_write: bool = True
     """Divides the write strength by the memory size."""
     read_tanh: Literal["none", "edges", "all"] = "none"
-    """What of a question is squashed: nothing, the edges, or the first node as well."""
+    """What of the place asked for is squashed: nothing, the edges, or the first node as well."""
     residual: bool = True
     """Adds what was found to the output of the LSTM, in place of putting it out alone."""
     forget_bias: float = 0.0

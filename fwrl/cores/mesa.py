@@ -33,7 +33,7 @@ class MesaConfig(Config):
 
     about: ClassVar[About] = About(
         update="G <- a G + b k k, W <- a W + b k v, y = (G + L)^-1 q W",
-        cost="4D^2 + 2HK(K + V) + IHK^2, I iterations",
+        cost="4D^2 + HK(2K + 3V) + IHK^2, I iterations",
         parallel=True,
         source="von Oswald et al. 2023; von Oswald et al. 2025",
     )
@@ -161,15 +161,15 @@ def _with_key(write: Write) -> Write:
 def solve(
     product: Callable[[Tensor], Tensor], target: Float[Tensor, "*BT K"], iterations: int
 ) -> Float[Tensor, "*BT K"]:
-    """What ``product`` makes ``target`` of, with the gradient of an exact solution.
+    """The rows that ``product`` turns into ``target``, with the gradient of an exact solution.
 
-    The gradient of the solution ``x`` of ``A x = b`` is itself solved for by ``A``. So neither
-    its precision nor the memory that it takes depends on the iterations that led to ``x``.
+    The gradient of the solution is itself solved for, not led back through the iterations: the
+    memory that it takes does not grow with them. There is no second derivative.
 
     Args:
         product: Multiplies each row by a symmetric positive definite matrix of its own.
         target: One row for each system.
-        iterations: As many solve a system of this many different eigenvalues exactly.
+        iterations: As many as a matrix has different eigenvalues solve its system exactly.
     """
     with torch.no_grad():
         found = conjugate_gradients(product, target, iterations)
