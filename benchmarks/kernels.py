@@ -28,7 +28,7 @@ def problem(
         return torch.randn(streams, times, heads, *axes, generator=generator)
 
     key, query = (torch.nn.functional.normalize(random(size), dim=-1) for _ in range(2))
-    decay = random(1).sigmoid() if rule == "gated_delta" else None
+    decay = random(1).sigmoid() if rule in ("decayed_sum", "gated_delta") else None
     write = Write(key, random(size), random(1).sigmoid(), decay)
     for leaf in (query, *write):
         if leaf is not None:

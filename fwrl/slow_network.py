@@ -7,22 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import ConfigError
 from fwrl.precision import at_least_float32
-
-
-def head_size(kind: str, input_size: int, heads: int) -> int:
-    """The size of each head's keys and values.
-
-    Raises:
-        ConfigError: If the heads cannot share the input size equally.
-    """
-    if input_size % heads:
-        raise ConfigError(
-            f"{kind}: input_size {input_size} does not divide into {heads} heads; "
-            f"use a multiple of {heads}"
-        )
-    return input_size // heads
 
 
 def split_heads(

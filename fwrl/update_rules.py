@@ -81,6 +81,19 @@ def gated_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
     return _add(kept, write.key, write.beta * write.value)
 
 
+def decayed_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """Decay, then add (Sun et al. 2023; Dao and Gu 2024).
+
+    ``W <- a W + beta k v``
+
+    A gated sum whose decay is not tied to the write strength.
+    """
+    assert write.beta is not None, "the decayed sum rule needs beta"
+    assert write.decay is not None, "the decayed sum rule needs decay"
+    kept = write.decay.unsqueeze(-1) * weights
+    return _add(kept, write.key, write.beta * write.value)
+
+
 def gated_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
     """Decay first; the error is then that of the decayed weights (Yang et al. 2024).
 
@@ -159,6 +172,7 @@ UPDATE_RULES: dict[str, UpdateRule] = {
     "sum": sum_rule,
     "delta": delta_rule,
     "gated_sum": gated_sum_rule,
+    "decayed_sum": decayed_sum_rule,
     "gated_delta": gated_delta_rule,
     "kda": kda_rule,
     "longhorn": longhorn_rule,

@@ -20,6 +20,7 @@ every_rule = pytest.mark.parametrize(
 faster_kernels = pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
 
 
+NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn"]
 PER_CHANNEL = {"kda", "generalised_delta"}
 
 
@@ -140,7 +141,7 @@ def test_gradcheck(name, kernel):
 
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
-@pytest.mark.parametrize("name", ["delta", "gated_sum", "gated_delta", "kda", "longhorn"])
+@pytest.mark.parametrize("name", NO_STRENGTH)
 def test_a_write_of_no_strength_changes_nothing(name, kernel):
     leaves, _ = problem(name, 40, 0)
     query, key, value, beta, decay, *_, state, _ = leaves

@@ -132,7 +132,7 @@ def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):
     rows, columns = range(len(value)), range(len(key))
     if name == "gated_sum":
         new *= 1 - beta
-    if name in ("gated_delta", "kda", "generalised_delta"):
+    if name in ("decayed_sum", "gated_delta", "kda", "generalised_delta"):
         new *= decay
     if name == "longhorn":
         beta = beta / (1 + beta * sum(key[c] ** 2 for c in columns))
@@ -141,7 +141,7 @@ def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):
         match name:
             case "sum" | "sigmoid_sum":
                 new[row, column] += value[row] * key[column]
-            case "gated_sum":
+            case "gated_sum" | "decayed_sum":
                 new[row, column] += beta * value[row] * key[column]
             case "generalised_delta":
                 taken = removal_rate[column] * removal_key[column]

@@ -10,11 +10,14 @@ from fwrl.cores.delta_lstm import DeltaLSTMConfig
 from fwrl.cores.delta_mlp import DeltaMLPConfig
 from fwrl.cores.delta_rnn import DeltaRNNConfig
 from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.lstm import LSTMConfig
+from fwrl.cores.mesa import MesaConfig
 from fwrl.cores.none import NoMemoryConfig
-from fwrl.cores.rwkv7 import RWKV7Config
 from fwrl.cores.recurrent_delta import RecurrentDeltaConfig
+from fwrl.cores.rwkv7 import RWKV7Config
+from fwrl.cores.self_referential import SelfReferentialConfig
 from fwrl.cores.slow_rnn import SlowRNNConfig
 
 AnyCoreConfig = (
@@ -23,11 +26,14 @@ AnyCoreConfig = (
     | DeltaMLPConfig
     | DeltaRNNConfig
     | FastWeightConfig
+    | FastWeightMemoryConfig
     | GRUConfig
     | LSTMConfig
+    | MesaConfig
     | NoMemoryConfig
-    | RWKV7Config
     | RecurrentDeltaConfig
+    | RWKV7Config
+    | SelfReferentialConfig
     | SlowRNNConfig
 )  # fmt: skip
 
@@ -45,15 +51,18 @@ CoreConfig = Annotated[
 ]
 
 CORES: dict[str, type[AnyCoreConfig]] = {
-    "fast_weight": FastWeightConfig,
-    "lstm": LSTMConfig,
-    "gru": GRUConfig,
-    "none": NoMemoryConfig,
-    "rwkv7": RWKV7Config,
     "delta_delta": DeltaDeltaConfig,
     "delta_lstm": DeltaLSTMConfig,
     "delta_mlp": DeltaMLPConfig,
     "delta_rnn": DeltaRNNConfig,
+    "fast_weight": FastWeightConfig,
+    "fast_weight_memory": FastWeightMemoryConfig,
+    "gru": GRUConfig,
+    "lstm": LSTMConfig,
+    "mesa": MesaConfig,
+    "none": NoMemoryConfig,
     "recurrent_delta": RecurrentDeltaConfig,
+    "rwkv7": RWKV7Config,
+    "self_referential": SelfReferentialConfig,
     "slow_rnn": SlowRNNConfig,
 }

@@ -9,12 +9,12 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, SlowNetwork, head_size
+from fwrl.slow_network import JoinHeads, SlowNetwork
 from fwrl.update_rules import Write, delta_rule
 
 # One delta memory over a step or a sequence, given its weights, where to read and what to write,

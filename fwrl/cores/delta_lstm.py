@@ -8,11 +8,10 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from fwrl.config import Config
+from fwrl.config import Config, head_size
 from fwrl.core import About
 from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
-from fwrl.slow_network import head_size
 from fwrl.update_rules import read
 
 # input gate, update, output gate: each has a feed-forward and a recurrent matrix

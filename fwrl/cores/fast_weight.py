@@ -24,7 +24,7 @@ from fwrl.update_rules import UPDATE_RULES, Write, map_write
 # The rules that know no write strength, that can divide by the sum of the keys, and that can write
 # several times at one time.
 WITHOUT_BETA = ("sum", "sigmoid_sum")
-NORMALISED = ("sum", "delta", "gated_sum")
+NORMALISED = ("sum", "delta", "gated_sum", "decayed_sum")
 REPEATED = ("delta", "gated_delta", "kda", "longhorn")
 
 
@@ -52,6 +52,7 @@ class FastWeightConfig(Config):
         "sum",
         "delta",
         "gated_sum",
+        "decayed_sum",
         "gated_delta",
         "kda",
         "longhorn",
@@ -186,7 +187,8 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.beta = (
             nn.Linear(input_size, strengths) if config.update_rule not in WITHOUT_BETA else None
         )
-        channels = {"gated_delta": 1, "kda": self.feature_map.size}.get(config.update_rule)
+        features = self.feature_map.size
+        channels = {"decayed_sum": 1, "gated_delta": 1, "kda": features}.get(config.update_rule)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
         self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)

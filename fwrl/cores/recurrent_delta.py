@@ -8,13 +8,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import softmax
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, SlowNetwork, head_size
+from fwrl.slow_network import JoinHeads, SlowNetwork
 from fwrl.update_rules import Write, delta_rule, read
 
 

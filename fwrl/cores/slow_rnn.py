@@ -9,13 +9,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fwrl.cells import LSTMCell, LSTMState
-from fwrl.config import Config
+from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, head_size, split_heads
+from fwrl.slow_network import JoinHeads, split_heads
 from fwrl.update_rules import Write, delta_rule
 
 

@@ -37,6 +37,7 @@ from fwrl.shapes import FastWeights
 from fwrl.update_rules import (
     UpdateRule,
     Write,
+    decayed_sum_rule,
     delta_rule,
     gated_delta_rule,
     gated_sum_rule,
@@ -70,6 +71,7 @@ FORMS: dict[UpdateRule, Form] = {
     sum_rule: Form(removes=False, scaled=False, decay="none"),
     delta_rule: Form(removes=True, scaled=True, decay="none"),
     gated_sum_rule: Form(removes=False, scaled=True, decay="rest"),
+    decayed_sum_rule: Form(removes=False, scaled=True, decay="given"),
     gated_delta_rule: Form(removes=True, scaled=True, decay="given"),
     longhorn_rule: Form(removes=True, scaled=True, decay="none", implicit=True),
 }

@@ -1,0 +1,183 @@
+"""Fast weight memory: an LSTM that writes triples into a tensor and follows chains of them.
+
+A triple binds a value to the tensor product of two parts of a key, so that the memory is a tensor
+with three axes of size S; it is kept as fast weights with S * S rows and S columns.
+"""
+
+import math
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from fwrl.cells import LSTMCell, LSTMState
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore
+from fwrl.precision import at_least_float32, without_autocast
+from fwrl.recurrence import by_steps
+from fwrl.shapes import FastWeights
+from fwrl.update_rules import Write, clipped_delta_rule, read
+
+
+class FastWeightMemoryConfig(Config):
+    """Fast weight memory; the defaults are those of its agents (Schlag et al. 2021).
+
+    The two published language models differ from the agents in four settings:
+
+    ================  ======  =======  ==========
+    setting           agents  catbAbI  word level
+    ================  ======  =======  ==========
+    ``scale_write``   True    True     False
+    ``read_tanh``     "none"  "edges"  "all"
+    ``residual``      True    False    True
+    ``forget_bias``   0       1        0
+    ``memory_size``   16      32       32
+    ================  ======  =======  ==========
+
+    Note:
+        The LSTM has one bias per gate, where that of the paper has two that are added up; at the
+        word level it has three layers there.
+    """
+
+    about: ClassVar[About] = About(
+        update="W <- clip(W + beta/V k (v - k W)), k = vec(s r); n <- LN(vec(n e) W), R times",
+        cost="4DE + 4E^2 + (R + 5)EV + (R + 4)V^3, R reads",
+        parallel=False,
+        source="Schlag et al. 2021",
+    )
+    kind: Literal["fast_weight_memory"] = "fast_weight_memory"
+    hidden_size: PositiveInt | None = None
+    """Of the LSTM, and the size of the output; None: the input size."""
+    memory_size: PositiveInt = 16
+    """Of a value, and of each part of a key: the memory holds the third power of it."""
+    reads: PositiveInt = 3
+    """How many reads are chained; each asks for what the one before has found."""
+    scale_write: bool = True
+    """Divides the write strength by the memory size."""
+    read_tanh: Literal["none", "edges", "all"] = "none"
+    """What of the place asked for is squashed: nothing, the edges, or the first node as well."""
+    residual: bool = True
+    """Adds what was found to the output of the LSTM, in place of putting it out alone."""
+    forget_bias: float = 0.0
+    """Added to the forget gate of the LSTM."""
+
+    def build(self, input_size: int) -> "FastWeightMemory":
+        """The core for inputs of this size."""
+        return FastWeightMemory(input_size, self)
+
+
+class FastWeightMemoryState(NamedTuple):
+    """What the slow network remembers, and what it has written: the memory is a single head."""
+
+    slow: LSTMState
+    memory: Float[Tensor, "B 1 K V"]
+
+
+class Asked(NamedTuple):
+    """What the slow network asks of the memory: one triple to write, then a chain of reads."""
+
+    key: Float[Tensor, "*BT 1 K"]
+    value: Float[Tensor, "*BT 1 V"]
+    beta: Float[Tensor, "*BT 1 1"]
+    # where the chain begins, and the edge that it takes from each node to the next
+    node: Float[Tensor, "*BT 1 V"]
+    edges: Float[Tensor, "*BT R V"]
+
+
+def bind(first: Float[Tensor, "*B S"], second: Float[Tensor, "*B R"]) -> Float[Tensor, "*B K"]:
+    """The tensor product as a vector: a key that is found only by both of its parts."""
+    return (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(start_dim=-2)
+
+
+def follow(
+    memory: FastWeights, node: Float[Tensor, "B 1 V"], edges: Float[Tensor, "B R V"]
+) -> Float[Tensor, "B 1 V"]:
+    """The node at which a chain of reads ends; each that it comes to is normalised."""
+    for edge in edges.split(1, dim=-2):
+        node = F.layer_norm(read(memory, bind(node, edge)), node.shape[-1:])
+    return node
+
+
+class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
+    """State: ``FastWeightMemoryState``.
+
+    What is to be written and read depends on the LSTM alone: it is known for all times before the
+    memory's own recurrence begins.
+    """
+
+    def __init__(self, input_size: int, config: FastWeightMemoryConfig) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = config.hidden_size or input_size
+        self.size, self.reads = config.memory_size, config.reads
+        self.read_tanh, self.residual = config.read_tanh, config.residual
+        self.strength = 1.0 / config.memory_size if config.scale_write else 1.0
+        self.cell = LSTMCell(input_size, self.output_size, config.forget_bias)
+        # two parts of a key, a value, and the write strength
+        self.write = nn.Linear(self.output_size, 3 * self.size + 1)
+        self.question = nn.Linear(self.output_size, (1 + self.reads) * self.size)
+        self.output = nn.Linear(self.size, self.output_size)
+        bound = math.sqrt(6.0 / (self.output_size + self.size))
+        for layer in (self.write, self.question):
+            nn.init.uniform_(layer.weight, -bound, bound)
+
+    @override
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None
+    ) -> FastWeightMemoryState:
+        memory = torch.zeros(batch_size, 1, self.size**2, self.size, device=device)
+        return FastWeightMemoryState(self.cell.initial_state(batch_size, device), memory)
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: FastWeightMemoryState
+    ) -> tuple[Float[Tensor, "B E"], FastWeightMemoryState]:
+        hidden, slow = self.cell.advance(self.cell.input(x), state.slow)
+        asked = self._ask(hidden)
+        with without_autocast(x.device):
+            node, memory = _advance(asked, state.memory)
+        return self._out(hidden, node), FastWeightMemoryState(slow, memory)
+
+    @override
+    def unroll(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: FastWeightMemoryState,
+        starts: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T E"], FastWeightMemoryState]:
+        fresh = self.initial_state(x.shape[0], x.device)
+        hidden, slow = by_steps(
+            self.cell.advance, self.cell.input(x), state.slow, starts, fresh.slow
+        )
+        asked = self._ask(hidden)
+        with without_autocast(x.device):
+            node, memory = by_steps(_advance, asked, state.memory, starts, fresh.memory)
+        return self._out(hidden, node), FastWeightMemoryState(slow, memory)
+
+    def _ask(self, hidden: Float[Tensor, "*BT E"]) -> Asked:
+        """What the one head is to write and to read."""
+        written = at_least_float32(self.write(hidden)).unsqueeze(-2)
+        first, second, value = written[..., :-1].tanh().chunk(3, dim=-1)
+        beta = self.strength * (written[..., -1:] + 1.0).sigmoid()
+        question = at_least_float32(self.question(hidden))
+        question = question.unflatten(-1, (1 + self.reads, self.size))
+        node, edges = question.split((1, self.reads), dim=-2)
+        node = node.tanh() if self.read_tanh == "all" else node
+        edges = edges if self.read_tanh == "none" else edges.tanh()
+        return Asked(bind(first, second), value, beta, node, edges)
+
+    def _out(
+        self, hidden: Float[Tensor, "*BT E"], node: Float[Tensor, "*BT V"]
+    ) -> Float[Tensor, "*BT E"]:
+        found = self.output(node)
+        return hidden + found if self.residual else found
+
+
+def _advance(asked: Asked, memory: FastWeights) -> tuple[Float[Tensor, "B V"], FastWeights]:
+    write = Write(asked.key, asked.value, asked.beta)
+    memory = clipped_delta_rule(memory.to(write.key.dtype), write)
+    return follow(memory, asked.node, asked.edges).squeeze(-2), memory

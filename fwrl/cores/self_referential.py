@@ -1,0 +1,100 @@
+"""Self-referential weight matrix: fast weights that are their own slow network."""
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config, head_size
+from fwrl.core import About, MemoryCore
+from fwrl.precision import at_least_float32, without_autocast
+from fwrl.recurrence import by_steps
+from fwrl.shapes import FastWeights
+from fwrl.update_rules import Write, read, sum_rule
+
+# What the columns that make write strengths begin around: about a quarter of the full strength.
+STRENGTH = -1.0
+
+
+class SelfReferentialConfig(Config):
+    """A matrix per head that makes the keys, queries and write strengths of its own changes.
+
+    The published agents have eight heads of size 16 (Irie et al. 2022).
+    """
+
+    about: ClassVar[About] = About(
+        update="[y q k b] = f(x) W, W <- W + f(k) (sigmoid(b) (f(q) W - f(k) W)), f = softmax",
+        cost="D^2 + 3HK(3K + 4)",
+        parallel=False,
+        source="Irie et al. 2022",
+    )
+    kind: Literal["self_referential"] = "self_referential"
+    heads: PositiveInt = 4
+    """Each takes an equal part of the input."""
+
+    def build(self, input_size: int) -> "SelfReferential":
+        """The core for inputs of this size."""
+        return SelfReferential(input_size, self)
+
+
+class SelfReferential(MemoryCore[Tensor]):
+    """State: how far the matrices have moved from where they begin, ``[B, H, K, V]``.
+
+    K is the size of a head, V = 3 K + 4: the columns make the output, the query, the key and the
+    strengths at which these three and the strengths themselves are rewritten. The beginning is
+    learned; as it is not a part of the state, it has a gradient at every time.
+    """
+
+    # ones where a write strength (row) rules a column of the fast weights
+    blocks: Tensor
+
+    def __init__(self, input_size: int, config: SelfReferentialConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.heads, self.size = config.heads, head_size(config.kind, input_size, config.heads)
+        sizes = torch.tensor([self.size, self.size, self.size, 4])
+        blocks = torch.eye(4).repeat_interleave(sizes, dim=1)
+        self.register_buffer("blocks", blocks, persistent=False)
+        self.start = nn.Parameter(
+            torch.randn(self.heads, self.size, blocks.shape[1]) / self.size**0.5
+            + STRENGTH * blocks[-1]
+        )
+        self.output = nn.Linear(input_size, input_size, bias=False)
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(batch_size, *self.start.shape, device=device)
+
+    @override
+    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
+        with without_autocast(x.device):
+            y, weights = self._advance(self._address(x), self.start + state)
+        return self.output(y.flatten(start_dim=-2)), weights - self.start
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], Tensor]:
+        fresh = self.start.expand_as(state)
+        with without_autocast(x.device):
+            y, weights = by_steps(
+                self._advance, self._address(x), self.start + state, starts, fresh
+            )
+        return self.output(y.flatten(start_dim=-2)), weights - self.start
+
+    def _address(self, x: Float[Tensor, "*BT D"]) -> Float[Tensor, "*BT H K"]:
+        return at_least_float32(x).unflatten(-1, (self.heads, self.size)).softmax(dim=-1)
+
+    def _advance(
+        self, address: Float[Tensor, "B H K"], weights: FastWeights
+    ) -> tuple[Float[Tensor, "B H K"], FastWeights]:
+        """Read, then write: the output is that of the matrix before its change."""
+        made = read(weights, address)
+        y, addresses, strength = made.split((self.size, 2 * self.size, 4), dim=-1)
+        query, key = addresses.unflatten(-1, (2, self.size)).softmax(dim=-1).unbind(-2)
+        # reading is linear: one read of the difference is the difference of two
+        change = read(weights, query - key)
+        return y, sum_rule(weights, Write(key, (strength.sigmoid() @ self.blocks) * change))
