@@ -7,14 +7,20 @@ from pydantic import BeforeValidator, Field
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.gru import GRUConfig
+from fwrl.cores.gtrxl import GTrXLConfig
+from fwrl.cores.infinite_former import InfiniteFormerConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
+from fwrl.cores.window_attention import WindowAttentionConfig
 
 AnyCoreConfig = (
     FastWeightConfig
     | GRUConfig
+    | GTrXLConfig
+    | InfiniteFormerConfig
     | LSTMConfig
     | NoMemoryConfig
+    | WindowAttentionConfig
 )  # fmt: skip
 
 
@@ -34,5 +40,8 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,
     "lstm": LSTMConfig,
     "gru": GRUConfig,
+    "gtrxl": GTrXLConfig,
+    "infinite_former": InfiniteFormerConfig,
     "none": NoMemoryConfig,
+    "window_attention": WindowAttentionConfig,
 }
