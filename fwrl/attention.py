@@ -108,7 +108,7 @@ def attend(
 ) -> Float[Tensor, "B T H V"]:
     """Means of the values that each query sees, weighted by the softmax of its scores.
 
-    An undefined key or value makes those undefined that see it, and no others.
+    What is undefined at one time makes those undefined that see this time, and no others.
 
     Args:
         scores: Turns blocks of queries and keys into a score for each pair.
@@ -132,15 +132,22 @@ def attend(
         filled = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
         return filled.unfold(1, past + size, size)
 
-    defined = key.isfinite().flatten(2).all(-1) & value.isfinite().flatten(2).all(-1)
-    # a product with a weight of zero would keep what is undefined
-    key, value = (torch.where(defined[..., None, None], x, 0.0) for x in (key, value))
+    sums = key.sum(dim=(-2, -1)) + value.sum(dim=(-2, -1))
+    sums = sums + F.pad(query.sum(dim=(-2, -1)), (past, 0))
+    undefined = ~sums.isfinite()
+    any_undefined = bool(undefined.any())
+    if any_undefined:
+        # a product with a weight of zero would keep them
+        hidden = undefined[..., None, None]
+        query = torch.where(hidden[:, past:], 0.0, query)
+        key, value = torch.where(hidden, 0.0, key), torch.where(hidden, 0.0, value)
     visible = _visible(of_queries(seen), past)
     pairs = scores(of_queries(query).transpose(2, 3), of_keys(key).mT) / math.sqrt(key.shape[-1])
     weights = pairs.masked_fill(~visible.unsqueeze(2), -math.inf).softmax(dim=-1)
     found = (weights @ of_keys(value).mT).transpose(2, 3)
-    undefined = (visible & ~of_keys(defined).unsqueeze(2)).any(dim=-1)
-    found = torch.where(undefined[..., None, None], math.nan, found)
+    if any_undefined:
+        hit = (visible & of_keys(undefined).unsqueeze(2)).any(dim=-1)
+        found = torch.where(hit[..., None, None], math.nan, found)
     return found.flatten(1, 2)[:, :times]
 
 
