@@ -172,7 +172,8 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
             segments = inputs.unfold(1, self.segment, 1)[:, : x.shape[1]]
             columns = Inputs(self._long_queries(query), segments, full)
             fresh = self._nothing(x.shape[0], x.device)
-            read, long = by_steps(self._advance, columns, state.long, starts, fresh)
+            before = LongTerm(*(leaf.to(query.dtype) for leaf in state.long))
+            read, long = by_steps(self._advance, columns, before, starts, fresh)
             found = torch.einsum("bthd,hvd->bthv", read, self._by_head(self.value))
         left = torch.where(full[:, -1], self.window, seen[:, -1])
         y = short + self.output(found.flatten(start_dim=-2))
