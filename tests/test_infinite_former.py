@@ -95,7 +95,6 @@ class ByHand:
             variance = max(np.log1p(np.exp(for_variance)), 1e-6)
             found.append(self.density(mean, variance) @ values[:, head])
             edges = np.linspace(0, 1, self.config.bins + 1)
-            edges[0], edges[-1] = -1e-6, 1 + 1e-6
             scaled = (edges - mean) / np.sqrt(2 * variance)
             self.histogram += np.diff([0.5 * (1 + math.erf(edge)) for edge in scaled])
         return numbers(core.output.weight) @ np.concatenate(found)
@@ -171,6 +170,17 @@ def test_before_anything_was_folded_it_is_attention_over_the_window():
     assert state.long.holds.all()
     _, state = core.unroll(x[:, :4], core.initial_state(B), starts[:, :4])
     assert not any(leaf.any() for leaf in tensors_in(state.long))
+
+
+def test_a_memory_that_holds_nothing_is_not_read_whatever_its_numbers_are():
+    _, core = build(sticky=True, bins=6)
+    x, starts = inputs(8)
+    empty = core.initial_state(B)
+    junk = empty._replace(long=empty.long._replace(coefficients=torch.full((B, 8, D), math.nan)))
+    expected = core.unroll(x, empty, starts)
+    found = core.unroll(x, junk, starts)
+    assert tensors_in(expected)[-1].any()
+    torch.testing.assert_close(tensors_in(found), tensors_in(expected))
 
 
 def test_the_state_does_not_grow_with_what_it_takes_in():

@@ -43,24 +43,19 @@ FAST_WEIGHTS = {
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
     "reference": {"kernel": "reference", "heads": 2, "key_size": 3, "value_size": 5},
 }
-# with windows so short that they run over, and segments that are folded many times
-WINDOWS = {
-    "rotary": ("window_attention", {"window": 6}),
-    "relative": ("window_attention", {"window": 6, "positions": "relative"}),
-    "none": ("window_attention", {"window": 6, "positions": "none", "heads": 1}),
-    "short": ("gtrxl", {"window": 6, "feed_forward": 5}),
-    "short too": (
-        "infinite_former",
-        {"window": 2, "segment": 2, "basis_functions": 8, "samples": 8, "input_gate": True},
-    ),
-    "sticky": (
-        "infinite_former",
-        {"window": 2, "segment": 2, "basis_functions": 8, "samples": 8, "sticky": True, "bins": 5},
-    ),
+# windows so short that they run over, and segments so short that they are folded many times
+FOLDED = {"window": 2, "segment": 2, "basis_functions": 8, "samples": 8}
+ATTENTION = {
+    "window_attention, rotary": {"window": 6},
+    "window_attention, relative": {"window": 6, "positions": "relative"},
+    "window_attention, none": {"window": 6, "positions": "none", "heads": 1},
+    "gtrxl, short": {"window": 6, "feed_forward": 5},
+    "infinite_former, gated": FOLDED | {"input_gate": True},
+    "infinite_former, sticky": FOLDED | {"sticky": True, "bins": 5},
 }
 VARIANTS = {name: config() for name, config in CORES.items()}
 VARIANTS |= {f"fast_weight, {name}": FastWeightConfig(**v) for name, v in FAST_WEIGHTS.items()}
-VARIANTS |= {f"{core}, {name}": CORES[core](**v) for name, (core, v) in WINDOWS.items()}
+VARIANTS |= {name: CORES[name.split(",")[0]](**v) for name, v in ATTENTION.items()}
 VARIANTS["lstm, wide"] = CORES["lstm"](hidden_size=20)
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))

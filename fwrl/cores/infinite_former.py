@@ -31,7 +31,7 @@ class InfiniteFormerConfig(Config):
 
     about: ClassVar[About] = About(
         update="B <- C B + G X each time a segment X leaves the window, y = V(E[psi]^T B) + short",
-        cost="9D^2 + 2HND + 2 window D",
+        cost="7D^2 + 2 window D + (2H + N / segment) N D with N basis functions",
         parallel=False,
         source="Martins et al. 2022",
     )
@@ -80,7 +80,7 @@ class LongTerm(NamedTuple):
     coefficients: Float[Tensor, "B N D"]
     # whether anything has been folded in: 0 or 1
     holds: Float[Tensor, " B"]
-    # where attention has been since the last fold; no bins if not sticky
+    # where attention has been since the last fold, which empties it; no bins if not sticky
     histogram: Float[Tensor, "B Q"]
 
 
@@ -132,10 +132,7 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         self.output = nn.Linear(input_size, input_size, bias=False)
         self.density = nn.Linear(config.basis_functions, 2, bias=False)
         self.bins = config.bins if config.sticky else 0
-        edges = torch.linspace(0, 1, self.bins + 1)
-        # rounding must not push what lies at the ends outside
-        edges[0], edges[-1] = -1e-6, 1 + 1e-6
-        self.register_buffer("edges", edges, persistent=False)
+        self.register_buffer("edges", torch.linspace(0, 1, self.bins + 1), persistent=False)
 
     @override
     def initial_state(
@@ -197,12 +194,10 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         mean, variance = self.density(scores).unbind(dim=-1)
         mean, variance = mean.sigmoid(), F.softplus(variance).clamp_min(MIN_VARIANCE)
         read = self.memory.basis.expectation(mean, variance) @ state.coefficients
-        holds = state.holds > 0
-        read = torch.where(holds[:, None, None], read, 0.0)
+        read = torch.where(state.holds[:, None, None] > 0, read, 0.0)
         histogram = state.histogram
         if self.bins:
-            mass = mass_in_bins(mean, variance, self.edges).sum(dim=1)
-            histogram = histogram + torch.where(holds[:, None], mass, 0.0)
+            histogram = histogram + mass_in_bins(mean, variance, self.edges).sum(dim=1)
         state = LongTerm(state.coefficients, state.holds, histogram)
         return read, self._fold(inputs, state)
 
