@@ -67,27 +67,41 @@ FAST_WEIGHTS = {
     },
     "reference": {"kernel": "reference", "heads": 2, "key_size": 3, "value_size": 5},
 }
-FAST_WEIGHT_MEMORIES = {
-    "catbabi": {"memory_size": 3, "read_tanh": "edges", "residual": False, "forget_bias": 1.0},
-    "word level": {"memory_size": 3, "read_tanh": "all", "scale_write": False, "hidden_size": 5},
+# windows so short that they run over, and segments so short that they are folded many times
+FOLDED = {"window": 2, "segment": 2, "basis_functions": 8, "samples": 8}
+OTHERS = {
+    "delta_delta, learned": {"learned_initial_state": True, "scale_output": True},
+    "delta_lstm, 1": {"version": 1, "heads": 1},
+    "delta_lstm, 2": {"version": 2, "heads": 2},
+    "delta_lstm, 3": {"version": 3, "scale_output": True},
+    "delta_mlp, deep": {"blocks": 2, "expansion": 2, "heads": 2},
+    "delta_rnn, 1": {"version": 1, "feature_map": "softmax", "scale_output": True},
+    "fast_weight_memory, catbabi": {
+        "memory_size": 3,
+        "read_tanh": "edges",
+        "residual": False,
+        "forget_bias": 1.0,
+    },
+    "fast_weight_memory, word level": {
+        "memory_size": 3,
+        "read_tanh": "all",
+        "scale_write": False,
+        "hidden_size": 5,
+    },
+    "gtrxl, short": {"window": 6, "feed_forward": 5},
+    "infinite_former, gated": FOLDED | {"input_gate": True},
+    "infinite_former, sticky": FOLDED | {"sticky": True, "bins": 5},
+    "lstm, wide": {"hidden_size": 20},
+    "mesa, not solved": {"heads": 2, "iterations": 3},
+    "recurrent_delta, 1 head": {"heads": 1, "scale_output": True},
+    "slow_rnn, 2 heads": {"heads": 2, "forget_bias": 1.0, "scale_output": True},
+    "window_attention, rotary": {"window": 6},
+    "window_attention, relative": {"window": 6, "positions": "relative"},
+    "window_attention, none": {"window": 6, "positions": "none", "heads": 1},
 }
+OTHERS |= {f"fast_weight, {name}": options for name, options in FAST_WEIGHTS.items()}
 VARIANTS = {name: config() for name, config in CORES.items()}
-VARIANTS |= {f"fast_weight, {name}": FastWeightConfig(**v) for name, v in FAST_WEIGHTS.items()}
-VARIANTS |= {
-    f"fast_weight_memory, {name}": CORES["fast_weight_memory"](**v)
-    for name, v in FAST_WEIGHT_MEMORIES.items()
-}
-VARIANTS["mesa, not solved"] = CORES["mesa"](heads=2, iterations=3)
-VARIANTS["lstm, wide"] = CORES["lstm"](hidden_size=20)
-VARIANTS |= {
-    "delta_delta, learned": CORES["delta_delta"](learned_initial_state=True, scale_output=True),
-    "delta_mlp, deep": CORES["delta_mlp"](blocks=2, expansion=2, heads=2),
-    "delta_rnn, 1": CORES["delta_rnn"](version=1, feature_map="softmax", scale_output=True),
-    "slow_rnn, 2 heads": CORES["slow_rnn"](heads=2, forget_bias=1.0, scale_output=True),
-    "recurrent_delta, 1 head": CORES["recurrent_delta"](heads=1, scale_output=True),
-}
-VARIANTS |= {f"delta_lstm, {v}": CORES["delta_lstm"](version=v, heads=v) for v in (1, 2)}
-VARIANTS["delta_lstm, 3"] = CORES["delta_lstm"](version=3, scale_output=True)
+VARIANTS |= {name: CORES[name.split(",")[0]](**options) for name, options in OTHERS.items()}
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))
 any_starts = st.lists(st.booleans(), min_size=B * T, max_size=B * T).map(

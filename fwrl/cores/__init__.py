@@ -12,6 +12,8 @@ from fwrl.cores.delta_rnn import DeltaRNNConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
 from fwrl.cores.gru import GRUConfig
+from fwrl.cores.gtrxl import GTrXLConfig
+from fwrl.cores.infinite_former import InfiniteFormerConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.mesa import MesaConfig
 from fwrl.cores.none import NoMemoryConfig
@@ -19,6 +21,7 @@ from fwrl.cores.recurrent_delta import RecurrentDeltaConfig
 from fwrl.cores.rwkv7 import RWKV7Config
 from fwrl.cores.self_referential import SelfReferentialConfig
 from fwrl.cores.slow_rnn import SlowRNNConfig
+from fwrl.cores.window_attention import WindowAttentionConfig
 
 AnyCoreConfig = (
     DeltaDeltaConfig
@@ -28,6 +31,8 @@ AnyCoreConfig = (
     | FastWeightConfig
     | FastWeightMemoryConfig
     | GRUConfig
+    | GTrXLConfig
+    | InfiniteFormerConfig
     | LSTMConfig
     | MesaConfig
     | NoMemoryConfig
@@ -35,6 +40,7 @@ AnyCoreConfig = (
     | RWKV7Config
     | SelfReferentialConfig
     | SlowRNNConfig
+    | WindowAttentionConfig
 )  # fmt: skip
 
 
@@ -58,6 +64,8 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "fast_weight": FastWeightConfig,
     "fast_weight_memory": FastWeightMemoryConfig,
     "gru": GRUConfig,
+    "gtrxl": GTrXLConfig,
+    "infinite_former": InfiniteFormerConfig,
     "lstm": LSTMConfig,
     "mesa": MesaConfig,
     "none": NoMemoryConfig,
@@ -65,4 +73,5 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "rwkv7": RWKV7Config,
     "self_referential": SelfReferentialConfig,
     "slow_rnn": SlowRNNConfig,
+    "window_attention": WindowAttentionConfig,
 }

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from fwrl.cells import ShortConvolution
 from fwrl.config import Config, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.decay import Decay
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
 from fwrl.kernels import scan, scan_step
@@ -216,9 +216,7 @@ class FastWeight(MemoryCore[FastWeightState]):
         self, x: Float[Tensor, "B D"], state: FastWeightState
     ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
         if self.normalised or self.convolution is not None or self.writes > 1:
-            starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
-            y, state = self.unroll(x.unsqueeze(1), state, starts)
-            return y.squeeze(1), state
+            return step_by_unroll(self, x, state)
         query, write = self._slow(x, self.project(x))
         write = map_write(lambda field: field.squeeze(-3), write)
         values, weights = scan_step(self.rule, state.weights, query, write)

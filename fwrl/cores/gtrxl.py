@@ -1,0 +1,106 @@
+"""One block of the gated Transformer-XL (Parisotto et al. 2020)."""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.attention import Positions, WindowedAttention, extend, remember
+from fwrl.cells import Gate
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.precision import at_least_float32
+from fwrl.recurrence import time_in_episode
+
+
+class GTrXLConfig(Config):
+    """Attention over remembered inputs and a feed-forward network, both normed and gated.
+
+    Note:
+        The block has norms, gates and a feed-forward network of its own, and ``ResidualStack``
+        adds another set around every core. The published network has the inner set alone; the
+        outer one weighs least with ``feed_forward: 1``, and its gates (``gate: true``) then let
+        the block's output in by a learned share.
+    """
+
+    about: ClassVar[About] = About(
+        update="the last inputs M are kept, y = gate(x, softmax(q K(M)^T + ages) V(M))",
+        cost="20D^2 + 3 window D; 2 window D^2 more for a single time",
+        parallel=True,
+        source="Parisotto et al. 2020; Dai et al. 2019",
+    )
+    kind: Literal["gtrxl"] = "gtrxl"
+    heads: PositiveInt = 4
+    window: PositiveInt = 64
+    """How many times are seen, the present one included."""
+    positions: Positions = "relative"
+    """How scores depend on the age of a remembered input."""
+    feed_forward: PositiveInt | None = None
+    """Hidden units after the attention; None: twice the input size."""
+    gate_bias: float = 2.0
+    """The larger, the less of the block the stream takes in at first."""
+
+    def build(self, input_size: int) -> "GTrXL":
+        """The core for inputs of this size."""
+        return GTrXL(input_size, self)
+
+
+class GTrXLState(NamedTuple):
+    """The inputs of the last times, the newest last, and how many there are."""
+
+    inputs: Float[Tensor, "B P D"]
+    held: Float[Tensor, " B"]
+
+
+class GTrXL(MemoryCore[GTrXLState]):
+    """State: inputs, of which keys and values are made anew whenever they are read.
+
+    Note:
+        Gradients flow into all of the window. Transformer-XL stops them at the border of a
+        segment; here the caller does, by detaching the state.
+    """
+
+    def __init__(self, input_size: int, config: GTrXLConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.past = config.window - 1
+        hidden = config.feed_forward or 2 * input_size
+        self.attention_norm = nn.LayerNorm(input_size)
+        self.attention = WindowedAttention(
+            input_size, config.heads, config.window, config.positions
+        )
+        self.attention_gate = Gate(input_size, config.gate_bias)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(input_size),
+            nn.Linear(input_size, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, input_size),
+        )
+        self.feed_forward_gate = Gate(input_size, config.gate_bias)
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> GTrXLState:
+        inputs = torch.zeros(batch_size, self.past, self.input_size, device=device)
+        return GTrXLState(inputs, torch.zeros(batch_size, device=device))
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: GTrXLState
+    ) -> tuple[Float[Tensor, "B E"], GTrXLState]:
+        return step_by_unroll(self, x, state)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: GTrXLState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], GTrXLState]:
+        seen = time_in_episode(starts, state.held)
+        inputs = extend(state.inputs, at_least_float32(x))
+        normed = self.attention_norm(inputs)
+        query = self.attention.queries(normed[:, self.past :])
+        found = self.attention.read(query, *self.attention.keys_values(normed), seen)
+        x = self.attention_gate(x, found)
+        y = self.feed_forward_gate(x, self.feed_forward(x))
+        return y, GTrXLState(*remember(inputs, seen[:, -1], self.past))

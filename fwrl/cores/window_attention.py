@@ -1,0 +1,85 @@
+"""Softmax attention over the last times of the episode: the exact memory of a short past."""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor
+from typing_extensions import override
+
+from fwrl.attention import Positions, WindowedAttention, extend, remember
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.recurrence import time_in_episode
+
+
+class WindowAttentionConfig(Config):
+    """Causal attention with a window, and so with a state of fixed size."""
+
+    about: ClassVar[About] = About(
+        update="the last keys K and values V are kept, y = softmax(q K^T) V",
+        cost="4D^2 + 2 window D",
+        parallel=True,
+        source="Vaswani et al. 2017; Beltagy et al. 2020",
+    )
+    kind: Literal["window_attention"] = "window_attention"
+    heads: PositiveInt = 4
+    window: PositiveInt = 64
+    """How many times are seen, the present one included."""
+    positions: Positions = "rotary"
+    """How scores depend on the age of a key: rotations (Su et al. 2021), sinusoids with learned
+    biases (Dai et al. 2019), or not at all."""
+
+    def build(self, input_size: int) -> "WindowAttention":
+        """The core for inputs of this size."""
+        return WindowAttention(input_size, self)
+
+
+class KeysValues(NamedTuple):
+    """What was written at the last times, the newest last."""
+
+    key: Float[Tensor, "B P H K"]
+    value: Float[Tensor, "B P H K"]
+
+
+class WindowAttentionState(NamedTuple):
+    """Keys without positions: these are counted from the time that reads."""
+
+    window: KeysValues
+    held: Float[Tensor, " B"]
+
+
+class WindowAttention(MemoryCore[WindowAttentionState]):
+    """State: keys and values of the times before the next one that it will see."""
+
+    def __init__(self, input_size: int, config: WindowAttentionConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.past = config.window - 1
+        self.attention = WindowedAttention(
+            input_size, config.heads, config.window, config.positions
+        )
+
+    @override
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None
+    ) -> WindowAttentionState:
+        shape = batch_size, self.past, self.attention.heads, self.attention.head_size
+        window = KeysValues(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
+        return WindowAttentionState(window, torch.zeros(batch_size, device=device))
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: WindowAttentionState
+    ) -> tuple[Float[Tensor, "B E"], WindowAttentionState]:
+        return step_by_unroll(self, x, state)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: WindowAttentionState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], WindowAttentionState]:
+        seen = time_in_episode(starts, state.held)
+        window = extend(state.window, KeysValues(*self.attention.keys_values(x)))
+        y = self.attention.read(self.attention.queries(x), window.key, window.value, seen)
+        return y, WindowAttentionState(*remember(window, seen[:, -1], self.past))
