@@ -58,6 +58,15 @@ def unroll_by_steps(
     return by_steps(core.step, x, state, starts, core.initial_state(x.shape[0], x.device))
 
 
+def step_by_unroll(
+    core: MemoryCore[S], x: Float[Tensor, "B D"], state: S
+) -> tuple[Float[Tensor, "B E"], S]:
+    """``step`` as a sequence of one time that starts nothing."""
+    starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
+    y, state = core.unroll(x.unsqueeze(1), state, starts)
+    return y.squeeze(1), state
+
+
 def state_size(core: MemoryCore[Any]) -> int:
     """How many numbers the core remembers of one stream."""
     return sum(leaf.numel() for leaf in tensors_in(core.initial_state(1)))
