@@ -6,15 +6,21 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, Field
 
 from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.gru import GRUConfig
+from fwrl.cores.lru import LRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.none import NoMemoryConfig
+from fwrl.cores.stable_hadamard import StableHadamardConfig
 
 AnyCoreConfig = (
     FastWeightConfig
+    | FFMConfig
     | GRUConfig
+    | LRUConfig
     | LSTMConfig
     | NoMemoryConfig
+    | StableHadamardConfig
 )  # fmt: skip
 
 
@@ -35,4 +41,7 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "lstm": LSTMConfig,
     "gru": GRUConfig,
     "none": NoMemoryConfig,
+    "lru": LRUConfig,
+    "ffm": FFMConfig,
+    "stable_hadamard": StableHadamardConfig,
 }
