@@ -45,6 +45,9 @@ FAST_WEIGHTS = {
 }
 VARIANTS = {name: config() for name, config in CORES.items()}
 VARIANTS |= {f"fast_weight, {name}": FastWeightConfig(**v) for name, v in FAST_WEIGHTS.items()}
+VARIANTS["agalite, exact"] = CORES["agalite"](exact=True, features=2)
+VARIANTS["agalite, rank 1"] = CORES["agalite"](rank=1, head_size=3)
+VARIANTS["lru, wide"] = CORES["lru"](state_size=24)
 VARIANTS["lstm, wide"] = CORES["lstm"](hidden_size=20)
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))

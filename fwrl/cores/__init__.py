@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
+from fwrl.cores.agalite import AGaLiTeConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.gru import GRUConfig
@@ -14,7 +15,8 @@ from fwrl.cores.none import NoMemoryConfig
 from fwrl.cores.stable_hadamard import StableHadamardConfig
 
 AnyCoreConfig = (
-    FastWeightConfig
+    AGaLiTeConfig
+    | FastWeightConfig
     | FFMConfig
     | GRUConfig
     | LRUConfig
@@ -44,4 +46,5 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "lru": LRUConfig,
     "ffm": FFMConfig,
     "stable_hadamard": StableHadamardConfig,
+    "agalite": AGaLiTeConfig,
 }
