@@ -12,7 +12,7 @@ from typing_extensions import override
 from fwrl.config import Config, ConfigError
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.kernels import outer_decay
-from fwrl.precision import at_least_float32, without_autocast
+from fwrl.precision import at_least_float32
 from fwrl.recurrence import linear_recurrence, time_in_episode
 
 # Divisors are at least this: all features of a key or of a query can be zero.
@@ -41,9 +41,9 @@ class AGaLiTeConfig(Config):
     head_size: PositiveInt | None = None
     """V, of keys, queries and values before the features; None: the input size by the heads."""
     features: PositiveInt = 8
-    """How many times the head size a key is: an outer product with so many learned numbers."""
+    """How many times the head size a key is: an outer product with so many projections."""
     rank: PositiveInt = 2
-    """Pairs of vectors r that stand for the matrix."""
+    """Pairs of vectors r that stand for the matrix; more come nearer to the exact form."""
     exact: bool = False
     """GaLiTe: the matrix itself; ``rank`` is not used."""
 
@@ -163,8 +163,7 @@ class AGaLiTe(MemoryCore[State]):
 
         keys = pairs(given.key_decay, given.key, state.keys)
         values = pairs(given.value_decay, given.value, state.values)
-        with without_autocast(keys.device):
-            weight = (keys * given.query.unsqueeze(2)).sum(dim=-1, keepdim=True)
+        weight = (keys * given.query.unsqueeze(2)).sum(dim=-1, keepdim=True)
         after = state._replace(
             keys=keys[:, -1].clone(), values=values[:, -1].clone(), seen=seen[:, -1].clone()
         )

@@ -61,6 +61,7 @@ def scan(
 
     Episodes begin with zeros.
     """
+    state = state.to(inputs.query.dtype)
     with without_autocast(state.device):
         values, end = _in_chunks(state, inputs, starts)
         if not values.detach().sum().isfinite():
