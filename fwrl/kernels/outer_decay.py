@@ -48,7 +48,7 @@ class Inputs(NamedTuple):
 class Faded(NamedTuple):
     """How much of the past is left along one side of the fast weights; F is K or V."""
 
-    # what time i wrote, as seen by time t
+    # what time i wrote, as seen by time t; 1 where i is not before t
     pair: Float[Tensor, "N B H C C F"]
     # of the state that entered the chunk
     entered: Float[Tensor, "N B H C F"]
@@ -97,15 +97,17 @@ def _in_chunks(
 
     episode = F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1).cumsum(-1)
     query, key, value = map(by_chunk, inputs[:3])
+    together = (episode.unsqueeze(-1) == episode.unsqueeze(-2)).tril().unsqueeze(2)
     rows = _fade(by_chunk(inputs.key_decay, 1.0), episode)
     columns = _fade(by_chunk(inputs.value_decay, 1.0), episode)
     seen_keys = rows.pair * key.unsqueeze(-3)
     seen_values = columns.pair * value.unsqueeze(-3)
-    weight = seen_keys @ query.unsqueeze(-1)
-    inside = (weight * seen_values).sum(dim=-2)
+    weight = (seen_keys @ query.unsqueeze(-1)).squeeze(-1) * together
+    inside = (weight.unsqueeze(-2) @ seen_values).squeeze(-2)
     # from here on one chunk after the other
     query = (rows.entered * query).unbind(0)
-    written = (seen_keys[..., -1, :, :].mT @ seen_values[..., -1, :, :]).unbind(0)
+    last_keys = seen_keys[..., -1, :, :] * together[..., -1, :].unsqueeze(-1)
+    written = (last_keys.mT @ seen_values[..., -1, :, :]).unbind(0)
     kept = rows.entered[..., -1, :].unsqueeze(-1) * columns.entered[..., -1, :].unsqueeze(-2)
     entering: list[Tensor] = []
     for query_n, kept_n, written_n in zip(query, kept.unbind(0), written, strict=True):
@@ -119,7 +121,6 @@ def _in_chunks(
 def _fade(decay: Float[Tensor, "N B H C F"], episode: Tensor) -> Faded:
     size = decay.shape[-2]
     log_decay = decay.clamp_min(MIN_DECAY).log()
-    together = (episode.unsqueeze(-1) == episode.unsqueeze(-2)).tril()[:, :, None, :, :, None]
     inherits = (episode == 0)[:, :, None, :, None]
     # which times lie after i and up to t: sums over them, as differences of running sums would
     # lose digits after a strong decay
@@ -127,4 +128,4 @@ def _fade(decay: Float[Tensor, "N B H C F"], episode: Tensor) -> Faded:
     to_time = every.tril()
     between = to_time.unsqueeze(1) * every.triu(1)
     left = (between.flatten(0, 1) @ log_decay).unflatten(-2, (size, size))
-    return Faded(left.exp() * together, (to_time @ log_decay).exp() * inherits)
+    return Faded(left.exp(), (to_time @ log_decay).exp() * inherits)
