@@ -31,7 +31,7 @@ from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
 
 # Times per chunk, at most. What is kept for the gradient grows with it as C (K + V) + K V / C.
-CHUNK_SIZE = 8
+CHUNK_SIZE = 4
 
 
 class Inputs(NamedTuple):
@@ -50,8 +50,10 @@ class Faded(NamedTuple):
 
     # what time i wrote, as seen by time t; 1 where i is not before t
     pair: Float[Tensor, "N B H C C F"]
-    # of the state that entered the chunk
+    # of the state that entered the chunk, at time t
     entered: Float[Tensor, "N B H C F"]
+    # what time i wrote, as left at the end of the chunk
+    leaving: Float[Tensor, "N B H C F"]
 
 
 def scan(
@@ -100,19 +102,18 @@ def _in_chunks(
     together = (episode.unsqueeze(-1) == episode.unsqueeze(-2)).tril().unsqueeze(2)
     rows = _fade(by_chunk(inputs.key_decay, 1.0), episode)
     columns = _fade(by_chunk(inputs.value_decay, 1.0), episode)
-    seen_keys = rows.pair * key.unsqueeze(-3)
-    seen_values = columns.pair * value.unsqueeze(-3)
-    weight = (seen_keys @ query.unsqueeze(-1)).squeeze(-1) * together
-    inside = (weight.unsqueeze(-2) @ seen_values).squeeze(-2)
+    weight = ((rows.pair * key.unsqueeze(-3)) @ query.unsqueeze(-1)).squeeze(-1) * together
+    inside = (weight.unsqueeze(-2) @ (columns.pair * value.unsqueeze(-3))).squeeze(-2)
+    left_keys = rows.leaving * key * together[..., -1, :].unsqueeze(-1)
+    written = (left_keys.mT @ (columns.leaving * value)).unbind(0)
     # from here on one chunk after the other
     query = (rows.entered * query).unbind(0)
-    last_keys = seen_keys[..., -1, :, :] * together[..., -1, :].unsqueeze(-1)
-    written = (last_keys.mT @ seen_values[..., -1, :, :]).unbind(0)
-    kept = rows.entered[..., -1, :].unsqueeze(-1) * columns.entered[..., -1, :].unsqueeze(-2)
+    kept_rows = rows.entered[..., -1, :].unsqueeze(-1).unbind(0)
+    kept_columns = columns.entered[..., -1, :].unsqueeze(-2).unbind(0)
     entering: list[Tensor] = []
-    for query_n, kept_n, written_n in zip(query, kept.unbind(0), written, strict=True):
-        entering.append(query_n @ state)
-        state = torch.addcmul(written_n, kept_n, state)
+    for n in range(count):
+        entering.append(query[n] @ state)
+        state = torch.addcmul(written[n], kept_rows[n] * kept_columns[n], state)
     values = inside + columns.entered * torch.stack(entering)
     values = values.permute(1, 0, 3, 2, 4).reshape(batch, -1, heads, values.shape[-1])
     return values[:, :times], state
@@ -128,4 +129,5 @@ def _fade(decay: Float[Tensor, "N B H C F"], episode: Tensor) -> Faded:
     to_time = every.tril()
     between = to_time.unsqueeze(1) * every.triu(1)
     left = (between.flatten(0, 1) @ log_decay).unflatten(-2, (size, size))
-    return Faded(left.exp(), (to_time @ log_decay).exp() * inherits)
+    entered = (to_time @ log_decay).exp() * inherits
+    return Faded(left.exp(), entered, (every.triu(1) @ log_decay).exp())
