@@ -32,8 +32,9 @@ class StableHadamardConfig(Config):
         an episode is.
 
         Left out: the normalisation of the input and the shortcut past the memory, which are those
-        of the stack, and the bound on the weights that one published version has. It would make
-        the recurrence nonlinear, and products do not come near the end of single precision.
+        of the stack, and the bound on the weights that one published version has: it would make
+        the recurrence nonlinear, and with the initial weights the products stay far from the end
+        of single precision. Nothing bounds them after training.
     """
 
     about: ClassVar[About] = About(
