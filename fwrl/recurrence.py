@@ -1,11 +1,13 @@
 """Recurrences over time with exact resets: the one sequential scan, and a parallel linear one."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from fwrl.state import map_tensors, tensors_in, where_state
 
@@ -59,32 +61,84 @@ def linear_recurrence(
 ) -> Tensor:
     """All states of ``h[t] = factor[t] * h[t - 1] + addend[t]``, element by element.
 
-    An associative scan by doubling (Hillis and Steele 1986): ``log2(T)`` parallel steps. Episodes
-    begin with zeros; a start selects and never multiplies.
+    An associative scan (Blelloch 1990): about ``2 log2(T)`` parallel steps over ``2T`` products in
+    all, and as many for the gradient. Episodes begin with zeros; a start selects and never
+    multiplies. Nothing is ever divided.
 
     Args:
         factor: ``[#B, #T, ...]``, broadcast against ``addend``; real or complex.
-        addend: ``[B, T, ...]``.
+        addend: ``[B, T, ...]``, of the same precision.
         state: ``[B, ...]``, before the first time.
         starts: Where True, nothing of the past is kept.
     """
-    shape = starts.shape + (1,) * (addend.dim() - 2)
-    cut = starts.view(shape)
-    factor = factor.expand_as(addend)
-    # the past enters as a part of the first addend, unless the first time starts
-    first = torch.where(cut[:, 0], 0.0, state) * torch.where(cut[:, 0], 0.0, factor[:, 0])
-    addend = torch.cat([(addend[:, 0] + first).unsqueeze(1), addend[:, 1:]], dim=1)
-    factor = torch.where(cut, 0.0, factor)
-    times, reach = addend.shape[1], 1
-    while reach < times:
-        # where an episode began within reach the earlier partial result is not even looked at
-        earlier = torch.where(cut[:, reach:], 0.0, addend[:, :-reach])
-        later = addend[:, reach:] + factor[:, reach:] * earlier
-        addend = torch.cat([addend[:, :reach], later], dim=1)
-        factor = torch.cat([factor[:, :reach], factor[:, reach:] * factor[:, :-reach]], dim=1)
-        cut = torch.cat([cut[:, :reach], cut[:, reach:] | cut[:, :-reach]], dim=1)
-        reach *= 2
-    return addend
+    factor = factor.expand(-1, addend.shape[1], *(-1,) * (addend.dim() - 2))
+    return cast(Tensor, _LinearRecurrence.apply(factor, addend, state.to(addend.dtype), starts))
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    """The gradient of a linear recurrence is one backwards in time, over the same links."""
+
+    @override
+    @staticmethod
+    def forward(
+        ctx: Any, factor: Tensor, addend: Tensor, state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> Tensor:
+        cut = starts.view(starts.shape + (1,) * (addend.dim() - 2))
+        states = addend.clone()
+        states[:, 0] += (factor[:, 0] * state).masked_fill_(cut[:, 0], 0.0)
+        _pass_on(factor[:, 1:], cut[:, 1:], states, backward=False)
+        ctx.save_for_backward(factor, state, cut, states)
+        return states
+
+    @override
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        factor, state, cut, states = ctx.saved_tensors
+        to_addend = grad_outputs[0].clone()
+        factor = factor.conj()
+        _pass_on(factor[:, 1:], cut[:, 1:], to_addend, backward=True)
+        to_state = (factor[:, 0] * to_addend[:, 0]).masked_fill_(cut[:, 0], 0.0)
+        if not ctx.needs_input_grad[0]:
+            return None, to_addend, to_state, None
+        to_factor = torch.empty_like(to_addend)
+        torch.mul(to_addend[:, 0], state.conj(), out=to_factor[:, 0])
+        torch.mul(to_addend[:, 1:], states[:, :-1].conj(), out=to_factor[:, 1:])
+        to_factor = to_factor.masked_fill_(cut, 0.0).sum_to_size(factor.shape)
+        return to_factor, to_addend, to_state, None
+
+
+def _pass_on(link: Tensor, cut: Tensor, states: Tensor, backward: bool) -> None:
+    """Add to each time of ``states``, in place, all that the times before it (or after) pass on.
+
+    Every second time takes in the one before it, becomes part of a recurrence half as long, and
+    then hands on to the one after it. Backwards the same moves run in the opposite order.
+
+    Args:
+        link: What the time after is given of each time but the last.
+        cut: Where nothing is given, whatever the link and the states hold.
+        states: What each time adds; then what each time knows.
+        backward: Whether later times give to earlier ones.
+    """
+    if states.shape[1] < 2:
+        return
+    late, rest = states[:, 1::2], states[:, 2::2]
+    pairs, others = late.shape[1], rest.shape[1]
+    early, giver = states[:, : 2 * pairs : 2], late[:, :others]
+    inner, inner_cut = link[:, 0::2], cut[:, 0::2]
+    outer, outer_cut = link[:, 1::2], cut[:, 1::2]
+    if backward:
+        giver += (outer * rest).masked_fill_(outer_cut, 0.0)
+    else:
+        late += (inner * early).masked_fill_(inner_cut, 0.0)
+    both = outer[:, : pairs - 1] * inner[:, 1:]
+    _pass_on(both, outer_cut[:, : pairs - 1] | inner_cut[:, 1:], late, backward)
+    if backward:
+        early += (inner * late).masked_fill_(inner_cut, 0.0)
+    else:
+        rest += (outer * giver).masked_fill_(outer_cut, 0.0)
 
 
 def time_in_episode(starts: Bool[Tensor, "B T"], before: Float[Tensor, " B"]) -> Tensor:

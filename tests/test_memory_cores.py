@@ -70,6 +70,8 @@ FAST_WEIGHTS = {
 # windows so short that they run over, and segments so short that they are folded many times
 FOLDED = {"window": 2, "segment": 2, "basis_functions": 8, "samples": 8}
 OTHERS = {
+    "agalite, exact": {"exact": True, "features": 2},
+    "agalite, rank 1": {"rank": 1, "head_size": 3},
     "delta_delta, learned": {"learned_initial_state": True, "scale_output": True},
     "delta_lstm, 1": {"version": 1, "heads": 1},
     "delta_lstm, 2": {"version": 2, "heads": 2},
@@ -91,6 +93,7 @@ OTHERS = {
     "gtrxl, short": {"window": 6, "feed_forward": 5},
     "infinite_former, gated": FOLDED | {"input_gate": True},
     "infinite_former, sticky": FOLDED | {"sticky": True, "bins": 5},
+    "lru, wide": {"state_size": 24},
     "lstm, wide": {"hidden_size": 20},
     "mesa, not solved": {"heads": 2, "iterations": 3},
     "recurrent_delta, 1 head": {"heads": 1, "scale_output": True},

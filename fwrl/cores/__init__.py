@@ -5,15 +5,18 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
+from fwrl.cores.agalite import AGaLiTeConfig
 from fwrl.cores.delta_delta import DeltaDeltaConfig
 from fwrl.cores.delta_lstm import DeltaLSTMConfig
 from fwrl.cores.delta_mlp import DeltaMLPConfig
 from fwrl.cores.delta_rnn import DeltaRNNConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
+from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.cores.gtrxl import GTrXLConfig
 from fwrl.cores.infinite_former import InfiniteFormerConfig
+from fwrl.cores.lru import LRUConfig
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.cores.mesa import MesaConfig
 from fwrl.cores.none import NoMemoryConfig
@@ -21,18 +24,22 @@ from fwrl.cores.recurrent_delta import RecurrentDeltaConfig
 from fwrl.cores.rwkv7 import RWKV7Config
 from fwrl.cores.self_referential import SelfReferentialConfig
 from fwrl.cores.slow_rnn import SlowRNNConfig
+from fwrl.cores.stable_hadamard import StableHadamardConfig
 from fwrl.cores.window_attention import WindowAttentionConfig
 
 AnyCoreConfig = (
-    DeltaDeltaConfig
+    AGaLiTeConfig
+    | DeltaDeltaConfig
     | DeltaLSTMConfig
     | DeltaMLPConfig
     | DeltaRNNConfig
     | FastWeightConfig
     | FastWeightMemoryConfig
+    | FFMConfig
     | GRUConfig
     | GTrXLConfig
     | InfiniteFormerConfig
+    | LRUConfig
     | LSTMConfig
     | MesaConfig
     | NoMemoryConfig
@@ -40,6 +47,7 @@ AnyCoreConfig = (
     | RWKV7Config
     | SelfReferentialConfig
     | SlowRNNConfig
+    | StableHadamardConfig
     | WindowAttentionConfig
 )  # fmt: skip
 
@@ -57,15 +65,18 @@ CoreConfig = Annotated[
 ]
 
 CORES: dict[str, type[AnyCoreConfig]] = {
+    "agalite": AGaLiTeConfig,
     "delta_delta": DeltaDeltaConfig,
     "delta_lstm": DeltaLSTMConfig,
     "delta_mlp": DeltaMLPConfig,
     "delta_rnn": DeltaRNNConfig,
     "fast_weight": FastWeightConfig,
     "fast_weight_memory": FastWeightMemoryConfig,
+    "ffm": FFMConfig,
     "gru": GRUConfig,
     "gtrxl": GTrXLConfig,
     "infinite_former": InfiniteFormerConfig,
+    "lru": LRUConfig,
     "lstm": LSTMConfig,
     "mesa": MesaConfig,
     "none": NoMemoryConfig,
@@ -73,5 +84,6 @@ CORES: dict[str, type[AnyCoreConfig]] = {
     "rwkv7": RWKV7Config,
     "self_referential": SelfReferentialConfig,
     "slow_rnn": SlowRNNConfig,
+    "stable_hadamard": StableHadamardConfig,
     "window_attention": WindowAttentionConfig,
 }

@@ -1,0 +1,96 @@
+"""Fast and Forgetful Memory: traces of the input that fade and turn at many different rates."""
+
+import math
+import sys
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.precision import at_least_float32
+from fwrl.recurrence import linear_recurrence
+
+# What the slowest trace keeps, at first, after the longest period.
+FORGOTTEN = 0.01
+# Logarithm of what the fastest trace loses, at first, in one time. It comes from the largest
+# double, so that the published implementation could divide by 1,024 powers of it.
+FASTEST = math.log(sys.float_info.max) / 1024 - 0.02
+
+
+class FFMConfig(Config):
+    """Fast and Forgetful Memory (Morad et al. 2023), with its published initialisation.
+
+    Note:
+        The published scan divides by powers of the decays, therefore needs doubles and bounds the
+        decays from below; this one multiplies only, in single precision, and needs no bound.
+    """
+
+    about: ClassVar[About] = About(
+        update="S <- exp(-|a| + i b) S + (W x) sigmoid(G x), for all pairs of m rates a, c turns b",
+        cost="2Dm + 2D^2 + 2Dmc + 4mc",
+        parallel=True,
+        source="Morad et al. 2023",
+    )
+    kind: Literal["ffm"] = "ffm"
+    memory_size: PositiveInt = 32
+    """Traces m of the input, each with a rate of forgetting."""
+    context_size: PositiveInt = 4
+    """Turning speeds c of each trace, by which relative times are told apart."""
+    max_period: PositiveInt = 1024
+    """Of the slowest turn at first; the slowest trace is almost forgotten after so many times."""
+
+    def build(self, input_size: int) -> "FFM":
+        """The core for inputs of this size."""
+        return FFM(input_size, self)
+
+
+class FFM(MemoryCore[Tensor]):
+    """State: ``[B, m, c, 2]``, the real and the imaginary part of each trace."""
+
+    def __init__(self, input_size: int, config: FFMConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.memory_size, self.context_size = config.memory_size, config.context_size
+        slowest = -math.log(FORGOTTEN) / config.max_period
+        self.rate = nn.Parameter(torch.linspace(-FASTEST, -slowest, config.memory_size))
+        periods = torch.linspace(1, config.max_period, config.context_size)
+        self.turn = nn.Parameter(2 * math.pi / periods)
+        self.sizes = [config.memory_size, input_size, config.memory_size, input_size]
+        # what is written, what passes by, and a gate for each
+        self.input = nn.Linear(input_size, sum(self.sizes))
+        self.mix = nn.Linear(2 * config.memory_size * config.context_size, input_size)
+        self.norm = nn.LayerNorm(input_size, elementwise_affine=False)
+
+    def decays(self) -> Tensor:
+        """What becomes of each trace in one time: ``[m, c]``, complex, no longer than 1."""
+        shape = self.memory_size, self.context_size
+        length = (-self.rate.abs()).exp().unsqueeze(1)
+        return torch.polar(length.expand(shape), self.turn.expand(shape))
+
+    @override
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
+        return torch.zeros(batch_size, self.memory_size, self.context_size, 2, device=device)
+
+    @override
+    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
+        return step_by_unroll(self, x, state)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], Tensor]:
+        written, passing, write_gate, read_gate = self.input(x).split(self.sizes, dim=-1)
+        written = at_least_float32(written) * write_gate.sigmoid()
+        before = torch.view_as_complex(state.to(written.dtype).contiguous())
+        addend = written.to(before.dtype).unsqueeze(-1).expand(-1, -1, -1, self.context_size)
+        after = linear_recurrence(self.decays()[None, None], addend, before, starts)
+        parts = torch.view_as_real(after)
+        read = self.norm(self.mix(parts.flatten(start_dim=2)))
+        return torch.lerp(passing, read.to(passing.dtype), read_gate.sigmoid()), parts[
+            :, -1
+        ].clone()

@@ -1,0 +1,114 @@
+"""Stable Hadamard memory: every weight is kept, strengthened or weakened by a factor of its own."""
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fwrl.config import Config
+from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.feature_maps import normalise
+from fwrl.precision import at_least_float32, without_autocast
+from fwrl.recurrence import linear_recurrence, time_in_episode
+
+# After so many times of an episode the sequence of rows begins again.
+CYCLE = 1024
+
+
+class StableHadamardConfig(Config):
+    """Stable Hadamard Memory (Le et al. 2024).
+
+    The rows ``theta`` of a table change from time to time without regard to the input, so that
+    factors do not conspire and their products over time stay near 1 in the mean.
+
+    Note:
+        The published row is drawn at random at each time, so that collecting and learning
+        compute different things; in one published version it is always the first row, and the
+        products explode or vanish. Here the rows follow a sequence that is drawn at construction
+        and saved with the weights; the time in the episode, a part of the state, says where in it
+        an episode is.
+
+        Left out: the normalisation of the input and the shortcut past the memory, which are those
+        of the stack, and the bound on the weights that one published version has: it would make
+        the recurrence nonlinear, and with the initial weights the products stay far from the end
+        of single precision. Nothing bounds them after training.
+    """
+
+    about: ClassVar[About] = About(
+        update="M <- (1 + tanh(c theta[t]^T)) o M + eta k v^T, y = q M; c, eta, k, v, q from x",
+        cost="5DS + 4S^2",
+        parallel=True,
+        source="Le et al. 2024",
+    )
+    kind: Literal["stable_hadamard"] = "stable_hadamard"
+    memory_size: PositiveInt = 24
+    """S, of keys and of values."""
+    rows: PositiveInt = 128
+    """Of the learned table of factors."""
+
+    def build(self, input_size: int) -> "StableHadamard":
+        """The core for inputs of this size."""
+        return StableHadamard(input_size, self)
+
+
+class StableHadamardState(NamedTuple):
+    """What was written, and how many times of the episode have been seen."""
+
+    weights: Float[Tensor, "B K V"]
+    seen: Float[Tensor, " B"]
+
+
+class StableHadamard(MemoryCore[StableHadamardState]):
+    """State: ``StableHadamardState``, with K = V = the memory size."""
+
+    sequence: Tensor
+
+    def __init__(self, input_size: int, config: StableHadamardConfig) -> None:
+        super().__init__()
+        self.input_size = self.output_size = input_size
+        self.memory_size = size = config.memory_size
+        # queries, keys, values, calibrations; write strength
+        self.project = nn.Linear(input_size, 4 * size + 1, bias=False)
+        self.theta = nn.Parameter(nn.init.xavier_uniform_(torch.empty(config.rows, size)))
+        self.register_buffer("sequence", torch.randint(config.rows, (CYCLE,)))
+        self.output = nn.Linear(size, input_size)
+
+    @override
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None
+    ) -> StableHadamardState:
+        size = self.memory_size
+        weights = torch.zeros(batch_size, size, size, device=device)
+        return StableHadamardState(weights, torch.zeros(batch_size, device=device))
+
+    @override
+    def step(
+        self, x: Float[Tensor, "B D"], state: StableHadamardState
+    ) -> tuple[Float[Tensor, "B E"], StableHadamardState]:
+        return step_by_unroll(self, x, state)
+
+    @override
+    def unroll(
+        self, x: Float[Tensor, "B T D"], state: StableHadamardState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], StableHadamardState]:
+        projected = at_least_float32(self.project(x))
+        query, key, value, calibration = projected[..., :-1].chunk(4, dim=-1)
+        query, key = (normalise(address.relu(), "sum") for address in (query, key))
+        value = projected[..., -1:].sigmoid() * value
+        seen = time_in_episode(starts, state.seen)
+        factor = self.factors(calibration, seen)
+        addend = key.unsqueeze(-1) * value.unsqueeze(-2)
+        weights = linear_recurrence(factor, addend, state.weights, starts)
+        with without_autocast(x.device):
+            read = (query.unsqueeze(-2) @ weights).squeeze(-2)
+        return self.output(read), StableHadamardState(weights[:, -1].clone(), seen[:, -1].clone())
+
+    def factors(
+        self, calibration: Float[Tensor, "B T K"], time: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T K V"]:
+        """By what each weight is multiplied at these times of an episode, in (0, 2)."""
+        theta = self.theta[self.sequence[time.long() % CYCLE]]
+        return 1.0 + torch.tanh(calibration.unsqueeze(-1) * theta.unsqueeze(-2))
