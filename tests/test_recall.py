@@ -115,6 +115,17 @@ def test_every_pair_is_asked_for_equally_often():
         assert_uniform(time, config.num_pairs)
 
 
+def test_a_rewritten_key_is_asked_for_as_often_as_another():
+    config = RecallConfig(**SIZES, rewrites=2)
+    tokens, _ = make(config, 20_000)
+    written, queries = tokens[:, :8, 0], tokens[:, 8:, 0]
+    times = (written.unsqueeze(1) == queries.unsqueeze(2)).sum(dim=2)
+    # its standard deviation is below 0.002
+    torch.testing.assert_close(
+        (times == 2).float().mean(0), torch.full((4,), 1 / 3), atol=0.015, rtol=0
+    )
+
+
 def test_a_rewrite_can_come_at_any_time_and_with_any_other_value():
     config = RecallConfig(**SIZES | {"num_keys": 6}, rewrites=1)
     tokens, _ = make(config, 20_000)
@@ -229,6 +240,25 @@ def test_training_slows_down_to_a_halt():
     assert moved[-1] < 0.03 * moved[0]
     torch.testing.assert_close(movements(20, learning_rate=6e-3)[1][0], 2 * moved[0])
     assert train_supervised(model_for(RecallConfig(**SIZES)), lambda: None, 0) == []
+
+
+def test_each_step_follows_the_gradient_of_its_own_batch():
+    config = RecallConfig(**SIZES)
+    model, before, batches = model_for(config), model_for(config), [make(config), make(config, 3)]
+    given = iter(batches)
+
+    def remember():
+        before.load_state_dict(model.state_dict())
+        return next(given)
+
+    losses = train_supervised(model, remember, 2, max_grad_norm=1e9)
+    tokens, targets = batches[1]
+    asked = targets >= 0
+    right = answers(before, tokens).log_softmax(-1)[asked].gather(1, targets[asked].unsqueeze(1))
+    (-right.mean()).backward()
+    assert losses[1] == pytest.approx(-right.mean().item(), rel=1e-5)
+    for after, expected in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(after.grad, expected.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_training_shortens_gradients():
