@@ -15,6 +15,7 @@ letter  axis
 ``V``   size of a value: the columns of the fast weights
 ``M``   features that a feature map makes of its input
 ``A``   numbers that describe one action, or its logits
+``F``   fields of the tokens at one time
 ======  ==========================================================================
 """
 
