@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fwrl.random_features import redraw_when_due
 from fwrl.sequence_model import SequenceModel
 
 # Tokens and targets, as of ``fwrl.tasks``; a negative target asks nothing.
@@ -41,6 +42,7 @@ def train_supervised(
         nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
         optimizer.step()
         schedule.step()
+        redraw_when_due(model)
         losses.append(loss.detach())
     return torch.stack(losses).tolist() if losses else []
 
