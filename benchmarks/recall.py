@@ -28,10 +28,14 @@ from fwrl.training import accuracy, train_supervised
 RESULTS = Path(__file__).resolve().parent.parent / "docs/results"
 # each key is written twice: what adds up its values without their order is right half the time
 TASK = RecallConfig(num_keys=32, num_values=16, num_pairs=16, num_queries=16, rewrites=16)
-STEPS, BATCH_SIZE, LEARNING_RATE, ANSWERS = 300, 64, 1e-2, 16_384
+# a rate of 0.01 learns faster, but one in two seeds of a wide gated delta rule stayed at chance
+STEPS, BATCH_SIZE, LEARNING_RATE, ANSWERS = 300, 64, 5e-3, 16_384
 WIDTHS, SEEDS = (32, 64, 128), 3
 # points made under another setting are neither counted nor drawn
-SETTING = f"{TASK.num_pairs} of {TASK.num_keys} keys, {TASK.rewrites} rewritten; {STEPS} steps"
+SETTING = (
+    f"{TASK.num_pairs} of {TASK.num_keys} keys, {TASK.rewrites} rewritten; "
+    f"{STEPS} steps of AdamW, learning rate {LEARNING_RATE}"
+)
 
 SUM = {"update_rule": "sum", "attention_normaliser": True, "normalise": "none"}
 FAST_WEIGHTS: dict[str, dict[str, Any]] = {
