@@ -52,17 +52,6 @@ class AGaLiTeConfig(Config):
         return AGaLiTe(input_size, self)
 
 
-class Attention(NamedTuple):
-    """What the input asks and writes at each time; features K, values V."""
-
-    query: Float[Tensor, "B T H K"]
-    # both gated already
-    key: Float[Tensor, "B T H K"]
-    value: Float[Tensor, "B T H V"]
-    key_decay: Float[Tensor, "B T H K"]
-    value_decay: Float[Tensor, "B T H V"]
-
-
 class ExactState(NamedTuple):
     """The sum of the keys, and the matrix."""
 
@@ -129,8 +118,7 @@ class AGaLiTe(MemoryCore[State]):
         divisor = (key_sums * given.query).sum(dim=-1, keepdim=True)
         key_sum = key_sums[:, -1].clone()
         if isinstance(state, ExactState):
-            inputs = outer_decay.Inputs(*given)
-            read, weights = outer_decay.scan(state.weights, inputs, starts)
+            read, weights = outer_decay.scan(state.weights, given, starts)
             after = ExactState(key_sum, weights)
         else:
             read, after = self._low_rank(given, state, starts)
@@ -138,7 +126,7 @@ class AGaLiTe(MemoryCore[State]):
             divisor = 2 * self.rank * divisor
         return self.output((read / (divisor + EPSILON)).flatten(start_dim=-2)), after
 
-    def _attend(self, x: Float[Tensor, "B T D"]) -> Attention:
+    def _attend(self, x: Float[Tensor, "B T D"]) -> outer_decay.Inputs:
         projected = at_least_float32(self.project(x)).unflatten(-1, (self.heads, -1))
         key, query, value, value_gate, key_gate = projected.chunk(5, dim=-1)
         widths = at_least_float32(self.widen(x)).unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
@@ -146,10 +134,10 @@ class AGaLiTe(MemoryCore[State]):
         key_gate = _outer(key_gate.sigmoid(), widths[2].sigmoid())
         key = key_gate * _outer(key.relu(), widths[0].relu())
         query = _outer(query.relu(), widths[1].relu())
-        return Attention(query, key, value_gate * value, 1.0 - key_gate, 1.0 - value_gate)
+        return outer_decay.Inputs(query, key, value_gate * value, 1.0 - key_gate, 1.0 - value_gate)
 
     def _low_rank(
-        self, given: Attention, state: LowRankState, starts: Bool[Tensor, "B T"]
+        self, given: outer_decay.Inputs, state: LowRankState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T H V"], LowRankState]:
         seen = time_in_episode(starts, state.seen)
         # the published counter stands at 2 when the first input is read

@@ -42,7 +42,8 @@ class FFMConfig(Config):
     context_size: PositiveInt = 4
     """Turning speeds c of each trace, by which relative times are told apart."""
     max_period: PositiveInt = 1024
-    """Of the slowest turn at first; the slowest trace is almost forgotten after so many times."""
+    """Of the slowest turn at first; the slowest trace is almost forgotten after so many times.
+    Both are learned from there."""
 
     def build(self, input_size: int) -> "FFM":
         """The core for inputs of this size."""

@@ -66,8 +66,9 @@ class WindowAttention(MemoryCore[WindowAttentionState]):
         self, batch_size: int, device: torch.device | None = None
     ) -> WindowAttentionState:
         shape = batch_size, self.past, self.attention.heads, self.attention.head_size
-        window = KeysValues(torch.zeros(shape, device=device), torch.zeros(shape, device=device))
-        return WindowAttentionState(window, torch.zeros(batch_size, device=device))
+        key, value = torch.zeros(2, *shape, device=device).unbind(0)
+        held = torch.zeros(batch_size, device=device)
+        return WindowAttentionState(KeysValues(key, value), held)
 
     @override
     def step(
