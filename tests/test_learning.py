@@ -4,34 +4,12 @@ Each threshold lies between what the better and what the worse agent reached on 
 to the better one; the figures stand beside it.
 """
 
-from pathlib import Path
-
 import pytest
+from trained import return_after, train
 
-from agents.evaluation import evaluate, summarise
-from agents.ppo import ppo_update
-from agents.rollout import EpisodeCounter, collect, start
-from fwrl.cli.run_config import load_run_config
-from fwrl.cli.training import prepare
+from fwrl.cores import CORES
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 pytestmark = pytest.mark.learns
-
-
-def return_after(steps, config_file, *overrides):
-    """Mean return of the trained policy over 300 episodes that it was not trained on."""
-    config = load_run_config(CONFIGS / config_file, [*overrides, f"total_steps={steps}"])
-    envs, evaluation_envs, learner = prepare(config)
-    policy, ppo = learner.policy, config.ppo
-    carry, counter = start(envs, policy, seed=1), EpisodeCounter(envs.num_envs)
-    taken = 0
-    while taken < steps:
-        rollout, carry, _ = collect(
-            envs, policy, carry, ppo.num_steps, ppo.discount, ppo.gae_lambda, counter
-        )
-        ppo_update(policy, learner.optimizer, rollout, ppo, 1 - taken / steps)
-        taken += ppo.num_steps * envs.num_envs
-    return summarise(evaluate(policy, evaluation_envs, 300, seed=1_000_000)).return_mean
 
 
 QUICK = ("quickstart.yaml", "env.num_envs=32", "ppo.num_steps=40")
@@ -76,3 +54,19 @@ def test_the_last_action_is_a_memory_too_and_the_configuration_hides_it():
     shown = ("encoder.previous_action=true", "encoder.previous_reward=true")
     assert return_after(60_000, *FIRST, "core.kind=none") < -0.2
     assert return_after(60_000, *FIRST, "core.kind=none", *shown) > 0.5
+
+
+# more updates from each rollout: most memories learn to keep a card later than the delta rule
+OFTEN = (*FIRST, "ppo.minibatches=8", "ppo.epochs=8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(set(CORES) - {"none"}))
+def test_every_memory_learns_to_repeat_the_first_card(kind):
+    assert train(200_000, *OFTEN, f"core.kind={kind}", enough=0.8)[0] > 0.5
+
+
+@pytest.mark.slow
+def test_without_memory_the_first_card_stays_a_guess():
+    # chance is -0.5
+    assert train(200_000, *OFTEN, "core.kind=none", enough=0.8)[0] < -0.2

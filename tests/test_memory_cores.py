@@ -165,6 +165,18 @@ def test_a_sequence_equals_its_steps_and_its_pieces(name, starts, cut):
     torch.testing.assert_close(pieces, steps, atol=1e-9, rtol=1e-7)
 
 
+@pytest.mark.parametrize("times", [1, 2, 63, 64, 65, 257])
+@pytest.mark.parametrize("name", [n for n, core in VARIANTS.items() if core.about.parallel])
+def test_parallel_forms_equal_their_steps_at_any_length(name, times):
+    core, state, _ = make(name)
+    x, starts = torch.randn(B, times, D, dtype=torch.double), torch.rand(B, times) < 0.05
+    with torch.no_grad():
+        y, end = core.unroll(x, state, starts)
+        y_steps, end_steps = unroll_by_steps(core, x, state, starts)
+    torch.testing.assert_close(y, y_steps, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(tensors_in(end), tensors_in(end_steps), atol=1e-10, rtol=1e-10)
+
+
 @every_core
 def test_a_long_sequence_in_float32_equals_its_steps(name):
     core = build(name)

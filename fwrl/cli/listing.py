@@ -25,7 +25,9 @@ def _cores() -> list[str]:
     from fwrl.kernels import kernel_for
     from fwrl.update_rules import UPDATE_RULES
 
-    kernels = {name: kernel_for(rule, 128) for name, rule in UPDATE_RULES.items()}
+    kernels: dict[str, list[str]] = {}
+    for name, rule in UPDATE_RULES.items():
+        kernels.setdefault(kernel_for(rule, 128), []).append(name)
     rows = [
         (
             name,
@@ -35,11 +37,11 @@ def _cores() -> list[str]:
         )
         for name, config in CORES.items()
     ]
-    scans = ", ".join(f"{rule}: {kernel}" for rule, kernel in kernels.items())
+    scans = [f"kernel {kernel!r} scans {', '.join(rules)}" for kernel, rules in kernels.items()]
     return [
         *_table(rows),
         "floats: what one stream's memory holds at width 128; parallel: over time, in training",
-        f"kernels in use here: {scans}",
+        *scans,
     ]
 
 

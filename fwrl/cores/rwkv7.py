@@ -30,7 +30,7 @@ class RWKV7Config(Config):
 
     about: ClassVar[About] = About(
         update="W <- diag(a) W - (b * r) (r W) + k v, y = q W",
-        cost="4D^2 + 4HKV",
+        cost="4D^2 + 4Dr + 4HKV, r the rank",
         parallel=True,
         source="Peng et al. 2025",
     )

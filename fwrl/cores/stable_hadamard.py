@@ -55,7 +55,7 @@ class StableHadamardConfig(Config):
 
 
 class StableHadamardState(NamedTuple):
-    """What was written, and how many times of the episode have been seen."""
+    """What was written, and where in the sequence of rows the episode is."""
 
     weights: Float[Tensor, "B K V"]
     seen: Float[Tensor, " B"]
@@ -104,7 +104,8 @@ class StableHadamard(MemoryCore[StableHadamardState]):
         weights = linear_recurrence(factor, addend, state.weights, starts)
         with without_autocast(x.device):
             read = (query.unsqueeze(-2) @ weights).squeeze(-2)
-        return self.output(read), StableHadamardState(weights[:, -1].clone(), seen[:, -1].clone())
+        # a count that ran on would one day be too large to go up by one
+        return self.output(read), StableHadamardState(weights[:, -1].clone(), seen[:, -1] % CYCLE)
 
     def factors(
         self, calibration: Float[Tensor, "B T K"], time: Float[Tensor, "B T"]
