@@ -58,15 +58,19 @@ def test_the_last_action_is_a_memory_too_and_the_configuration_hides_it():
 
 # more updates from each rollout: most memories learn to keep a card later than the delta rule
 OFTEN = (*FIRST, "ppo.minibatches=8", "ppo.epochs=8")
+# with heads of 16 and more units it hardly writes at first, and stays at chance for 200,000 steps
+OTHERWISE = {"self_referential": ("core.heads=32",)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(set(CORES) - {"none"}))
 def test_every_memory_learns_to_repeat_the_first_card(kind):
-    assert train(200_000, *OFTEN, f"core.kind={kind}", enough=0.8)[0] > 0.5
+    # they took 10,000 to 67,000 steps; none stays at -0.46, and always naming one suit is -0.5
+    core = (f"core.kind={kind}", *OTHERWISE.get(kind, ()))
+    assert train(200_000, *OFTEN, *core, enough=0.9)[0] > 0.6
 
 
 @pytest.mark.slow
 def test_without_memory_the_first_card_stays_a_guess():
     # chance is -0.5
-    assert train(200_000, *OFTEN, "core.kind=none", enough=0.8)[0] < -0.2
+    assert train(200_000, *OFTEN, "core.kind=none", enough=0.9)[0] < -0.2

