@@ -1,4 +1,4 @@
-"""The chunked kernel against the reference: forward and backward, as a ratio measured in one run.
+"""The chunked kernels against the reference: forward and backward, as a ratio measured in one run.
 
 ``python benchmarks/kernels.py`` prints a table; `make bench` runs the parity tests before it.
 """
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fwrl import UPDATE_RULES, Write, scan
+from fwrl.kernels import CHUNKED, channelwise
 
 REPEATS = 7
 # streams, times, heads, key and value size
@@ -28,11 +29,13 @@ def problem(
         return torch.randn(streams, times, heads, *axes, generator=generator)
 
     key, query = (torch.nn.functional.normalize(random(size), dim=-1) for _ in range(2))
-    decay = random(1).sigmoid() if rule in ("decayed_sum", "gated_delta") else None
-    write = Write(key, random(size), random(1).sigmoid(), decay)
+    channels = size if UPDATE_RULES[rule] in channelwise.RULES else 1
+    decay, removal_rate = random(channels).sigmoid(), random(size).sigmoid()
+    # each rule takes what it knows
+    write = Write(key, random(size), random(1).sigmoid(), decay, key.clone(), removal_rate)
     for leaf in (query, *write):
-        if leaf is not None:
-            leaf.requires_grad_()
+        assert leaf is not None
+        leaf.requires_grad_()
     starts = torch.rand(streams, times, generator=generator) < 0.02
     return torch.zeros(streams, heads, size, size), query, write, starts
 
@@ -50,7 +53,7 @@ def main() -> None:
     """Interleaved, so that a disturbance hits both."""
     torch.set_num_threads(1)
     table = Table("rule", "B, T, H, K", "reference ms", "chunked ms", "ratio")
-    for rule in UPDATE_RULES:
+    for rule in (name for name, rule in UPDATE_RULES.items() if rule in CHUNKED):
         for shape in SHAPES:
             pairs = [
                 (seconds(rule, shape, "reference"), seconds(rule, shape, "chunked"))

@@ -93,7 +93,9 @@ def test_kernels_equal_the_reference_in_float64(name, kernel, times, density):
 def test_kernels_equal_the_reference_in_float32(name, kernel, density):
     torch.manual_seed(0)
     leaves, starts = problem(name, 100, density, torch.float32, sizes=(2, 2, 32, 16))
-    assert_equal(UPDATE_RULES[name], leaves, starts, kernel, 1e-5)
+    # the gradient of a decay near zero is a small difference of sums, divided by the decay
+    tolerance = 2e-4 if name in PER_CHANNEL else 1e-5
+    assert_equal(UPDATE_RULES[name], leaves, starts, kernel, tolerance)
 
 
 @every_rule
@@ -201,6 +203,16 @@ def test_states_stay_float32_under_autocast(kernel):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = scan(delta_rule, state, query, Write(*write), starts, kernel=kernel)
     torch.testing.assert_close(mixed, plain, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(PER_CHANNEL))
+def test_decays_too_strong_for_a_chunk_are_scanned_by_reference(name, caplog):
+    leaves, starts = problem(name, 40, 0.1, torch.float32)
+    with torch.no_grad():
+        leaves[4].fill_(1e-6)
+    with caplog.at_level(logging.DEBUG, logger="fwrl.kernels"):
+        assert_equal(UPDATE_RULES[name], leaves, starts, "chunked", 1e-12)
+    assert "again by reference" in caplog.text
 
 
 def rule_of_a_user(weights, write):

@@ -1,9 +1,14 @@
 """The chunked scan for rules that let each key feature decay at its own speed.
 
 As in ``chunked``, but what time ``i`` wrote reaches time ``t`` through a factor for each key
-feature, ``D[t, i, k]``, so that attention inside a chunk is a sum over three factors. All exponents
-are sums of logarithms of the decays between two times: never positive, so nothing overflows, and
-never differences, so nothing is lost after a strong decay.
+feature, ``exp(G[t] - G[i])``, with ``G`` the running sum of the logarithms of the decays. Around a
+time ``m`` in the middle of the chunk it falls into two, so that attention stays one product of
+matrices::
+
+    (q[t] * exp(G[t] - G[m])) . (k[i] * exp(G[m] - G[i]))
+
+The second factor overflows where a chunk forgets more than ``exp(-MAX_EXPONENT)``. It is then made
+infinite, the result is undefined, and the caller scans again by reference.
 
 The delta rule with such decays (``kda``) solves the same triangular system as with one decay. The
 generalised delta rule (RWKV-7) looks up what it removes before the decay and at a key of its own::
@@ -11,9 +16,10 @@ generalised delta rule (RWKV-7) looks up what it removes before the decay and at
     r  = p S                       p: removal key
     S <- a S - (rate p)^T r + k^T v
 
-With ``D'[t, i]`` the decays after ``i`` and before ``t``, what is looked up in a chunk solves::
+With ``D`` the decays after ``i`` up to ``t`` and ``D'`` those before ``t``, what is looked up in a
+chunk solves::
 
-    (I + lower(P D' (rate P)^T)) R = P S[before t] + lower(P D' K^T) V
+    (I + lower(P (rate P)^T * D')) R = P S[before t] + lower(P K^T * D') V
 """
 
 from typing import NamedTuple
@@ -26,8 +32,11 @@ from fwrl.kernels.chunked import Chunks, Passage, invert, join, pass_on, split, 
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, generalised_delta_rule, kda_rule
 
-# Times per chunk, at most: work and memory inside a chunk grow with it, for each key feature.
+# Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
+
+# Of either factor: both of them, and their products with keys, stay within single precision.
+MAX_EXPONENT = 80.0
 
 RULES: frozenset[UpdateRule] = frozenset({kda_rule, generalised_delta_rule})
 
@@ -40,7 +49,10 @@ def scan(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
+    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
+
+    Undefined numbers where the decays of a chunk are too strong.
+    """
     chunks = split(query, write, starts, CHUNK_SIZE)
     passage = _kda if rule is kda_rule else _generalised
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
@@ -49,45 +61,57 @@ def scan(
 
 
 class Reach(NamedTuple):
-    """How much of what was written is left, for each key feature."""
+    """How much is left of what was written, for each key feature, at each time."""
 
-    # D[t, i]: of what time i wrote, at time t, from the same episode; 0 if there is none
-    pair: Float[Tensor, "N B H C C K"]
-    # of the fast weights that entered the chunk, at time t; 0 after the first start
+    # the two factors of what is left of one time's write at another
+    later: Float[Tensor, "N B H C K"]
+    earlier: Float[Tensor, "N B H C K"]
+    # of the fast weights that entered the chunk; 0 after the first start
     entered: Float[Tensor, "N B H C K"]
-    # of the state that t's episode began with; 0 before the first start
+    # of the state that the time's episode began with; 0 before the first start
     fresh: Float[Tensor, "N B H C K"]
 
 
-def _reach(chunks: Chunks, *, before: bool) -> Reach:
+def _reach(chunks: Chunks, *, before: bool = False) -> Reach:
     """The reach at each time, its own decay included, or ``before`` that."""
-    assert chunks.log_decay is not None, "these rules need decay"
+    decay = chunks.log_decay
+    assert decay is not None, "these rules need decay"
     same, inherits = together(chunks)
-    later = same.tril(-1).unsqueeze(-1)
-    # the decays that what time i wrote has met, one for each time after it
-    met = torch.where(later, chunks.log_decay.unsqueeze(-2), 0.0)
-    logs = met.cumsum(dim=-3)
-    if before:
-        # what was written one time ago has met nothing yet
-        logs = torch.cat([torch.zeros_like(logs[..., :1, :, :]), logs[..., :-1, :, :]], dim=-3)
+    total = decay.cumsum(dim=-2)
+    middle = total[..., total.shape[-2] // 2, None, :]
+    later = total - decay if before else total
+    exponent = middle - total
+    earlier = torch.where(exponent > MAX_EXPONENT, torch.inf, exponent).exp()
     seen = same.tril(-1) if before else same
-    pair = torch.where(seen.unsqueeze(-1), logs.exp(), 0.0)
-    left = (seen.to(logs.dtype) @ chunks.log_decay).exp()
-    return Reach(pair, torch.where(inherits, left, 0.0), torch.where(inherits, 0.0, left))
+    left = (seen.to(decay.dtype) @ decay).exp()
+    entered, fresh = torch.where(inherits, left, 0.0), torch.where(inherits, 0.0, left)
+    return Reach((later - middle).exp(), earlier, entered, fresh)
+
+
+def _pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B H C C"]:
+    """How strongly each time's reader meets what each time up to it wrote, both scaled."""
+    return torch.where(together(chunks)[0], reader @ written.mT, 0.0)
+
+
+def _leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
+    """What is left, when the chunk ends, of what its last episode wrote."""
+    assert chunks.log_decay is not None, "these rules need decay"
+    total = chunks.log_decay.cumsum(dim=-2)
+    last = together(chunks)[0][..., -1, :].unsqueeze(-1)
+    return torch.where(last, written * (total[..., -1:, :] - total).exp(), 0.0).mT
 
 
 def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
     assert chunks.beta is not None, "the kda rule needs beta"
-    reach = _reach(chunks, before=False)
-    reached = reach.pair * chunks.key.unsqueeze(-3)
-    strong_key = chunks.beta * chunks.key
+    reach = _reach(chunks)
+    written, strong_key = reach.earlier * chunks.key, chunks.beta * chunks.key
     return Passage(
-        attention=_looks(chunks.query, reached),
+        attention=_pairs(chunks, reach.later * chunks.query, written),
         query=reach.entered * chunks.query,
-        key=reached[..., -1, :, :].mT,
+        key=_leaving(chunks, chunks.key),
         survives=reach.entered[..., -1:, :].mT,
         written=chunks.beta * chunks.value - (reach.fresh * strong_key) @ fresh,
-        inverse=invert(_looks(strong_key, reached)),
+        inverse=invert(_pairs(chunks, reach.later * strong_key, written)),
         strong_key=reach.entered * strong_key,
         beside=(reach.fresh * chunks.query) @ fresh,
         added=reach.fresh[..., -1:, :].mT * fresh,
@@ -99,27 +123,21 @@ def _generalised(chunks: Chunks, fresh: FastWeights) -> Passage:
     removal_key, rate = chunks.removal_key, chunks.removal_rate
     assert removal_key is not None, "the generalised delta rule needs a removal key"
     assert rate is not None, "the generalised delta rule needs a removal rate"
-    now, before = _reach(chunks, before=False), _reach(chunks, before=True)
-    removed = (rate * removal_key).unsqueeze(-3)
-    key = chunks.key.unsqueeze(-3)
-    reached, reached_removal = now.pair * key, now.pair * removed
-    old = _looks(removal_key, before.pair * key) @ chunks.value
-    last = reached[..., -1, :, :].mT @ chunks.value
+    now, before = _reach(chunks), _reach(chunks, before=True)
+    removed = rate * removal_key
+    key, taken = now.earlier * chunks.key, now.earlier * removed
+    query, looks = now.later * chunks.query, before.later * removal_key
+    # a time does not yet see what it writes when it looks up what to remove
+    old = _pairs(chunks, looks, key).tril(-1) @ chunks.value
+    seen = _pairs(chunks, query, key) @ chunks.value
     return Passage(
-        attention=_looks(chunks.query, reached_removal),
+        attention=_pairs(chunks, query, taken),
         query=now.entered * chunks.query,
-        key=reached_removal[..., -1, :, :].mT,
+        key=_leaving(chunks, removed),
         survives=now.entered[..., -1:, :].mT,
         written=-old - (before.fresh * removal_key) @ fresh,
-        inverse=invert(_looks(removal_key, before.pair * removed)),
+        inverse=invert(_pairs(chunks, looks, taken)),
         strong_key=before.entered * removal_key,
-        beside=_looks(chunks.query, reached) @ chunks.value + (now.fresh * chunks.query) @ fresh,
-        added=last + now.fresh[..., -1:, :].mT * fresh,
+        beside=seen + (now.fresh * chunks.query) @ fresh,
+        added=_leaving(chunks, chunks.key) @ chunks.value + now.fresh[..., -1:, :].mT * fresh,
     )
-
-
-def _looks(
-    address: Float[Tensor, "N B H C K"], reached: Float[Tensor, "N B H C C K"]
-) -> Float[Tensor, "N B H C C"]:
-    """How strongly each time's address meets what each earlier time wrote."""
-    return (reached @ address.unsqueeze(-1)).squeeze(-1)
