@@ -76,16 +76,27 @@ def _reach(chunks: Chunks, *, before: bool = False) -> Reach:
     """The reach at each time, its own decay included, or ``before`` that."""
     decay = chunks.log_decay
     assert decay is not None, "these rules need decay"
-    same, inherits = together(chunks)
-    total = decay.cumsum(dim=-2)
-    middle = total[..., total.shape[-2] // 2, None, :]
-    later = total - decay if before else total
-    exponent = middle - total
+    _, inherits = together(chunks)
+    total, running = _total(chunks), decay.cumsum(dim=-2)
+    middle = running[..., running.shape[-2] // 2, None, :]
+    # the same for all times of an episode, so that it cancels: it needs no gradient
+    offset = (total - running + middle).detach()
+    exponent = offset - total
     earlier = torch.where(exponent > MAX_EXPONENT, torch.inf, exponent).exp()
-    seen = same.tril(-1) if before else same
-    left = (seen.to(decay.dtype) @ decay).exp()
+    if before:
+        total = total - decay
+    left = total.exp()
     entered, fresh = torch.where(inherits, left, 0.0), torch.where(inherits, 0.0, left)
-    return Reach((later - middle).exp(), earlier, entered, fresh)
+    return Reach((total - offset).exp(), earlier, entered, fresh)
+
+
+def _total(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
+    """The logarithm of all decays of each time's episode up to it, inside the chunk.
+
+    A sum that ran on from one episode to the next would let gradients cross by rounding.
+    """
+    assert chunks.log_decay is not None, "these rules need decay"
+    return together(chunks)[0].to(chunks.log_decay.dtype) @ chunks.log_decay
 
 
 def _pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B H C C"]:
@@ -95,10 +106,10 @@ def _pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N 
 
 def _leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
     """What is left, when the chunk ends, of what its last episode wrote."""
-    assert chunks.log_decay is not None, "these rules need decay"
-    total = chunks.log_decay.cumsum(dim=-2)
+    total = _total(chunks)
     last = together(chunks)[0][..., -1, :].unsqueeze(-1)
-    return torch.where(last, written * (total[..., -1:, :] - total).exp(), 0.0).mT
+    exponent = torch.where(last, total[..., -1:, :] - total, -torch.inf)
+    return (written * exponent.exp()).mT
 
 
 def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
