@@ -72,12 +72,12 @@ class Reach(NamedTuple):
     fresh: Float[Tensor, "N B H C K"]
 
 
-def _reach(chunks: Chunks, *, before: bool = False) -> Reach:
+def reach_of(chunks: Chunks, *, before: bool = False) -> Reach:
     """The reach at each time, its own decay included, or ``before`` that."""
     decay = chunks.log_decay
     assert decay is not None, "these rules need decay"
     _, inherits = together(chunks)
-    total, running = _total(chunks), decay.cumsum(dim=-2)
+    total, running = episode_decay(chunks), decay.cumsum(dim=-2)
     middle = running[..., running.shape[-2] // 2, None, :]
     # the same for all times of an episode, so that it cancels: it needs no gradient
     offset = (total - running + middle).detach()
@@ -90,7 +90,7 @@ def _reach(chunks: Chunks, *, before: bool = False) -> Reach:
     return Reach((total - offset).exp(), earlier, entered, fresh)
 
 
-def _total(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
+def episode_decay(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
     """The logarithm of all decays of each time's episode up to it, inside the chunk.
 
     A sum that ran on from one episode to the next would let gradients cross by rounding.
@@ -99,14 +99,14 @@ def _total(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
     return together(chunks)[0].to(chunks.log_decay.dtype) @ chunks.log_decay
 
 
-def _pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B H C C"]:
+def pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B H C C"]:
     """How strongly each time's reader meets what each time up to it wrote, both scaled."""
     return torch.where(together(chunks)[0], reader @ written.mT, 0.0)
 
 
-def _leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
+def leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
     """What is left, when the chunk ends, of what its last episode wrote."""
-    total = _total(chunks)
+    total = episode_decay(chunks)
     last = together(chunks)[0][..., -1, :].unsqueeze(-1)
     exponent = torch.where(last, total[..., -1:, :] - total, -torch.inf)
     return (written * exponent.exp()).mT
@@ -114,15 +114,15 @@ def _leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tenso
 
 def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
     assert chunks.beta is not None, "the kda rule needs beta"
-    reach = _reach(chunks)
+    reach = reach_of(chunks)
     written, strong_key = reach.earlier * chunks.key, chunks.beta * chunks.key
     return Passage(
-        attention=_pairs(chunks, reach.later * chunks.query, written),
+        attention=pairs(chunks, reach.later * chunks.query, written),
         query=reach.entered * chunks.query,
-        key=_leaving(chunks, chunks.key),
+        key=leaving(chunks, chunks.key),
         survives=reach.entered[..., -1:, :].mT,
         written=chunks.beta * chunks.value - (reach.fresh * strong_key) @ fresh,
-        inverse=invert(_pairs(chunks, reach.later * strong_key, written)),
+        inverse=invert(pairs(chunks, reach.later * strong_key, written)),
         strong_key=reach.entered * strong_key,
         beside=(reach.fresh * chunks.query) @ fresh,
         added=reach.fresh[..., -1:, :].mT * fresh,
@@ -134,21 +134,21 @@ def _generalised(chunks: Chunks, fresh: FastWeights) -> Passage:
     removal_key, rate = chunks.removal_key, chunks.removal_rate
     assert removal_key is not None, "the generalised delta rule needs a removal key"
     assert rate is not None, "the generalised delta rule needs a removal rate"
-    now, before = _reach(chunks), _reach(chunks, before=True)
+    now, before = reach_of(chunks), reach_of(chunks, before=True)
     removed = rate * removal_key
     key, taken = now.earlier * chunks.key, now.earlier * removed
     query, looks = now.later * chunks.query, before.later * removal_key
     # a time does not yet see what it writes when it looks up what to remove
-    old = _pairs(chunks, looks, key).tril(-1) @ chunks.value
-    seen = _pairs(chunks, query, key) @ chunks.value
+    old = pairs(chunks, looks, key).tril(-1) @ chunks.value
+    seen = pairs(chunks, query, key) @ chunks.value
     return Passage(
-        attention=_pairs(chunks, query, taken),
+        attention=pairs(chunks, query, taken),
         query=now.entered * chunks.query,
-        key=_leaving(chunks, removed),
+        key=leaving(chunks, removed),
         survives=now.entered[..., -1:, :].mT,
         written=-old - (before.fresh * removal_key) @ fresh,
-        inverse=invert(_pairs(chunks, looks, taken)),
+        inverse=invert(pairs(chunks, looks, taken)),
         strong_key=before.entered * removal_key,
         beside=seen + (now.fresh * chunks.query) @ fresh,
-        added=_leaving(chunks, chunks.key) @ chunks.value + now.fresh[..., -1:, :].mT * fresh,
+        added=leaving(chunks, chunks.key) @ chunks.value + now.fresh[..., -1:, :].mT * fresh,
     )

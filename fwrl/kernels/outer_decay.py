@@ -6,16 +6,14 @@ Every row of the fast weights has a decay ``a`` of its own and every column a de
     y   = q S
 
 What time ``i`` wrote has faded, by time ``t``, by a product of a factor per row and a factor per
-column, so that inside a chunk that begins with the state ``S0``::
+column; each of these falls into two around the middle of the chunk, as in ``channelwise``. So what
+is read inside a chunk are products of matrices, scaled by row before and by column after::
 
-    A[t, i, k] = product of the row decays after i up to t, if both are in one episode and i <= t
-    B[t, i, v] = the same of the column decays
-    ra, rb     = products of t's episode up to t, counted from the start of the chunk
-    W[t, i]    = sum over k of q[t, k] A[t, i, k] k[i, k]
-    y[t, v]    = sum over i of W[t, i] B[t, i, v] v[i, v] + rb[t, v] ((q[t] o ra[t]) S0)[v]
+    W[t, i]  = sum over k of q'[t, k] k'[i, k], for i in t's episode and up to t
+    y[t, v]  = b'[t, v] (W v')[t, v] + rb[t, v] ((q[t] o ra[t]) S0)[v]
 
-Only states between chunks are kept, not one for each time. All the products are exponentials of
-sums of logarithms that are at most 0: nothing is divided, nothing overflows.
+with ``S0`` the state that the chunk began with, ``ra`` and ``rb`` what is left of its rows and
+columns. Only states between chunks are kept, not one for each time.
 """
 
 from typing import NamedTuple
@@ -23,15 +21,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from fwrl.kernels.chunked import MIN_DECAY
+from fwrl.kernels.channelwise import CHUNK_SIZE, leaving, pairs, reach_of
+from fwrl.kernels.chunked import join, split
 from fwrl.precision import without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
-
-# Times per chunk, at most. What is kept for the gradient grows with it as C (K + V) + K V / C.
-CHUNK_SIZE = 4
+from fwrl.update_rules import Write
 
 
 class Inputs(NamedTuple):
@@ -45,17 +41,6 @@ class Inputs(NamedTuple):
     value_decay: Float[Tensor, "*B H V"]
 
 
-class Faded(NamedTuple):
-    """How much of the past is left along one side of the fast weights; F is K or V."""
-
-    # what time i wrote, as seen by time t; 1 where i is not before t
-    pair: Float[Tensor, "N B H C C F"]
-    # of the state that entered the chunk, at time t
-    entered: Float[Tensor, "N B H C F"]
-    # what time i wrote, as left at the end of the chunk
-    leaving: Float[Tensor, "N B H C F"]
-
-
 def scan(
     state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
@@ -67,7 +52,7 @@ def scan(
     with without_autocast(state.device):
         values, end = _in_chunks(state, inputs, starts)
         if not values.detach().sum().isfinite():
-            # starts are products with zero here, which keep a NaN
+            # an undefined past, or decays too strong for a chunk
             values, end = scan_by_steps(state, inputs, starts)
     return values, end
 
@@ -88,46 +73,21 @@ def scan_by_steps(
 def _in_chunks(
     state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    batch, times, heads = inputs.query.shape[:3]
-    count = -(-times // CHUNK_SIZE)
-    size = -(-times // count)
-    missing = count * size - times
-
-    def by_chunk(x: Float[Tensor, "B T H F"], filling: float = 0.0) -> Tensor:
-        filled = F.pad(x, (0, 0, 0, 0, 0, missing), value=filling) if missing else x
-        return filled.unflatten(1, (count, size)).permute(1, 0, 3, 2, 4)
-
-    episode = F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1).cumsum(-1)
-    query, key, value = map(by_chunk, inputs[:3])
-    together = (episode.unsqueeze(-1) == episode.unsqueeze(-2)).tril().unsqueeze(2)
-    rows = _fade(by_chunk(inputs.key_decay, 1.0), episode)
-    columns = _fade(by_chunk(inputs.value_decay, 1.0), episode)
-    weight = ((rows.pair * key.unsqueeze(-3)) @ query.unsqueeze(-1)).squeeze(-1) * together
-    inside = (weight.unsqueeze(-2) @ (columns.pair * value.unsqueeze(-3))).squeeze(-2)
-    left_keys = rows.leaving * key * together[..., -1, :].unsqueeze(-1)
-    written = (left_keys.mT @ (columns.leaving * value)).unbind(0)
+    query, key, value, key_decay, value_decay = inputs
+    by_row = split(query, Write(key, value, decay=key_decay), starts, CHUNK_SIZE)
+    # the transpose: what is read and written along the columns are the values
+    by_column = split(value, Write(value, key, decay=value_decay), starts, CHUNK_SIZE)
+    rows, columns = reach_of(by_row), reach_of(by_column)
+    weight = pairs(by_row, rows.later * by_row.query, rows.earlier * by_row.key)
+    inside = columns.later * (weight @ (columns.earlier * by_row.value))
+    written = (leaving(by_row, by_row.key) @ leaving(by_column, by_row.value).mT).unbind(0)
     # from here on one chunk after the other
-    query = (rows.entered * query).unbind(0)
+    query = (rows.entered * by_row.query).unbind(0)
     kept_rows = rows.entered[..., -1, :].unsqueeze(-1).unbind(0)
     kept_columns = columns.entered[..., -1, :].unsqueeze(-2).unbind(0)
     entering: list[Tensor] = []
-    for n in range(count):
+    for n in range(len(written)):
         entering.append(query[n] @ state)
         state = torch.addcmul(written[n], kept_rows[n] * kept_columns[n], state)
     values = inside + columns.entered * torch.stack(entering)
-    values = values.permute(1, 0, 3, 2, 4).reshape(batch, -1, heads, values.shape[-1])
-    return values[:, :times], state
-
-
-def _fade(decay: Float[Tensor, "N B H C F"], episode: Tensor) -> Faded:
-    size = decay.shape[-2]
-    log_decay = decay.clamp_min(MIN_DECAY).log()
-    inherits = (episode == 0)[:, :, None, :, None]
-    # which times lie after i and up to t: sums over them, as differences of running sums would
-    # lose digits after a strong decay
-    every = torch.ones(size, size, dtype=decay.dtype, device=decay.device)
-    to_time = every.tril()
-    between = to_time.unsqueeze(1) * every.triu(1)
-    left = (between.flatten(0, 1) @ log_decay).unflatten(-2, (size, size))
-    entered = (to_time @ log_decay).exp() * inherits
-    return Faded(left.exp(), entered, (every.triu(1) @ log_decay).exp())
+    return join(values, inputs.query.shape[1]), state
