@@ -46,6 +46,7 @@ FAST_WEIGHTS: dict[str, dict[str, Any]] = {
     "sum, favor": SUM | {"feature_map": "favor"},
     "gated sum, silu": {"update_rule": "gated_sum"},
     "gated delta, silu": {"update_rule": "gated_delta"},
+    "kda, silu": {"update_rule": "kda"},
 }
 # Every memory by its name in the figure: kind, and what differs from its defaults.
 MEMORIES: dict[str, tuple[str, Mapping[str, Any]]] = {

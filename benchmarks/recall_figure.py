@@ -11,18 +11,18 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-# What is in none of the families stands with the recurrent networks.
-OTHERS = "Recurrent networks"
+# What is in none of the families stands with these.
+OTHERS = "Attention and recurrent networks"
 FAMILIES = {
     "Update rules and feature maps": (
         "delta, silu",
         "delta, dpfp",
         "gated delta, silu",
+        "kda, silu",
         "gated sum, silu",
         "sum, elu + 1",
         "sum, dpfp",
         "sum, favor",
-        "mesa",
     ),
     "Fast weights inside recurrent networks": (
         "delta_mlp",
@@ -34,8 +34,8 @@ FAMILIES = {
         "fast_weight_memory",
         "self_referential",
     ),
+    "Later memories": ("rwkv7", "mesa", "agalite", "stable_hadamard", "ffm", "lru"),
     OTHERS: (),
-    "Attention": ("window_attention", "gtrxl", "infinite_former"),
 }
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#7a4fa3", "#b8860b", "#cc5fa0", "#4d4d4d", "#3aa5d9"]
 MARKERS = "osD^vPX<"
