@@ -58,8 +58,14 @@ def accuracy_after(kind, budget):
     return accuracy(model, [recall_batch(TASK, 2048, torch.Generator().manual_seed(2))])
 
 
+def marked(kind):
+    """Those that take longest stay out of the quick run."""
+    late = EXCEPTIONS.get(kind, Budget()).steps > 1000
+    return pytest.param(kind, marks=pytest.mark.slow if late else ())
+
+
 @pytest.mark.learns
-@pytest.mark.parametrize("kind", sorted(set(CORES) - {"none"}))
+@pytest.mark.parametrize("kind", map(marked, sorted(set(CORES) - {"none"})))
 def test_a_core_learns_to_recall(kind):
     budget = EXCEPTIONS.get(kind, Budget())
     assert accuracy_after(kind, budget) >= budget.threshold
