@@ -65,7 +65,7 @@ def marked(kind):
 
 
 @pytest.mark.learns
-@pytest.mark.parametrize("kind", map(marked, sorted(set(CORES) - {"none"})))
+@pytest.mark.parametrize("kind", [marked(kind) for kind in sorted(set(CORES) - {"none"})])
 def test_a_core_learns_to_recall(kind):
     budget = EXCEPTIONS.get(kind, Budget())
     assert accuracy_after(kind, budget) >= budget.threshold
