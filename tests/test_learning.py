@@ -58,8 +58,12 @@ def test_the_last_action_is_a_memory_too_and_the_configuration_hides_it():
 
 # more updates from each rollout: most memories learn to keep a card later than the delta rule
 OFTEN = (*FIRST, "ppo.minibatches=8", "ppo.epochs=8")
-# with heads of 16 and more units it hardly writes at first, and stays at chance for 200,000 steps
-OTHERWISE = {"self_referential": ("core.heads=32",)}
+OTHERWISE = {
+    # with heads of 16 and more units it hardly writes at first: at chance for 200,000 steps
+    "self_referential": ("core.heads=32",),
+    # at twice the rate it swings: a rollout returned 0.9, the same policy evaluated 0.59
+    "slow_rnn": ("ppo.learning_rate=0.0005",),
+}
 
 
 @pytest.mark.slow
