@@ -7,8 +7,8 @@ matrices::
 
     (q[t] * exp(G[t] - G[m])) . (k[i] * exp(G[m] - G[i]))
 
-The second factor overflows where a chunk forgets more than ``exp(-MAX_EXPONENT)``. It is then made
-infinite, the result is undefined, and the caller scans again by reference.
+Where a chunk forgets more than ``exp(-MAX_EXPONENT)`` one of them overflows or vanishes. The second
+is then made infinite, the result is undefined, and the caller scans again by reference.
 
 The delta rule with such decays (``kda``) solves the same triangular system as with one decay. The
 generalised delta rule (RWKV-7) looks up what it removes before the decay and at a key of its own::
@@ -35,7 +35,7 @@ from fwrl.update_rules import UpdateRule, Write, generalised_delta_rule, kda_rul
 # Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
 
-# Of either factor: both of them, and their products with keys, stay within single precision.
+# Of either factor: beyond it single precision overflows in one and loses digits in the other.
 MAX_EXPONENT = 80.0
 
 RULES: frozenset[UpdateRule] = frozenset({kda_rule, generalised_delta_rule})
@@ -82,7 +82,7 @@ def reach_of(chunks: Chunks, *, before: bool = False) -> Reach:
     # the same for all times of an episode, so that it cancels: it needs no gradient
     offset = (total - running + middle).detach()
     exponent = offset - total
-    earlier = torch.where(exponent > MAX_EXPONENT, torch.inf, exponent).exp()
+    earlier = torch.where(exponent.abs() > MAX_EXPONENT, torch.inf, exponent).exp()
     if before:
         total = total - decay
     left = total.exp()
