@@ -160,10 +160,12 @@ def windows(
     length = min(length, len(inputs))
     yield inputs[None, :length], targets[None, :length]
     asked = length
-    for ends in batched(range(length + stride, len(inputs) + 1, stride), batch_size):
-        at = torch.tensor(ends).unsqueeze(1)
+    ends = range(length + stride, len(inputs) + 1, stride)
+    for first in range(0, len(ends), batch_size):
+        some = ends[first : first + batch_size]
+        at = torch.tensor(some).unsqueeze(1)
         yield inputs[at + torch.arange(-length, 0)], targets[at + torch.arange(-stride, 0)]
-        asked = ends[-1]
+        asked = some[-1]
     if asked < len(inputs):
         yield inputs[None, -length:], targets[None, asked:]
 
