@@ -13,7 +13,6 @@ from fwrl.retrieval_model import EPSILON, RetrievalModel, read_weights
 from fwrl.tasks.retrieval import RetrievalBatch, evaluation_batch, training_batch
 from fwrl.update_rules import Write, clipped_delta_rule, delta_rule, sum_rule
 
-
 # no checkpoint is there
 NOWHERE = Path("nowhere")
 
