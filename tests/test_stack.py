@@ -84,3 +84,25 @@ def test_importing_the_library_imports_no_environment_and_no_dashboard():
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     imported = set(answer.stdout.decode().split())
     assert not imported & {"gymnasium", "yaml", "typer", "rich", "matplotlib", "tensorboard"}
+
+
+@pytest.mark.parametrize("silent", ["memory", "feed_forward", "neither"])
+def test_dropout_is_of_both_parts_of_a_layer_and_of_hidden_units(silent):
+    torch.manual_seed(0)
+    stack = ResidualStack(STACKS["plain"], CORES["fast_weight"](), dropout=0.5)
+    (block,) = stack.blocks
+    rests = [block.feed_forward[-1]] if silent != "memory" else [block.core.output]
+    for rest in rests if silent != "neither" else []:
+        torch.nn.init.zeros_(rest.weight)
+        if rest.bias is not None:
+            torch.nn.init.zeros_(rest.bias)
+    x, starts = torch.randn(B, T, D), torch.zeros(B, T, dtype=torch.bool)
+
+    def output():
+        return stack.unroll(x, stack.initial_state(B), starts)[0]
+
+    assert not torch.equal(output(), output())
+    hidden = block.feed_forward[2](torch.ones(1, 1000))
+    assert 0.4 < (hidden == 0).float().mean() < 0.6
+    stack.eval()
+    assert torch.equal(output(), output())
