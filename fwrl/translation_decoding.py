@@ -76,9 +76,7 @@ class _Found:
         return min(self.count) >= self.search.beam
 
 
-def _search(
-    model: TranslationModel, source: Int[Tensor, "B S"], search: Search
-) -> list[list[int]]:
+def _search(model: TranslationModel, source: Int[Tensor, "B S"], search: Search) -> list[list[int]]:
     batch, beam, device = len(source), search.beam, source.device
     limit = ((source != 0).sum(dim=1) * search.growth + search.extra).long()
     each = torch.arange(batch * beam, device=device)

@@ -23,7 +23,6 @@ from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
 from fwrl.recurrence import time_in_episode
 from fwrl.sequence_attention import Readable, SequenceAttention, SequenceAttentionConfig
-from fwrl.stack import Block, StackConfig
 
 
 class TranslationModelConfig(Config):
@@ -199,30 +198,28 @@ class BothDirections(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A block of the agents' stack; between its two halves the decoder reads the source."""
+    """A look at what was said, one at the source, then a feed-forward network."""
 
     def __init__(self, config: TranslationModelConfig) -> None:
         super().__init__()
-        stack = StackConfig(width=config.width, feed_forward=config.feed_forward)
-        self.block = Block(stack, config.memory)
-        self.cross_norm = nn.LayerNorm(config.width)
-        self.cross = SequenceAttention(config.width, config.cross_attention)
+        width = config.width
+        self.core_norm = nn.LayerNorm(width)
+        self.core: MemoryCore[Any] = config.memory.build(width)
+        fits = self.core.output_size == width
+        self.resize = nn.Identity() if fits else nn.Linear(self.core.output_size, width)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross = SequenceAttention(width, config.cross_attention)
+        self.feed_forward = _feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
-
-    @property
-    def core(self) -> MemoryCore[Any]:
-        """The memory of what was said."""
-        return self.block.core
 
     @override
     def forward(
         self, x: Float[Tensor, "B T D"], source: Readable, state: Any, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Any]:
-        block = self.block
-        y, state = block.core.unroll(block.core_norm(x), state, starts)
-        x = x + self.dropout(block.resize(y))
+        y, state = self.core.unroll(self.core_norm(x), state, starts)
+        x = x + self.dropout(self.resize(y))
         x = x + self.dropout(self.cross.read(self.cross_norm(x), source))
-        return x + self.dropout(block.feed_forward(x)), state
+        return x + self.dropout(self.feed_forward(x)), state
 
 
 def _feed_forward(config: TranslationModelConfig) -> nn.Module:

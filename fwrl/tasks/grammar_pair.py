@@ -6,7 +6,6 @@ from pydantic import PositiveInt
 from fwrl.config import ConfigError
 from fwrl.tasks.invented_languages import (
     ADVERBS,
-    AMBIGUOUS,
     DETERMINERS,
     DITRANSITIVE,
     INTRANSITIVE,

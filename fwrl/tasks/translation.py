@@ -217,3 +217,40 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     left = iter(texts)
     while some := list(islice(left, AT_ONCE)):
         yield some
+
+
+class Epochs:
+    """Batches without end, epoch by epoch; where it is can be kept and gone to."""
+
+    def __init__(
+        self,
+        sentences: ParallelSentences,
+        rows: Int[Tensor, " rows"],
+        max_tokens: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.sentences, self.rows, self.max_tokens = sentences, rows, max_tokens
+        self.generator = generator
+        self._begin()
+
+    def _begin(self) -> None:
+        self.before = self.generator.get_state()
+        self.batches = batches(self.sentences, self.rows, self.max_tokens, self.generator)
+        self.next = 0
+
+    def take(self) -> Int[Tensor, " B"]:
+        """The rows of the next batch."""
+        if self.next == len(self.batches):
+            self._begin()
+        self.next += 1
+        return self.batches[self.next - 1]
+
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Where it is."""
+        return self.before, torch.tensor(self.next)
+
+    def go_to(self, place: tuple[Tensor, Tensor]) -> None:
+        """Go on as after ``place``."""
+        self.generator.set_state(place[0])
+        self._begin()
+        self.next = int(place[1])

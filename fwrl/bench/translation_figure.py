@@ -1,0 +1,2 @@
+def draw(settings, rows, path):
+    pass
