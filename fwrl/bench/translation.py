@@ -5,10 +5,11 @@ synthetic grammar pair, whose BLEU is another scale: only the order of the metho
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fwrl.bench.benchmark import Benchmark, Row
-from fwrl.bench.translation_figure import draw
+from fwrl.bench.translation_figure import draw_translation
 from fwrl.bench.translation_run import measure
 from fwrl.bench.translation_settings import WORD_BY_WORD, TranslationSettings
 
@@ -55,7 +56,10 @@ PRESETS: dict[str, Mapping[str, Any]] = {
             "gated delta",
         ),
         "max_length": 60,
-        "training": {"steps": 2000, "warmup_steps": 200, "learning_rate": 2e-3},
+        "max_tokens": 768,
+        "width": 96,
+        "dropout": 0.0,
+        "training": {"steps": 3500, "warmup_steps": 200, "learning_rate": 3e-3},
     },
     "paper": {
         "methods": tuple(_TABLE),
@@ -89,6 +93,15 @@ def points(settings: TranslationSettings) -> list[Row]:
         for method in settings.methods
         if method != WORD_BY_WORD or number == 0
     ]
+
+
+def draw(settings: TranslationSettings, rows: list[Row], path: Path) -> None:
+    """The figure of all rows that there are."""
+    texts = "ours: a synthetic grammar pair"
+    if settings.data is not None:
+        languages = f"{settings.source_language}-{settings.target_language}"
+        texts = f"ours: {settings.data.name}, {languages}"
+    draw_translation(rows, PUBLISHED, texts, path)
 
 
 BENCHMARK = Benchmark(TranslationSettings, PRESETS, points, measure, draw, PUBLISHED)
