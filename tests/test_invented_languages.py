@@ -224,5 +224,5 @@ def test_impossible_languages_are_refused_in_one_line(values, message):
 def test_more_sentences_than_are_found_is_a_mistake(monkeypatch):
     monkeypatch.setattr("fwrl.tasks.grammar_pair.PATIENCE", 2)
     config = GrammarPairConfig(train=100, valid=10, test=10, max_length=5)
-    with pytest.raises(ConfigError, match="120 different sentences of 5 to 5 words .* only"):
+    with pytest.raises(ConfigError, match=r"120 different sentences of 5 to 5 words .* only"):
         grammar_pair(config, np.random.default_rng(0))
