@@ -19,6 +19,7 @@ from fwrl.cli import main
 from fwrl.cli.app import app
 from fwrl.cli.benchmarking import settings_of
 from fwrl.config import validate
+from fwrl.tasks.translation import Epochs, translation_batch
 from fwrl.training import Learner, TrainingConfig, learning_rate
 
 TINY = {
@@ -133,6 +134,22 @@ def test_the_loss_that_is_reported_is_that_of_single_sentences(tmp_path):
     assert row["parameters"] == sum(p.numel() for p in model.parameters())
     # 8 numbers of each of 2 heads, 16 features, and the sum of the keys
     assert (row["encoder"], row["state"]) == ("dpfp", 2 * 16 * 9)
+
+
+def test_the_loss_of_several_batches_is_a_mean_over_all_their_words(tmp_path):
+    tiny = settings(accumulation=3, label_smoothing=0.0, dropout=0.0)
+    texts = read(tiny, tmp_path)
+    torch.manual_seed(0)
+    model, _ = translation_run._build(tiny, "linear", texts, torch.device("cpu"))
+    epochs = Epochs(texts.train, torch.arange(300), 200, torch.Generator().manual_seed(0))
+    rows = torch.cat(epochs.batches[:3])
+    losses = []
+    parts = list(translation_run._parts(tiny, model, texts.train, epochs, losses))
+    assert len(parts) == len(losses) == 3
+    batch = translation_batch(texts.train, rows, torch.device("cpu"))
+    logits = model(batch.source, batch.target).flatten(0, 1)
+    mean = F.cross_entropy(logits, batch.answer.flatten())
+    torch.testing.assert_close(sum(losses), mean.detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_text_of_the_users(tmp_path):
