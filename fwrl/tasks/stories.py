@@ -50,11 +50,24 @@ def story(family: str, generator: np.random.Generator) -> Story:
     return Story(family, FAMILIES[family](generator))
 
 
-def _told(generator: np.random.Generator, kinds: Sequence[str], ask: Ask, events: int = 3) -> Text:
-    """Events of a world and questions in turn."""
-    world = World(
-        some(PEOPLE, 4, generator), some(PLACES, 6, generator), some(THINGS, 3, generator)
-    )
+def _told(
+    ask: Ask,
+    kinds: Sequence[str],
+    events: int,
+    sizes: tuple[int, int, int],
+    generator: np.random.Generator,
+) -> Text:
+    """Events of a world and questions in turn.
+
+    Args:
+        ask: For a question.
+        kinds: Of events, to choose from.
+        events: At most so many come between two questions, as long as there is one to ask.
+        sizes: How many people, places and things there are.
+        generator: The only source of randomness.
+    """
+    of = zip((PEOPLE, PLACES, THINGS), sizes, strict=True)
+    world = World(*(some(names, size, generator) for names, size in of))
     words: Text = []
     for _ in range(QUESTIONS):
         question = None
@@ -167,8 +180,8 @@ def _by_the_clock(generator: np.random.Generator) -> Text:
 
 def _map(generator: np.random.Generator) -> tuple[Text, list[tuple[str, str, str]]]:
     """Neighbours on a path without crossings: first place, direction of the next one, next one."""
-    at = (0, 0)
-    taken, directions = {at}, list[str]()
+    at: tuple[int, int] = (0, 0)
+    taken, directions = set[tuple[int, int]]([at]), list[str]()
     while len(directions) < 4:
         direction = pick(list(STEPS), generator)
         east, north = STEPS[direction]
