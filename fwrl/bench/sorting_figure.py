@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from fwrl.bench.benchmark import Row
-from fwrl.bench.intervals import normal_interval
+from fwrl.bench.intervals import interval
 from fwrl.tasks.sorting import SortingConfig
 
 WINDOW = "last_window"
@@ -52,7 +52,7 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
     panels[0][0].invert_yaxis()
     figure.suptitle(
         f"Sorting {settings.symbols} symbols by frequency; "
-        "bars: 95 % over seeds and sequences, dots: seeds",
+        "bars: 95 % over seeds, each with its own test; small dots: seeds",
         fontsize=10,
     )
     figure.savefig(path, dpi=150)
@@ -68,7 +68,7 @@ def _panel(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
         if not seeds:
             continue
         values = [float(row["accuracy"]) for row in seeds]
-        mean, margin = normal_interval(values, [float(row["error"]) for row in seeds])
+        mean, margin = interval(values, float(seeds[0]["error"]))
         axes.errorbar(
             mean, height, xerr=margin, fmt="o", color=COLOUR, capsize=4, markersize=7, linewidth=2
         )
