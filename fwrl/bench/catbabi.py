@@ -66,7 +66,7 @@ class CatbabiSettings(Settings):
     reset: bool = False
     """Whether memories are emptied where a story begins; the published ones never were."""
     training: TrainingConfig = TrainingConfig(
-        steps=1500, optimizer="adam", learning_rate=1e-3, schedule="constant"
+        steps=2000, optimizer="adam", learning_rate=1e-3, schedule="constant"
     )
     evaluate_every: NonNegativeInt = 250
     """Updates between two validations; 0: none."""

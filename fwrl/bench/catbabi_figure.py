@@ -62,7 +62,7 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
         learning.set_title(f"{mode.upper()} mode: trained on {loss}", fontsize=10)
     handles, labels = panels[0][1].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=5, frameon=False)
     data = "bAbI" if settings.data else "synthetic stories, not bAbI"
     figure.suptitle(f"Answers in a stream of stories ({data})", fontsize=11)
     figure.savefig(path, dpi=150)

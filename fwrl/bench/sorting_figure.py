@@ -37,23 +37,28 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
         len(lengths),
         sharey=True,
         squeeze=False,
-        figsize=(1.8 + 4.6 * len(lengths), 1.7 + 0.42 * max(len(methods), 2)),
+        figsize=(1.8 + 4.6 * len(lengths), 1.9 + 0.42 * max(len(methods), 2)),
         layout="constrained",
     )
     for axes, length in zip(panels[0], lengths, strict=True):
         here = [row for row in rows if row["length"] == length]
         _panel(axes, here, methods)
         chance = SortingConfig(symbols=settings.symbols, length=length).chance
-        _reference(axes, chance, "chance", "dotted")
+        axes.axvline(chance, color=GREY, linestyle="dotted", linewidth=1.2, label="chance")
         axes.set_title(f"{length} symbols before the answers", fontsize=10)
         axes.set_xlabel("share of right answers")
         axes.set_xlim(0, 1.02)
     panels[0][0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
     panels[0][0].invert_yaxis()
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
     figure.suptitle(
-        f"Sorting {settings.symbols} symbols by frequency; "
-        "bars: 95 % over seeds, each with its own test; small dots: seeds",
-        fontsize=10,
+        f"Sorting {settings.symbols} symbols by frequency; 95 % intervals over seeds", fontsize=10
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -80,23 +85,10 @@ def _panel(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
             textcoords="offset points",
             ha="center",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
     counted = [row for row in rows if row["method"] == WINDOW]
     if counted:
         mean = sum(float(row["accuracy"]) for row in counted) / len(counted)
-        _reference(axes, mean, f"count of the last {counted[0]['window']}", "dashed")
-
-
-def _reference(axes: Axes, value: float, label: str, style: str) -> None:
-    axes.axvline(value, color=GREY, linestyle=style, linewidth=1.2)
-    axes.annotate(
-        label,
-        (value, 0),
-        xycoords=("data", "axes fraction"),
-        xytext=(3, 3),
-        textcoords="offset points",
-        rotation=90,
-        va="bottom",
-        fontsize=8,
-        color=GREY,
-    )
+        seen = f"a count of the last {counted[0]['window']}: all that the windows see"
+        axes.axvline(mean, color=GREY, linestyle="dashed", linewidth=1.2, label=seen)
