@@ -23,7 +23,7 @@ from fwrl.config import validate
 from fwrl.cores import AnyCoreConfig
 from fwrl.sequence_model import SequenceModel
 from fwrl.tasks.recall import RecallConfig, recall_batch
-from fwrl.training import accuracy, train_supervised
+from fwrl.training import TrainingConfig, accuracy, train_supervised
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs/results"
 # each key is written twice: what adds up its values without their order is right half the time
@@ -84,9 +84,8 @@ def measure(point: Point) -> dict[str, Any]:
     model = SequenceModel(TASK.vocabulary, TASK.num_values, StackConfig(width=point.width), core)
     generator = torch.Generator().manual_seed(1_000 + point.seed)
     began = time.perf_counter()
-    losses = train_supervised(
-        model, lambda: recall_batch(TASK, BATCH_SIZE, generator), STEPS, LEARNING_RATE
-    )
+    training = TrainingConfig(steps=STEPS, learning_rate=LEARNING_RATE)
+    losses = train_supervised(model, lambda: recall_batch(TASK, BATCH_SIZE, generator), training)
     seconds = time.perf_counter() - began
     unseen = torch.Generator().manual_seed(2_000)
     batches = (

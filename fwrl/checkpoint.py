@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.optim import Optimizer
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -117,6 +118,25 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
                 f"this policy needs {list(own[name].shape)}"
             )
     module.load_state_dict(dict(tensors))
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of its parameters, by their number and the name of it."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser of the same parameters what ``optimizer_tensors`` returned."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        entries.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,50 +1,206 @@
-"""The loop of the supervised sequence tasks: cross entropy where a target is given."""
+"""What supervised sequence tasks train with: a learner that can be saved, losses and accuracies."""
 
+import math
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fwrl.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    load_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from fwrl.config import Config, ConfigError
 from fwrl.random_features import redraw_when_due
 from fwrl.sequence_model import SequenceModel
+from fwrl.state import map_tensors, tensors_in
 
 # Tokens and targets, as of ``fwrl.tasks``; a negative target asks nothing.
 Batch = tuple[Tensor, Tensor]
+CHECKPOINT = "checkpoint"
+
+
+class TrainingConfig(Config):
+    """How a model is trained; the published recipes are presets of the benchmarks."""
+
+    steps: NonNegativeInt = 1000
+    """Updates, of one batch each."""
+    batch_size: PositiveInt = 32
+    """Sequences, or streams, of each."""
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    """Adam (Kingma and Ba 2015), or the same with decoupled decay (Loshchilov and Hutter 2019)."""
+    learning_rate: PositiveFloat = 3e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    """How slowly the means of the gradient and of its square move."""
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.01
+    """Of adamw; adam has none."""
+    warmup_steps: NonNegativeInt = 0
+    """Updates in which the learning rate rises from zero."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate after the warm-up: ``cosine`` falls to zero along half of one."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Longer gradients are shortened to it; None: never."""
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate of the update after ``step`` others."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    share = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * min(share, 1))) / 2
+
+
+class Learner:
+    """A model, its optimiser, and how many updates they have had."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        self.model, self.config, self.step = model, config, 0
+        parameters = [each for each in model.parameters() if each.requires_grad]
+        decoupled = config.optimizer == "adamw"
+        self.optimizer = (torch.optim.AdamW if decoupled else torch.optim.Adam)(
+            parameters,
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay if decoupled else 0.0,
+        )
+
+    def update(self, loss: Float[Tensor, ""]) -> None:
+        """One step down the gradient of the loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimizer.step()
+        redraw_when_due(self.model)
+        self.step += 1
+
+    def save(
+        self,
+        folder: Path,
+        generator: torch.Generator,
+        carried: Any = (),
+        rows: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Write ``folder/checkpoint``, from which ``restore`` goes on as if nothing had happened.
+
+        Args:
+            folder: Of this training.
+            generator: Of its data; torch's own is saved as well.
+            carried: A nested state that goes from batch to batch.
+            rows: What was measured on the way.
+        """
+        generators = {"data": generator.get_state(), "torch": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "generators": generators,
+            "carried": {str(i): leaf for i, leaf in enumerate(tensors_in(carried))},
+        }
+        save_checkpoint(folder / CHECKPOINT, tensors, {"step": self.step, "rows": rows or []})
+
+    def restore(
+        self, folder: Path, generator: torch.Generator, carried: Any = ()
+    ) -> tuple[Any, list[dict[str, Any]]] | None:
+        """Go on from ``folder/checkpoint``; None if there is none.
+
+        Args:
+            folder: Of this training.
+            generator: Set to where it was.
+            carried: Anything of the nesting that was saved.
+
+        Returns:
+            What was carried, and the rows.
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged or does not fit.
+        """
+        if not (folder / CHECKPOINT).is_dir():
+            return None
+        tensors, document = load_checkpoint(folder / CHECKPOINT)
+        load_tensors(self.model, tensors["model"], str(folder))
+        load_optimizer(self.optimizer, tensors["optimizer"])
+        generator.set_state(tensors["generators"]["data"])
+        torch.set_rng_state(tensors["generators"]["torch"])
+        if "cuda" in tensors["generators"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["generators"]["cuda"])
+        self.step = document["step"]
+        leaves = iter(range(len(tensors["carried"])))
+
+        def saved(leaf: Tensor) -> Tensor:
+            return tensors["carried"][str(next(leaves))].to(leaf.device)
+
+        return map_tensors(saved, carried), document["rows"]
+
+
+class Clock:
+    """Tells when it is time again for what is not worth every step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the interval has passed since this was last true, or since the beginning."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a configuration means.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda'; this machine has no CUDA device, use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def train_supervised(
-    model: SequenceModel,
-    make_batch: Callable[[], Batch],
-    steps: int,
-    learning_rate: float = 3e-3,
-    max_grad_norm: float = 1.0,
+    model: SequenceModel, make_batch: Callable[[], Batch], config: TrainingConfig
 ) -> list[float]:
     """The loss of each step. Every sequence begins with an empty memory.
 
     Args:
         model: Trained in place.
         make_batch: A new batch each time it is called; it brings its own generator.
-        steps: Of AdamW (Loshchilov and Hutter 2019), one batch each.
-        learning_rate: At first; it falls to zero along half a cosine.
-        max_grad_norm: Longer gradients are shortened to it.
+        config: Of the optimiser; the batches have the size that they have.
     """
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    learner = Learner(model, config)
     losses: list[Tensor] = []
-    for _ in range(steps):
-        tokens, targets = make_batch()
-        loss = F.cross_entropy(answers(model, tokens).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        redraw_when_due(model)
+    while learner.step < config.steps:
+        loss = cross_entropy(model, make_batch())
+        learner.update(loss)
         losses.append(loss.detach())
     return torch.stack(losses).tolist() if losses else []
+
+
+def cross_entropy(model: SequenceModel, batch: Batch) -> Float[Tensor, ""]:
+    """The mean over all that is asked, in nats."""
+    tokens, targets = batch
+    return F.cross_entropy(answers(model, tokens).flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()

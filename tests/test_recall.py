@@ -9,7 +9,7 @@ from fwrl import CORES, ConfigError, StackConfig, tensors_in
 from fwrl.config import validate
 from fwrl.sequence_model import SequenceModel
 from fwrl.tasks.recall import ABSENT, NOT_ASKED, RecallBatch, RecallConfig, recall_batch
-from fwrl.training import accuracy, answers, train_supervised
+from fwrl.training import TrainingConfig, accuracy, answers, train_supervised
 
 SIZES = {"num_keys": 9, "num_values": 5, "num_pairs": 6, "num_queries": 4}
 CONFIGS = {
@@ -212,7 +212,8 @@ def test_training_lowers_the_loss_and_repeats_itself():
 
     def run(seed, steps):
         model, generator = model_for(config), torch.Generator().manual_seed(seed)
-        return train_supervised(model, lambda: recall_batch(config, 32, generator), steps, 1e-2)
+        training = TrainingConfig(steps=steps, learning_rate=1e-2)
+        return train_supervised(model, lambda: recall_batch(config, 32, generator), training)
 
     losses = run(1, 80)
     assert len(losses) == 80
@@ -229,7 +230,7 @@ def movements(steps, **options):
         been.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
         return batch
 
-    losses = train_supervised(model, remember, steps, **options)
+    losses = train_supervised(model, remember, TrainingConfig(steps=steps, **options))
     remember()
     return losses, torch.stack(been).diff(dim=0).norm(dim=1)
 
@@ -239,7 +240,8 @@ def test_training_slows_down_to_a_halt():
     assert (moved > 0).all()
     assert moved[-1] < 0.03 * moved[0]
     torch.testing.assert_close(movements(20, learning_rate=6e-3)[1][0], 2 * moved[0])
-    assert train_supervised(model_for(RecallConfig(**SIZES)), lambda: None, 0) == []
+    nothing = TrainingConfig(steps=0)
+    assert train_supervised(model_for(RecallConfig(**SIZES)), lambda: None, nothing) == []
 
 
 def test_each_step_follows_the_gradient_of_its_own_batch():
@@ -251,7 +253,7 @@ def test_each_step_follows_the_gradient_of_its_own_batch():
         before.load_state_dict(model.state_dict())
         return next(given)
 
-    losses = train_supervised(model, remember, 2, max_grad_norm=1e9)
+    losses = train_supervised(model, remember, TrainingConfig(steps=2, max_grad_norm=1e9))
     tokens, targets = batches[1]
     asked = targets >= 0
     right = answers(before, tokens).log_softmax(-1)[asked].gather(1, targets[asked].unsqueeze(1))

@@ -14,7 +14,7 @@ import torch
 from fwrl import CORES, StackConfig
 from fwrl.sequence_model import SequenceModel
 from fwrl.tasks.recall import RecallConfig, recall_batch
-from fwrl.training import accuracy, train_supervised
+from fwrl.training import TrainingConfig, accuracy, train_supervised
 
 TASK = RecallConfig(num_keys=8, num_values=8, num_pairs=4, num_queries=4)
 
@@ -52,9 +52,8 @@ def accuracy_after(kind, budget):
     core = CORES[kind]()
     model = SequenceModel(TASK.vocabulary, TASK.num_values, StackConfig(width=64), core)
     generator = torch.Generator().manual_seed(1)
-    train_supervised(
-        model, lambda: recall_batch(TASK, 64, generator), budget.steps, learning_rate=1e-2
-    )
+    training = TrainingConfig(steps=budget.steps, learning_rate=1e-2)
+    train_supervised(model, lambda: recall_batch(TASK, 64, generator), training)
     return accuracy(model, [recall_batch(TASK, 2048, torch.Generator().manual_seed(2))])
 
 

@@ -73,6 +73,30 @@ def evaluate(
     typer.echo(report(result, as_json))
 
 
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="`fwrl list benchmarks` shows which.")],
+    overrides: Overrides = None,
+    preset: Annotated[
+        str, typer.Option(help="smoke: under a minute; cpu: an hour or so; paper: as published.")
+    ] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; runs/<name>__<preset> unless given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; one per processor unless given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; old results there are set aside.")
+    ] = False,
+) -> None:
+    """Run one of the papers' benchmarks; results that are there are kept and added to."""
+    from fwrl.cli.benchmarking import Request, run_benchmark
+
+    request = Request(name, overrides or [], preset, out, jobs, fresh)
+    raise typer.Exit(run_benchmark(request, Console()))
+
+
 @app.command("list")
 def list_(
     what: Annotated[

@@ -17,9 +17,9 @@ from envs import AtariConfig, EnvConfigError, make_envs
 from fwrl.checkpoint import read_document
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import read_run_config
-from fwrl.cli.training import choose_device
 from fwrl.cli.video import write_video
 from fwrl.config import ConfigError
+from fwrl.training import choose_device
 
 # An episode longer than this many steps is cut in a video; the evaluation counts it whole.
 LONGEST_VIDEO = 10_000

@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from agents.policy import RecurrentPolicy
 from agents.saving import CHECKPOINTS, describe_policy, find_checkpoint
-from fwrl.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from fwrl.checkpoint import (
+    load_checkpoint,
+    load_optimizer,
+    load_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
 from fwrl.state import tensors_in
 
 
@@ -51,15 +56,9 @@ def save(learner: Learner, run: Path, counters: Counters, score: float | None) -
         counters: Where the run is.
         score: The mean return of an evaluation at this very step, if there was one.
     """
-    state = learner.optimizer.state_dict()["state"]
-    moments = {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for name, value in entry.items()
-    }
     tensors = {
         "policy": learner.policy.state_dict(),
-        "optimizer": moments,
+        "optimizer": optimizer_tensors(learner.optimizer),
         "generators": {"torch": torch.get_rng_state()},
     }
     document = {
@@ -79,11 +78,6 @@ def restore(learner: Learner, run: Path) -> Counters:
     folder = find_checkpoint(run, "last")
     content = load_checkpoint(folder)
     load_tensors(learner.policy, content.tensors["policy"], str(folder))
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in content.tensors["optimizer"].items():
-        index, _, name = key.partition(".")
-        entries.setdefault(int(index), {})[name] = tensor
-    groups = learner.optimizer.state_dict()["param_groups"]
-    learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    load_optimizer(learner.optimizer, content.tensors["optimizer"])
     torch.set_rng_state(content.tensors["generators"]["torch"])
     return Counters(**content.document["counters"])

@@ -71,7 +71,9 @@ def _configs() -> list[str]:
 
 
 def _benchmarks() -> list[str]:
-    return ["none yet"]
+    from fwrl.bench import BENCHMARKS
+
+    return _table(list(BENCHMARKS.items()))
 
 
 def _summary(documented: object) -> str:

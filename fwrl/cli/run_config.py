@@ -1,18 +1,17 @@
 """One run's whole configuration: a YAML file that says what differs, and overrides after it."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, RewardConfig
 from agents.ppo import PPOConfig
 from envs import EnvConfig
-from fwrl.config import Config, ConfigError, validate
+from fwrl.cli.yaml_files import apply_overrides, read_yaml
+from fwrl.config import Config, validate
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import StackConfig
@@ -85,9 +84,6 @@ class RunConfig(Config):
         return self
 
 
-# What is meant where a file names no kind.
-DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
-
 # What may differ when a run is continued: how long, how often, and on what.
 MAY_CHANGE = frozenset({"total_steps", "evaluation", "checkpoint", "device", "num_threads"})
 
@@ -99,77 +95,5 @@ def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfi
         ConfigError: One line that says where, what is wrong and what would be right.
     """
     values = read_yaml(Path(path))
-    for override in sorted(overrides, key=lambda text: not _sets_kind(text)):
-        _apply(values, override)
+    apply_overrides(values, overrides)
     return validate(RunConfig, values)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: If there is no such file, or no mapping in it.
-    """
-    try:
-        values = _Loader(path.read_text(encoding="utf-8")).get_single_data()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; `fwrl list configs` shows what there is"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {type(values).__name__}; it should hold key: value lines")
-    return cast(dict[str, Any], values)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as text; this one reads a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _sets_kind(override: str) -> bool:
-    return override.partition("=")[0].endswith("kind")
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key. Another ``kind`` starts from that kind's own defaults."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{override!r}: not an override; it should be KEY=VALUE, like seed=1")
-    try:
-        value = _Loader(text).get_single_data()
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: {text!r} is not a YAML value") from None
-    *parents, name = key.split(".")
-    mapping = values
-    for i, parent in enumerate(parents):
-        child = mapping.setdefault(parent, {})
-        if not isinstance(child, dict):
-            where = ".".join(parents[: i + 1])
-            raise ConfigError(f"{key}: {where} is {child!r}, which has no keys inside")
-        mapping = cast(dict[str, Any], child)
-    if name == "kind" and mapping.get("kind", DEFAULT_KINDS.get(parents[-1])) != value:
-        mapping.clear()
-    mapping[name] = value
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """The dotted keys that differ between two configurations written as mappings."""
-    found: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        place = f"{where}.{key}" if where else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(cast(dict[str, Any], before), cast(dict[str, Any], after), place)
-        elif before != after:
-            found.append(f"{place} ({before!r} there, {after!r} here)")
-    return found

@@ -23,6 +23,7 @@ from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import prune_checkpoints
 from fwrl.cli.run_log import RecentEpisodes, RunLog, evaluation_metrics, state_norm
 from fwrl.config import ConfigError
+from fwrl.training import choose_device
 
 FINISHED, STOPPED = 0, 75
 
@@ -52,19 +53,6 @@ def prepare(config: RunConfig) -> Setup:
         raise ConfigError(str(error)) from None
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
     return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that a configuration means.
-
-    Raises:
-        ConfigError: If it is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda'; this machine has no CUDA device, use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def train(

@@ -1,0 +1,111 @@
+"""Measures the points of a benchmark that a folder does not hold yet, in one process or several."""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from queue import Empty, Queue
+from typing import NamedTuple
+
+import torch
+
+from fwrl.bench import find_benchmark
+from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
+from fwrl.training import Clock
+
+# Seconds between two messages of a process, and between two looks at them.
+INTERVAL = 0.5
+
+
+class Message(NamedTuple):
+    """What a measurement says: where it is, or all that it found."""
+
+    point: Row
+    progress: Progress | None
+    rows: list[Row]
+
+
+def name_of(point: Row) -> str:
+    """A point in words."""
+    return ", ".join(f"{key} {value}" for key, value in point.items())
+
+
+def folder_of(folder: Path, point: Row) -> Path:
+    """Where a point keeps what it wants to find again."""
+    name = "_".join(f"{key}-{value}" for key, value in point.items())
+    return folder / "points" / "".join(c if c.isalnum() or c in "._-+" else "-" for c in name)
+
+
+def holds(rows: Sequence[Row], point: Row) -> bool:
+    """Whether a point is among the rows."""
+    return any(all(row.get(key) == value for key, value in point.items()) for row in rows)
+
+
+def measure(
+    name: str, settings: Settings, points: Sequence[Row], folder: Path, jobs: int
+) -> Iterator[Message]:
+    """Messages of all points as they come; each ends with one that has rows.
+
+    Args:
+        name: Of the benchmark.
+        settings: Of the benchmark.
+        points: What to measure, in this order.
+        folder: Of the results.
+        jobs: How many processes measure at once.
+    """
+    if jobs == 1:
+        for point in points:
+            yield from _messages(name, settings, point, folder)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        queue: Queue[Message] = manager.Queue()
+        try:
+            with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
+                waiting = {pool.submit(_send, queue, name, settings, p, folder) for p in points}
+                while waiting:
+                    finished, waiting = wait(waiting, INTERVAL, FIRST_COMPLETED)
+                    yield from _received(queue)
+                    for future in finished:
+                        future.result()
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterator[Message]:
+    torch.set_num_threads(settings.num_threads)
+    own = folder_of(folder, point)
+    own.mkdir(parents=True, exist_ok=True)
+    began, clock = time.perf_counter(), Clock(INTERVAL)
+    measurement: Measurement = find_benchmark(name).measure(settings, point, own)
+    while True:
+        try:
+            progress = next(measurement)
+        except StopIteration as end:
+            found: list[Row] = end.value
+            break
+        if clock.due():
+            yield Message(point, progress, [])
+    seconds = round(time.perf_counter() - began, 1)
+    yield Message(point, None, [{**point, **row, "seconds": seconds} for row in found])
+
+
+def _send(queue: "Queue[Message]", name: str, settings: Settings, point: Row, folder: Path) -> None:
+    for message in _messages(name, settings, point, folder):
+        queue.put(message)
+
+
+def _received(queue: "Queue[Message]") -> Iterator[Message]:
+    while True:
+        try:
+            yield queue.get_nowait()
+        except Empty:
+            return
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
