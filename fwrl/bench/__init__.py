@@ -9,6 +9,8 @@ from fwrl.config import ConfigError, nearest
 BENCHMARKS: dict[str, str] = {
     "retrieval": "how many pairs a memory can hold (Schlag et al. 2021, setting 1)",
     "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
+    "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
+    "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
 }
 
 
