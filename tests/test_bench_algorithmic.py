@@ -46,6 +46,7 @@ def test_defaults_are_the_published_recipe():
         assert settings.evaluate_every == batches_per_epoch
         assert (training.learning_rate, training.betas) == (3e-4, (0.9, 0.995))
         assert training.max_grad_norm is None
+        assert core_of(settings, "delta").short_convolution == 0
     assert settings_of(find_benchmark("code"), "paper", []).published_quirk
     assert not settings_of(find_benchmark("code"), "cpu", []).published_quirk
 
@@ -64,6 +65,7 @@ def test_the_published_sum_is_normalised_by_nothing():
     assert not plain.attention_normaliser
     assert normalised.attention_normaliser
     assert {each.heads for each in (delta, plain, normalised)} == {2}
+    assert {each.short_convolution for each in (delta, plain, normalised)} == {4}
 
 
 @pytest.mark.parametrize("method", [*METHODS, *CORES])

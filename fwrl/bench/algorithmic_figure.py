@@ -1,6 +1,6 @@
 """The figure of code execution and ListOps: accuracies as bars, and how they grew in training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +24,10 @@ class Labels(NamedTuple):
     panel: str
     # what an accuracy is the share of
     accuracy: str
-    # another column of the tests, drawn as a mark on each bar
-    second: str
-    second_label: str
+    # another column of the tests, and what it is called: a mark on each bar
+    mark: tuple[str, str] | None
+    # the same, of what knowing nothing gives: a line across all bars
+    baseline: tuple[str, str] | None
     # whose marks the grey ones are
     published: str
 
@@ -50,6 +51,10 @@ def draw_accuracies(
         _draw_tests(left, colours, ours, known or published, labels)
         _draw_validations(right, colours, ours, labels)
         left.set_title(f"{labels.title}, {labels.panel} {panel}", loc="left", fontsize=10.5)
+        _draw_baseline([left.axvline, right.axhline], ours, labels)
+        left.legend(
+            fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False
+        )
         right.set_title("in training, on examples of their own", loc="left", fontsize=10.5)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
@@ -68,7 +73,7 @@ def _draw_tests(
     tests = [row for row in rows if "accuracy" in row]
     shown = {str(row["method"]) for row in [*tests, *published]}
     methods = [method for method in colours if method in shown]
-    seconds: list[tuple[float, int]] = []
+    marks: list[tuple[float, int]] = []
     for place, method in enumerate(methods):
         own = [row for row in tests if row["method"] == method]
         seeds = [float(row["accuracy"]) for row in own]
@@ -78,18 +83,21 @@ def _draw_tests(
             axes.text(mean + 0.012, place - 0.17, f"{mean:.3f}", va="center", fontsize=8.5)
         if len(seeds) > 1:
             axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
-        seconds += [(float(row[labels.second]), place) for row in own]
-    marks = [(float(row["accuracy"]), methods.index(str(row["method"]))) for row in published]
-    _draw_marks(axes, marks, "D", "#666666", labels.published)
-    _draw_marks(axes, seconds, "|", "black", labels.second_label)
+        if labels.mark:
+            marks += [(float(row[labels.mark[0]]), place) for row in own]
+    theirs = [(float(row["accuracy"]), methods.index(str(row["method"]))) for row in published]
+    _draw_marks(axes, theirs, "D", "#666666", labels.published)
+    here = {row[labels.panel] for row in rows}
+    for row, (accuracy, place) in zip(published, theirs, strict=True):
+        if row[labels.panel] not in here:
+            axes.text(accuracy, place + 0.44, str(row[labels.panel]), ha="center", fontsize=7.5)
+    if labels.mark:
+        _draw_marks(axes, marks, "|", "black", labels.mark[1])
     axes.set_yticks(range(len(methods)), methods)
-    axes.invert_yaxis()
+    axes.set_ylim(len(methods) - 0.3, -0.6)
     axes.set_xlim(0, 1.1)
     axes.set_xlabel(f"share of {labels.accuracy}")
     axes.grid(alpha=0.2, axis="x")
-    axes.legend(
-        fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False
-    )
 
 
 def _draw_marks(
@@ -107,6 +115,17 @@ def _draw_marks(
         markeredgewidth=1.4,
         label=label,
     )
+
+
+def _draw_baseline(
+    lines: Sequence[Callable[..., object]], rows: Sequence[Row], labels: Labels
+) -> None:
+    """Dashed, in both panels: where the tests say what knowing nothing gives."""
+    column, label = labels.baseline or ("", "")
+    shares = [float(row[column]) for row in rows if column in row and "accuracy" in row]
+    for line in lines:
+        if shares:
+            line(max(shares), color="black", linewidth=1, linestyle="--", label=label)
 
 
 def _draw_validations(

@@ -93,8 +93,8 @@ def draw(settings: CodeSettings, rows: list[Row], path: Path) -> None:
         title=f"Code execution, {settings.statements} statements",
         panel="variables",
         accuracy="programs without a mistake",
-        second="print_accuracy",
-        second_label="printed values",
+        mark=("print_accuracy", "printed values, ours"),
+        baseline=None,
         published=f"published, {CodeConfig().num_statements} statements",
     )
     draw_accuracies(rows, PUBLISHED, labels, path)
@@ -107,11 +107,12 @@ CPU: Mapping[str, Any] = {
     "statements": 20,
     "stack": SMALL,
     "heads": 4,
+    "short_convolution": 4,
     "dropout": 0.0,
     "training_examples": 0,
     "evaluate_every": 500,
     "training": {
-        "steps": 10_000,
+        "steps": 5_000,
         "batch_size": 32,
         "optimizer": "adam",
         "learning_rate": 3e-3,

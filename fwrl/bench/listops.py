@@ -81,9 +81,9 @@ def draw(settings: ListOpsSettings, rows: list[Row], path: Path) -> None:
         title=f"Sequential ListOps, 2 to {settings.max_arguments} arguments",
         panel="depth",
         accuracy="lists evaluated right",
-        second="majority",
-        second_label="most frequent answer",
-        published="published",
+        mark=None,
+        baseline=("majority", "most frequent answer"),
+        published="published, with the depth if another",
     )
     draw_accuracies(rows, PUBLISHED, labels, path)
 
@@ -93,6 +93,7 @@ CPU: Mapping[str, Any] = {
     "depths": (3,),
     "stack": {"width": 64, "layers": 2, "feed_forward": 256},
     "heads": 4,
+    "short_convolution": 4,
     "dropout": 0.0,
     "training_examples": 0,
     "evaluate_every": 500,
