@@ -33,10 +33,19 @@ class StackConfig(Config):
 class ResidualStack(MemoryCore[tuple[Any, ...]]):
     """State: one core's state per layer. Inputs and outputs have the stack's width."""
 
-    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+    def __init__(self, config: StackConfig, core: CoreConfig, dropout: float = 0.0) -> None:
+        """Random slow weights, from torch's global generator.
+
+        Args:
+            config: The layers.
+            core: The memory in each of them.
+            dropout: The share of what is added to the stream, and of hidden units, that is
+                dropped in training. Not a setting of agents: a policy must give what it acted on
+                the same probability again.
+        """
         super().__init__()
         self.input_size = self.output_size = config.width
-        self.blocks = nn.ModuleList(Block(config, core) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, core, dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
     @override
@@ -72,7 +81,7 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
 class Block(nn.Module):
     """One layer: memory, then a feed-forward network, both normed first and added to the stream."""
 
-    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+    def __init__(self, config: StackConfig, core: CoreConfig, dropout: float) -> None:
         super().__init__()
         width = config.width
         hidden = config.feed_forward or 2 * width
@@ -81,15 +90,18 @@ class Block(nn.Module):
         fits = self.core.output_size == width
         self.resize = nn.Identity() if fits else nn.Linear(self.core.output_size, width)
         self.join_core = Gate(width) if config.gate else Sum()
+        self.dropout = nn.Dropout(dropout)
+        # one place in the sequence, whose numbers name the parameters
+        activation = nn.Sequential(nn.GELU(), self.dropout)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            nn.LayerNorm(width), nn.Linear(width, hidden), activation, nn.Linear(hidden, width)
         )
         self.join_feed_forward = Gate(width) if config.gate else Sum()
 
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
-        x = self.join_core(x, self.resize(y))
-        return self.join_feed_forward(x, self.feed_forward(x))
+        x = self.join_core(x, self.dropout(self.resize(y)))
+        return self.join_feed_forward(x, self.dropout(self.feed_forward(x)))
 
 
 class Sum(nn.Module):

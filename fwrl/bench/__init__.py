@@ -11,6 +11,8 @@ BENCHMARKS: dict[str, str] = {
     "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
     "sorting": "which memory still counts what has left its window (Martins et al. 2022)",
     "catbabi": "answers in an endless stream of stories (Schlag et al. 2021)",
+    "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
+    "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
 }
 
 
