@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, str] = {
     "catbabi": "answers in an endless stream of stories (Schlag et al. 2021)",
     "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
     "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
+    "translation": "BLEU with the memory in the decoder (Schlag et al. 2021, table 1)",
 }
 
 
