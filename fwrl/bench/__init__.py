@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, str] = {
     "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
     "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
     "translation": "BLEU with the memory in the decoder (Schlag et al. 2021, table 1)",
+    "lm": "language modelling, perplexity or bits per byte (Schlag et al. 2021, tables 2 to 5)",
 }
 
 
