@@ -103,7 +103,7 @@ class GraphMetaRL(BatchedTask):
 
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
-        for row, generator in zip(rows, generators, strict=True):
+        for row, generator in zip(rows.tolist(), generators, strict=True):
             self.graph[row] = self._choose_graph(row, generator)
             self._placements[row] = placements(generator)
         self._placement[rows] = 0
