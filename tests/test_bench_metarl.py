@@ -89,7 +89,7 @@ def test_every_test_graph_is_walked_on_once(monkeypatch, tmp_path):
     envs = MetaRLSettings.envs
     monkeypatch.setattr(MetaRLSettings, "envs", watch)
     settings = tiny(updates=1, num_envs=600)
-    evaluated = []
+    evaluated, evaluate = [], metarl.evaluate
     monkeypatch.setattr(metarl, "evaluate", lambda *rest: evaluated.append(rest) or evaluate(*rest))
     (row,) = measured(settings, tmp_path / "fixed")
     test, train = (walked[split].envs.task.graph for split in ("test", "train"))
