@@ -8,6 +8,7 @@ from fwrl.config import ConfigError, nearest
 # Each is the constant BENCHMARK of the module of its name, imported when it is asked for.
 BENCHMARKS: dict[str, str] = {
     "retrieval": "how many pairs a memory can hold (Schlag et al. 2021, setting 1)",
+    "favor": "how well random features approximate attention (Choromanski et al. 2021)",
     "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
 }
 
