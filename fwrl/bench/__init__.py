@@ -9,6 +9,7 @@ from fwrl.config import ConfigError, nearest
 BENCHMARKS: dict[str, str] = {
     "retrieval": "how many pairs a memory can hold (Schlag et al. 2021, setting 1)",
     "favor": "how well random features approximate attention (Choromanski et al. 2021)",
+    "recall": "how many pairs each memory learns to recall, by its size (Arora et al. 2023)",
     "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
 }
 
