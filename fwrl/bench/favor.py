@@ -7,6 +7,7 @@ angles, beside the closed forms of its error.
 
 import statistics
 from collections.abc import Iterator
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
@@ -15,6 +16,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings
 from fwrl.bench.favor_figure import draw_errors
+from fwrl.bench.results import read_rows
 from fwrl.random_features import Directions, RandomFeatures
 from fwrl.tasks.approximation_error import (
     attention_error,
@@ -144,47 +146,9 @@ def _pieces(draws: int, most: int = 4_096) -> Iterator[tuple[int, int]]:
         yield before, min(most, draws - before)
 
 
-# Medians of eight draws at length 1024 and size 16, from a separate implementation: the directions,
-# then for each scale the errors of trigonometric, positive and hyperbolic features, with
-# independent and then with orthogonal directions. Its hyperbolic features have half the directions.
-REFERENCE = {
-    1.0: (
-        (8, 2.6e02, 6.7e-3, 6.8e-3, 4.3e01, 9.8e-3, 6.7e-3),
-        (16, 2.8e02, 6.0e-3, 6.7e-3, 5.5e01, 6.2e-3, 5.9e-3),
-        (32, 3.3e01, 6.5e-3, 5.9e-3, 3.8e01, 4.7e-3, 5.7e-3),
-        (64, 1.2e01, 5.6e-3, 6.0e-3, 2.3e01, 6.3e-3, 8.5e-3),
-        (128, 7.8e00, 5.4e-3, 4.0e-3, 3.3e00, 5.7e-3, 5.2e-3),
-        (256, 7.6e-1, 4.9e-3, 4.9e-3, 2.1e-1, 5.2e-3, 6.0e-3),
-    ),
-    0.5: (
-        (8, 3.6e-3, 4.5e-4, 3.8e-4, 2.7e-4, 3.6e-4, 2.7e-4),
-        (16, 1.5e-4, 2.4e-4, 1.6e-4, 7.3e-5, 1.8e-4, 1.5e-4),
-        (32, 8.0e-5, 1.6e-4, 1.2e-4, 2.3e-5, 8.9e-5, 6.4e-5),
-        (64, 3.6e-5, 9.2e-5, 1.0e-4, 1.7e-5, 6.8e-5, 6.4e-5),
-        (128, 1.7e-5, 4.8e-5, 3.4e-5, 7.5e-6, 5.0e-5, 3.8e-5),
-        (256, 9.7e-6, 2.4e-5, 2.8e-5, 3.4e-6, 2.2e-5, 2.0e-5),
-    ),
-}
-COLUMNS = [
-    (name, kind)
-    for kind in ("independent", "orthogonal")
-    for name in ("favor_trigonometric", "favor", "favor_hyperbolic")
-]
-
-PUBLISHED: list[Row] = [
-    {
-        "source": "a separate implementation, median of 8 draws, length 1024",
-        "quantity": "attention",
-        "map": name,
-        "directions": kind,
-        "scale": scale,
-        "num_directions": count // 2 if name == "favor_hyperbolic" else count,
-        "median": error,
-    }
-    for scale, lines in REFERENCE.items()
-    for count, *errors in lines
-    for (name, kind), error in zip(COLUMNS, errors, strict=True)
-]
+# Medians of eight draws from a separate implementation; the paper has its errors in a figure only.
+with as_file(files("fwrl.bench").joinpath("published", "favor.csv")) as table:
+    PUBLISHED = read_rows(table)
 
 
 def draw(settings: FavorSettings, rows: list[Row], path: Path) -> None:
