@@ -9,6 +9,8 @@ from fwrl.config import ConfigError, nearest
 BENCHMARKS: dict[str, str] = {
     "retrieval": "how many pairs a memory can hold (Schlag et al. 2021, setting 1)",
     "metarl": "what an agent learns to find out on unseen graphs (Schlag et al. 2021, FWM)",
+    "favor": "how well random features approximate attention (Choromanski et al. 2021)",
+    "recall": "how many pairs each memory learns to recall, by its size (Arora et al. 2023)",
     "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
     "sorting": "which memory still counts what has left its window (Martins et al. 2022)",
     "catbabi": "answers in an endless stream of stories (Schlag et al. 2021)",
