@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents.evaluation import evaluate
+from agents.policy import RecurrentPolicy
 from envs.tasks.graphs import published_graphs
 from fwrl.bench import metarl
 from fwrl.bench.metarl import BENCHMARK, METHODS, MetaRLSettings, mean_and_error
@@ -13,6 +15,7 @@ from fwrl.bench.metarl_figure import curves_of, draw, moving_average
 from fwrl.bench.metarl_published import PUBLISHED
 from fwrl.bench.results import read_rows
 from fwrl.cli import main
+from fwrl.cli.benchmarking import settings_of
 from fwrl.config import ConfigError, validate
 
 TINY = {"methods": ("fast_weight_memory",), "num_envs": 3, "updates": 3, "evaluate_every": 2}
@@ -58,7 +61,7 @@ def test_a_curve_has_a_row_for_each_evaluation_and_one_for_the_end(tmp_path):
 
 @pytest.mark.usefixtures("few_test_graphs")
 def test_a_stopped_measurement_goes_on_as_if_nothing_had_happened(tmp_path):
-    settings = tiny(graphs="fresh", save_every=0, ppo=metarl.A2C.model_dump() | {"epochs": 2})
+    settings = tiny(graphs="fresh", save_every=0, ppo=metarl.A2C | {"epochs": 2})
     whole = measured(settings, tmp_path / "whole")
     assert measured(settings, tmp_path / "cut", stop_after=3) is None
     torch.manual_seed(1)
@@ -89,7 +92,7 @@ def test_every_test_graph_is_walked_on_once(monkeypatch, tmp_path):
     envs = MetaRLSettings.envs
     monkeypatch.setattr(MetaRLSettings, "envs", watch)
     settings = tiny(updates=1, num_envs=600)
-    evaluated, evaluate = [], metarl.evaluate
+    evaluated = []
     monkeypatch.setattr(metarl, "evaluate", lambda *rest: evaluated.append(rest) or evaluate(*rest))
     (row,) = measured(settings, tmp_path / "fixed")
     test, train = (walked[split].envs.task.graph for split in ("test", "train"))
@@ -118,6 +121,24 @@ def test_one_seed_of_all_methods_comes_first():
 def test_presets_are_settings(preset):
     settings = validate(MetaRLSettings, dict(BENCHMARK.presets[preset]))
     assert set(settings.methods) <= set(METHODS)
+
+
+@pytest.mark.parametrize("preset", BENCHMARK.presets)
+def test_an_override_changes_one_number_of_a_preset(preset):
+    plain = settings_of(BENCHMARK, preset, [])
+    changed = settings_of(BENCHMARK, preset, ["ppo.learning_rate=1", "stack.width=18"])
+    assert changed.ppo == plain.ppo.model_copy(update={"learning_rate": 1.0})
+    assert changed.stack == plain.stack.model_copy(update={"width": 18})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stack", [{"bare": True, "width": 17}, {"width": 8}])
+def test_every_method_can_act(method, stack):
+    settings = tiny(methods=(method,), stack=stack)
+    envs = settings.envs("fresh", 2)
+    config = settings.policy(method)
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
+    assert len(evaluate(policy, envs, 2, 0, False).returns) == 2
 
 
 @pytest.mark.parametrize(
