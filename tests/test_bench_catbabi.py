@@ -19,11 +19,14 @@ from fwrl.bench.catbabi import (
     read,
 )
 from fwrl.bench.catbabi_figure import STYLES, draw
+from fwrl.checkpoint import load_checkpoint
 from fwrl.cli import main
 from fwrl.cli.benchmarking import settings_of
 from fwrl.config import ConfigError
 from fwrl.sequence_model import SequenceModel
+from fwrl.state import tensors_in
 from fwrl.tasks.catbabi import QUESTION, stream
+from fwrl.training import CHECKPOINT
 
 CPU = torch.device("cpu")
 
@@ -111,6 +114,27 @@ def test_resuming_equals_going_on(tmp_path):
     torch.rand(7)
     resumed = rows_of(measure(settings, point, tmp_path / "stopped"))
     assert resumed == whole
+    # the weights and the carried state too, to the last bit
+    last = [load_checkpoint(tmp_path / name / CHECKPOINT)[0] for name in ("whole", "stopped")]
+    for part in ("model", "carried"):
+        torch.testing.assert_close(last[0][part], last[1][part], atol=0, rtol=0)
+
+
+def test_the_state_is_carried_from_segment_to_segment(tmp_path):
+    # weights that hardly change
+    settings = smoke(
+        "save_every=0", "training.steps=5", "training.learning_rate=1e-12", "held_out=1"
+    )
+    point = next(p for p in points(settings) if p["method"] == "lstm")
+    rows_of(measure(settings, point, tmp_path))
+    carried = load_checkpoint(tmp_path / CHECKPOINT)[0]["carried"]
+    corpus = read(settings)["train"]
+    model, segments = model_of(settings, corpus), Segments(settings, corpus, 0, CPU)
+    tokens = torch.cat([segments.at(step).tokens for step in range(5)], dim=1)
+    starts = torch.zeros_like(tokens, dtype=torch.bool)
+    _, state = model(tokens, model.initial_state(8), starts)
+    for index, leaf in enumerate(tensors_in(state)):
+        torch.testing.assert_close(carried[str(index)], leaf, atol=1e-5, rtol=0)
 
 
 def test_the_published_size():

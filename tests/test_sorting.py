@@ -72,7 +72,33 @@ def test_the_distribution_drifts_in_equal_steps(monkeypatch):
         torch.testing.assert_close(shares(symbols[:, [index]]), expected, atol=0.056, rtol=0)
 
 
-def test_likelihoods_are_whole_numbers_from_one_to_nine():
+def test_the_last_symbol_is_of_the_second_distribution_alone(monkeypatch):
+    only = torch.tensor([[1, 0], [0, 1]])
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: only[:, None].expand(2, 9_000, 2))
+    symbols = drifting(SortingConfig(symbols=2, length=3), 9_000, torch.Generator().manual_seed(0))
+    assert symbols[:, 2].all()
+    assert symbols[:, 0].float().mean() == pytest.approx(1 / 3, abs=0.025)
+    assert symbols[:, 1].float().mean() == pytest.approx(2 / 3, abs=0.025)
+
+
+def test_likelihoods_are_whole_numbers_from_one_to_nine(monkeypatch):
+    drawn, draw = [], torch.multinomial
+    monkeypatch.setattr(
+        torch,
+        "multinomial",
+        lambda given, *rest, **more: drawn.append(given) or draw(given, *rest, **more),
+    )
+    drifting(SortingConfig(symbols=20, length=1), 900, torch.Generator().manual_seed(0))
+    assert not torch.equal(*drawn)
+    for given in drawn:
+        assert given.shape == (900, 20)
+        counts = torch.bincount(given.long().flatten(), minlength=10)
+        assert counts[0] == 0
+        # five standard deviations
+        torch.testing.assert_close(counts[1:] / 18_000, torch.full((9,), 1 / 9), atol=0.012, rtol=0)
+
+
+def test_two_symbols_have_the_shares_that_follow():
     config = SortingConfig(symbols=2, length=20_000)
     symbols = drifting(config, 300, torch.Generator().manual_seed(0)).float()
     # the last times tell the second distribution of each sequence: i / (i + j)

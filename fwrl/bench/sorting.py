@@ -21,7 +21,6 @@ from fwrl.core import state_size
 from fwrl.cores import CORES, AnyCoreConfig
 from fwrl.sequence_model import SequenceModel
 from fwrl.stack import StackConfig
-from fwrl.state import detach_state
 from fwrl.tasks.sorting import SortingBatch, SortingConfig, by_last_window, sorting_batch
 from fwrl.training import Clock, Learner, TrainingConfig, choose_device
 
@@ -186,7 +185,7 @@ def last_logits(
     for end, length in zip(torch.tensor(lengths).cumsum(0).tolist(), lengths, strict=True):
         now = slice(end - length, end)
         with torch.set_grad_enabled(torch.is_grad_enabled() and end == tokens.shape[1]):
-            logits, state = model(tokens[:, now], detach_state(state), starts[:, now])
+            logits, state = model(tokens[:, now], state, starts[:, now])
     return logits
 
 
