@@ -75,7 +75,8 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "feed_forward": 4096,
         "dropout": 0.3,
         "training": {
-            "steps": 40_000,
+            # about 45 epochs
+            "steps": 34_000,
             "learning_rate": 5e-4,
             "warmup_steps": 4000,
             "schedule": "inverse_sqrt",

@@ -85,7 +85,6 @@ class Subwords:
             self.tokenizer = library.Tokenizer.from_file(str(path))
         else:
             self.tokenizer = library.Tokenizer(library.models.BPE(unk_token=SPECIAL[UNKNOWN]))
-            self.tokenizer.normalizer = library.normalizers.NFKC()
             self.tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace()
             self.tokenizer.decoder = library.decoders.Metaspace()
             trainer = library.trainers.BpeTrainer(
