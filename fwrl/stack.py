@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -28,16 +28,46 @@ class StackConfig(Config):
     """Hidden units after each core; None: twice the width."""
     gate: bool = False
     """Gates in place of additions, as in GTrXL."""
+    bare: bool = False
+    """The cores alone, each reading what the one before puts out: no norms, no feed-forward
+    networks, nothing added. The output then has the size of the last core's."""
+
+    @model_validator(mode="after")
+    def _nothing_is_around_a_bare_core(self) -> "StackConfig":
+        if self.bare and (self.gate or self.feed_forward is not None):
+            name = "gate" if self.gate else "feed_forward"
+            raise ValueError(f"bare is true, which leaves no place for {name}; leave one out")
+        return self
 
 
 class ResidualStack(MemoryCore[tuple[Any, ...]]):
-    """State: one core's state per layer. Inputs and outputs have the stack's width."""
+    """State: one core's state per layer. Inputs and outputs have the stack's width.
 
-    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+    A bare one's outputs have the size of the last core's.
+    """
+
+    def __init__(self, config: StackConfig, core: CoreConfig, dropout: float = 0.0) -> None:
+        """Random slow weights, from torch's global generator.
+
+        Args:
+            config: The layers.
+            core: The memory in each of them.
+            dropout: The share of what is added to the stream, and of hidden units, that is
+                dropped in training. Not a setting of agents: a policy must give what it acted on
+                the same probability again.
+        """
         super().__init__()
         self.input_size = self.output_size = config.width
-        self.blocks = nn.ModuleList(Block(config, core) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            block: Block | BareBlock
+            if config.bare:
+                block = BareBlock(self.output_size, core)
+            else:
+                block = Block(config, core, dropout)
+            self.blocks.append(block)
+            self.output_size = block.output_size
+        self.norm = nn.Identity() if config.bare else nn.LayerNorm(config.width)
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[Any, ...]:
@@ -72,24 +102,41 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
 class Block(nn.Module):
     """One layer: memory, then a feed-forward network, both normed first and added to the stream."""
 
-    def __init__(self, config: StackConfig, core: CoreConfig) -> None:
+    def __init__(self, config: StackConfig, core: CoreConfig, dropout: float) -> None:
         super().__init__()
-        width = config.width
+        width = self.output_size = config.width
         hidden = config.feed_forward or 2 * width
         self.core: MemoryCore[Any] = core.build(width)
         self.core_norm = nn.LayerNorm(width)
         fits = self.core.output_size == width
         self.resize = nn.Identity() if fits else nn.Linear(self.core.output_size, width)
         self.join_core = Gate(width) if config.gate else Sum()
+        self.dropout = nn.Dropout(dropout)
+        # one place in the sequence, whose numbers name the parameters
+        activation = nn.Sequential(nn.GELU(), self.dropout)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            nn.LayerNorm(width), nn.Linear(width, hidden), activation, nn.Linear(hidden, width)
         )
         self.join_feed_forward = Gate(width) if config.gate else Sum()
 
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
-        x = self.join_core(x, self.resize(y))
-        return self.join_feed_forward(x, self.feed_forward(x))
+        x = self.join_core(x, self.dropout(self.resize(y)))
+        return self.join_feed_forward(x, self.dropout(self.feed_forward(x)))
+
+
+class BareBlock(nn.Module):
+    """One layer that is a memory and nothing else."""
+
+    def __init__(self, input_size: int, core: CoreConfig) -> None:
+        super().__init__()
+        self.core: MemoryCore[Any] = core.build(input_size)
+        self.output_size = self.core.output_size
+        self.core_norm = nn.Identity()
+
+    def combine(self, _: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
+        """What its core puts out."""
+        return y
 
 
 class Sum(nn.Module):
