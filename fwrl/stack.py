@@ -30,7 +30,8 @@ class StackConfig(Config):
     """Gates in place of additions, as in GTrXL."""
     bare: bool = False
     """The cores alone, each reading what the one before puts out: no norms, no feed-forward
-    networks, nothing added. The output then has the size of the last core's."""
+    networks, nothing added. The output then has the size of the last core's. A policy whose
+    features have this width puts no linear map before it either."""
 
     @model_validator(mode="after")
     def _nothing_is_around_a_bare_core(self) -> "StackConfig":

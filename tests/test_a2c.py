@@ -118,6 +118,6 @@ def test_the_file_and_the_benchmark_say_the_same():
     assert (make_envs(run.env, 4).reset(seed=0) == ours).all()
 
 
-def test_the_published_network_but_for_one_linear_map_and_double_biases(config, acted):
+def test_the_published_network_but_for_double_biases(config, acted):
     count = sum(parameter.numel() for parameter in acted[0].parameters())
-    assert count == 10_933 - 4 * 32 + 17 * (17 + 1)
+    assert count == 10_933 - 4 * 32
