@@ -90,7 +90,9 @@ class RecurrentPolicy(nn.Module):
         features = cast(int, self.encoder.output_size)
         features += self.head.feature_size * config.encoder.previous_action
         features += config.encoder.previous_reward + 2 * config.encoder.time_frequencies
-        self.project = nn.Linear(features, self.stack.input_size)
+        # a bare memory reads the features themselves where it can
+        fits = config.stack.bare and features == config.stack.width
+        self.project = nn.Identity() if fits else nn.Linear(features, config.stack.width)
         self.return_moments = RunningMoments(1) if config.reward.normalise else None
 
     @property

@@ -72,8 +72,8 @@ class PPOConfig(Config):
     """Of the entropy bonus."""
     normalise_advantage: bool = True
     """To mean 0 and standard deviation 1 in each minibatch."""
-    max_grad_norm: float = Field(default=0.5, gt=0)
-    """Longer gradients are shortened to it."""
+    max_grad_norm: float | None = Field(default=0.5, gt=0)
+    """Longer gradients are shortened to it; None: never."""
     target_kl: float | None = Field(default=None, gt=0)
     """Stop a rollout's updates when approx_kl passes 1.5 times this; None: never."""
 
@@ -158,6 +158,7 @@ def ppo_update(
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate
     limit = math.inf if config.target_kl is None else 1.5 * config.target_kl
+    longest = config.max_grad_norm or math.inf
     history: list[dict[str, Tensor]] = []
     norms: list[Tensor] = []
     for batch in _all_minibatches(rollout, config):
@@ -168,7 +169,7 @@ def ppo_update(
             break
         optimizer.zero_grad()
         loss.backward()
-        norms.append(nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm).detach())
+        norms.append(nn.utils.clip_grad_norm_(policy.parameters(), longest).detach())
         optimizer.step()
     policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
     # not between minibatches: those replay what was acted under one set of directions

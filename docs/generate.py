@@ -60,7 +60,7 @@ This page is made by `docs/generate.py`; the options of each core stand in its f
 
 ## Recall against the size of the state
 
-![Accuracy of recall against the numbers that a memory holds](results/recall.png)
+![Accuracy of recall against the numbers that a memory holds](results/recall/recall.png)
 
 What the picture shows, and how it was made, is in [results/recall.md](results/recall.md).
 

@@ -180,7 +180,7 @@ class RotaryScores(nn.Module):
                 f"attention: heads of size {head_size} cannot be rotated; use an even size, "
                 f"or other positions"
             )
-        self.register_buffer("frequency", _frequencies(head_size), persistent=False)
+        self.register_buffer("frequency", frequencies(head_size), persistent=False)
 
     @override
     def forward(
@@ -206,7 +206,7 @@ class RelativeScores(nn.Module):
         super().__init__()
         width = heads * head_size
         age = torch.arange(window - 1, -1, -1.0)
-        angle = age.unsqueeze(-1) * _frequencies(width + width % 2)
+        angle = age.unsqueeze(-1) * frequencies(width + width % 2)
         sinusoids = torch.cat([angle.sin(), angle.cos()], dim=-1)
         # from the oldest age to the present
         self.register_buffer("sinusoids", sinusoids[:, :width], persistent=False)
@@ -234,7 +234,8 @@ def _at_keys(by_age: Float[Tensor, "*B C W"]) -> Float[Tensor, "*B C PC"]:
     return flat[..., :-rows].unflatten(-1, (rows, rows + ages - 1))
 
 
-def _frequencies(size: int) -> Tensor:
+def frequencies(size: int) -> Tensor:
+    """Angles per time, from 1 down, each the same share of the one before (Vaswani et al. 2017)."""
     return SLOWEST ** -(torch.arange(0, size, 2) / size)
 
 

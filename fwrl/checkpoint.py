@@ -107,11 +107,9 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
-            raise CheckpointError(f"{where}: {name} is missing; it was saved by another policy")
+            raise CheckpointError(f"{where}: {name} is missing; it was saved by another model")
         if name not in own:
-            raise CheckpointError(
-                f"{where}: {name} is unknown here; it was saved by another policy"
-            )
+            raise CheckpointError(f"{where}: {name} is unknown here; it was saved by another model")
         if own[name].shape != tensors[name].shape:
             raise CheckpointError(
                 f"{where}: {name} has shape {list(tensors[name].shape)}, "

@@ -1,6 +1,7 @@
 """Recurrences over time with exact resets: the one sequential scan, and a parallel linear one."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import torch
@@ -42,12 +43,46 @@ def by_steps(
     for starts_t, any_start in zip(starts.unbind(1), any_starts, strict=True):
         if any_start:
             state = where_state(starts_t, fresh, state)
-        y, state = advance(_next_time(inputs, columns), state)
+        y, state = advance(_next(inputs, columns), state)
         outputs.append(y)
     return torch.stack(outputs, dim=1), state
 
 
-def _next_time(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
+def by_spans(
+    advance: Callable[[Inputs, State], tuple[Tensor, State]],
+    inputs: Inputs,
+    state: State,
+    starts: Bool[Tensor, "B T"],
+    fresh: State,
+    changes: Bool[Tensor, "B T"],
+) -> tuple[Float[Tensor, "B T *E"], State]:
+    """As ``by_steps``, for a state that stays the same over many times: these are one call.
+
+    Args:
+        advance: Takes the inputs of a span of times, and the state at all of them; gives outputs
+            and the state after the last.
+        inputs: A tensor or a nesting of them, each ``[B, T, ...]``.
+        state: What the streams remember before the first time.
+        starts: Where True, ``fresh`` replaces the state before the inputs are read.
+        fresh: The state that an episode begins with, for every stream.
+        changes: After which times the state of a stream changes: a span ends there for all of them.
+    """
+    opens: list[bool] = starts.any(dim=0).tolist()
+    closes: list[bool] = changes.any(dim=0).tolist()
+    times = len(opens)
+    firsts = [0] + [t for t in range(1, times) if opens[t] or closes[t - 1]]
+    lengths = [end - first for first, end in pairwise([*firsts, times])]
+    columns = [iter(leaf.split(lengths, dim=1)) for leaf in tensors_in(inputs)]
+    outputs: list[Tensor] = []
+    for first in firsts:
+        if opens[first]:
+            state = where_state(starts[:, first], fresh, state)
+        y, state = advance(_next(inputs, columns), state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
     leaves = iter(columns)
 
     def take(_: Tensor) -> Tensor:

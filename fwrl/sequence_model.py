@@ -20,7 +20,12 @@ class SequenceModel(nn.Module):
     """
 
     def __init__(
-        self, vocabulary: Sequence[int], num_classes: int, stack: StackConfig, core: CoreConfig
+        self,
+        vocabulary: Sequence[int],
+        num_classes: int,
+        stack: StackConfig,
+        core: CoreConfig,
+        dropout: float = 0.0,
     ) -> None:
         """Random slow weights, from torch's global generator.
 
@@ -29,13 +34,14 @@ class SequenceModel(nn.Module):
             num_classes: How many logits there are.
             stack: The layers.
             core: The memory in each of them.
+            dropout: The share that the stack drops in training.
         """
         super().__init__()
         # row 0 is that of absent tokens, all zeros, and is not trained
         self.embeddings = nn.ModuleList(
             nn.Embedding(size + 1, stack.width, padding_idx=0) for size in vocabulary
         )
-        self.stack = ResidualStack(stack, core)
+        self.stack = ResidualStack(stack, core, dropout)
         self.logits = nn.Linear(stack.width, num_classes)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -28,10 +28,24 @@ class StackConfig(Config):
     """Hidden units after each core; None: twice the width."""
     gate: bool = False
     """Gates in place of additions, as in GTrXL."""
+    bare: bool = False
+    """The cores alone, each reading what the one before puts out: no norms, no feed-forward
+    networks, nothing added. The output then has the size of the last core's. A policy whose
+    features have this width puts no linear map before it either."""
+
+    @model_validator(mode="after")
+    def _nothing_is_around_a_bare_core(self) -> "StackConfig":
+        if self.bare and (self.gate or self.feed_forward is not None):
+            name = "gate" if self.gate else "feed_forward"
+            raise ValueError(f"bare is true, which leaves no place for {name}; leave one out")
+        return self
 
 
 class ResidualStack(MemoryCore[tuple[Any, ...]]):
-    """State: one core's state per layer. Inputs and outputs have the stack's width."""
+    """State: one core's state per layer. Inputs and outputs have the stack's width.
+
+    A bare one's outputs have the size of the last core's.
+    """
 
     def __init__(self, config: StackConfig, core: CoreConfig, dropout: float = 0.0) -> None:
         """Random slow weights, from torch's global generator.
@@ -45,8 +59,16 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
         """
         super().__init__()
         self.input_size = self.output_size = config.width
-        self.blocks = nn.ModuleList(Block(config, core, dropout) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList()
+        for _ in range(config.layers):
+            block: Block | BareBlock
+            if config.bare:
+                block = BareBlock(self.output_size, core)
+            else:
+                block = Block(config, core, dropout)
+            self.blocks.append(block)
+            self.output_size = block.output_size
+        self.norm = nn.Identity() if config.bare else nn.LayerNorm(config.width)
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> tuple[Any, ...]:
@@ -83,7 +105,7 @@ class Block(nn.Module):
 
     def __init__(self, config: StackConfig, core: CoreConfig, dropout: float) -> None:
         super().__init__()
-        width = config.width
+        width = self.output_size = config.width
         hidden = config.feed_forward or 2 * width
         self.core: MemoryCore[Any] = core.build(width)
         self.core_norm = nn.LayerNorm(width)
@@ -102,6 +124,20 @@ class Block(nn.Module):
         """The stream after this layer, given what its core made of the stream ``x``."""
         x = self.join_core(x, self.dropout(self.resize(y)))
         return self.join_feed_forward(x, self.dropout(self.feed_forward(x)))
+
+
+class BareBlock(nn.Module):
+    """One layer that is a memory and nothing else."""
+
+    def __init__(self, input_size: int, core: CoreConfig) -> None:
+        super().__init__()
+        self.core: MemoryCore[Any] = core.build(input_size)
+        self.output_size = self.core.output_size
+        self.core_norm = nn.Identity()
+
+    def combine(self, _: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
+        """What its core puts out."""
+        return y
 
 
 class Sum(nn.Module):

@@ -46,8 +46,9 @@ class TrainingConfig(Config):
     """Of adamw; adam has none."""
     warmup_steps: NonNegativeInt = 0
     """Updates in which the learning rate rises from zero."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Of the learning rate after the warm-up: ``cosine`` falls to zero along half of one."""
+    schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
+    """Of the learning rate after the warm-up: ``cosine`` falls to zero along half of one,
+    ``inverse_sqrt`` with the root of the number of updates (Vaswani et al. 2017)."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Longer gradients are shortened to it; None: never."""
 
@@ -58,6 +59,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "inverse_sqrt":
+        return config.learning_rate * math.sqrt(max(config.warmup_steps, 1) / (step + 1))
     share = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
     return config.learning_rate * (1 + math.cos(math.pi * min(share, 1))) / 2
 
@@ -77,10 +80,15 @@ class Learner:
             weight_decay=config.weight_decay if decoupled else 0.0,
         )
 
-    def update(self, loss: Float[Tensor, ""]) -> None:
-        """One step down the gradient of the loss."""
+    def update(self, loss: Float[Tensor, ""] | Iterable[Float[Tensor, ""]]) -> None:
+        """One step down the gradient of the loss, or of the sum of several.
+
+        Of several, each is computed when the gradient of the one before is known: so a batch can
+        be larger than the memory.
+        """
         self.optimizer.zero_grad()
-        loss.backward()
+        for part in [loss] if isinstance(loss, Tensor) else loss:
+            part.backward()
         if self.config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         for group in self.optimizer.param_groups:

@@ -1,13 +1,18 @@
 """Fast weight memory: the worked example, and the equations one time after another."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from fwrl import unroll_by_steps
+from fwrl.cores import fast_weight_memory as module
 from fwrl.cores.fast_weight_memory import (
     FastWeightMemoryConfig,
     bind,
     follow,
+    recall_episode,
 )
 from fwrl.state import map_tensors
 from fwrl.update_rules import Write, clipped_delta_rule
@@ -77,6 +82,10 @@ def build(variant, **sizes):
     return core
 
 
+def empty(core):
+    return map_tensors(torch.Tensor.double, core.initial_state(B))
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -131,8 +140,7 @@ def test_the_core_equals_its_equations_one_time_after_another(variant):
     x = 3 * torch.randn(B, T, D, dtype=torch.double)
     starts = torch.zeros(B, T, dtype=torch.bool)
     starts[1, 3] = True
-    state = map_tensors(torch.Tensor.double, core.initial_state(B))
-    y, end = core.unroll(x, state, starts)
+    y, end = core.unroll(x, empty(core), starts)
     clips = []
     for b in range(B):
         memory = NumpyMemory(core, config)
@@ -148,6 +156,46 @@ def test_the_core_equals_its_equations_one_time_after_another(variant):
     # a divided write strength is too small for the clip to be met in so short a time
     assert any(clips) != config.scale_write
     assert not all(clips)
+
+
+@pytest.mark.parametrize("length", [1, 2, 12])
+@every_variant
+def test_a_whole_episode_at_once_equals_its_steps(variant, length):
+    """Also where the memory is clipped, and whatever was remembered before it began."""
+    core = build(variant, memory_size=3, hidden_size=6)
+    x = 3 * torch.randn(B, length, D, dtype=torch.double)
+    starts = torch.zeros(B, length, dtype=torch.bool)
+    starts[:, 0] = True
+    before = map_tensors(lambda leaf: torch.full_like(leaf, torch.nan).double(), empty(core))
+    outputs, memories, gradients = [], [], []
+    for unroll in (core.unroll, partial(unroll_by_steps, core)):
+        y, end = unroll(x, before, starts)
+        core.zero_grad()
+        (y.square().sum() + (end.memory * torch.arange(3.0)).sum()).backward()
+        outputs.append(y)
+        memories.append(end.memory)
+        gradients.append([parameter.grad.clone() for parameter in core.parameters()])
+    for one, other in (outputs, memories, gradients):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-9)
+    assert memories[0].square().sum(dim=(1, 2, 3)).max() <= 1 + 1e-12
+
+
+def test_only_whole_and_short_episodes_are_read_at_once(monkeypatch):
+    core = build("agents", memory_size=3)
+    lengths = []
+
+    def watch(asked):
+        lengths.append(asked.value.shape[1])
+        return recall_episode(asked)
+
+    monkeypatch.setattr(module, "recall_episode", watch)
+    for length, again in [(12, None), (13, None), (12, 5), (12, 0)]:
+        starts = torch.zeros(B, length, dtype=torch.bool)
+        starts[:, 0] = again != 0
+        if again is not None:
+            starts[1, again] = True
+        core.unroll(torch.randn(B, length, D, dtype=torch.double), empty(core), starts)
+    assert lengths == [12]
 
 
 def test_the_published_agent_has_its_parameters():

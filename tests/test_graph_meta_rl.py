@@ -118,6 +118,22 @@ def test_fresh_graphs_are_new_and_not_of_the_test_split():
     assert not (before | after) & test
 
 
+def test_every_environment_can_have_a_graph_of_its_own():
+    graphs = published_graphs()["test"]
+    envs = make_vector_env("GraphMetaRL", 5, split="test", graph=598)
+    single = make_env("GraphMetaRL", split="test", graph=598 + 1)
+    for _ in range(2):
+        observation, _ = envs.reset(seed=0)
+        np.testing.assert_array_equal(envs.task.graph, graphs[[598, 599, 0, 1, 2]])
+        np.testing.assert_array_equal(single.reset(seed=1)[0], observation[1])
+        np.testing.assert_array_equal(single.task.graph[0], graphs[599])
+        for _ in range(30):
+            envs.step(np.zeros(5, dtype=np.int64))
+        np.testing.assert_array_equal(envs.task.graph, graphs[[598, 599, 0, 1, 2]])
+    with pytest.raises(ValueError, match="graph goes with split 'train' or 'test', not 'fresh'"):
+        make_env("GraphMetaRL", split="fresh", graph=0)
+
+
 @pytest.mark.parametrize("patient", [False, True])
 def test_every_step_follows_the_rules(patient):
     """A plain simulation, one environment and one number at a time, says the same."""

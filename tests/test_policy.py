@@ -271,3 +271,15 @@ def test_a_learned_initial_state_is_learned_through_a_rollout():
     starts = [parameter for name, parameter in policy.named_parameters() if name.endswith("start")]
     assert starts
     assert all((parameter.grad != 0).any() for parameter in starts)
+
+
+@pytest.mark.parametrize(("width", "bare", "mapped"), [(3, True, 0), (4, True, 16), (3, False, 12)])
+def test_only_a_bare_memory_of_their_width_reads_the_features_themselves(width, bare, mapped):
+    encoder = EncoderConfig(previous_action=False, previous_reward=False)
+    stack = StackConfig(width=width, bare=bare)
+    policy = RecurrentPolicy(
+        BOX, ACTIONS, PolicyConfig(core=CORES["lstm"](), stack=stack, encoder=encoder)
+    )
+    inputs = make_inputs(torch.zeros(2, 1, dtype=torch.int64))
+    assert sum(parameter.numel() for parameter in policy.project.parameters()) == mapped
+    assert torch.equal(policy.encode(inputs), inputs.observation) is (mapped == 0)

@@ -137,44 +137,6 @@ def test_the_lengths_of_directions_are_those_of_normal_vectors(kind):
     assert square.var().item() == pytest.approx(32, rel=0.1)
 
 
-def attention_error(name, spread, count, kind="orthogonal", draws=8, size=16, length=256):
-    """Mean square error of attention by features; ``count`` of them, all times see all times."""
-    data, generator = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
-    errors = []
-    for _ in range(draws):
-        query, key, value = torch.randn(3, length, size, generator=data, dtype=torch.double)
-        query, key = spread * query, spread * key
-        exact = (query @ key.T / math.sqrt(size)).softmax(dim=-1) @ value
-        directions = count if name == "favor" else count // 2
-        features = RandomFeatures(name, size, directions, directions=kind)
-        features.redraw(generator)
-        weights = features(query) @ features(key).T
-        ours = weights @ value / weights.sum(dim=-1, keepdim=True)
-        errors.append((ours - exact).square().mean())
-    return torch.stack(errors)
-
-
-@pytest.mark.parametrize("kind", ["orthogonal", "independent"])
-def test_positive_features_stand_where_trigonometric_ones_break(kind):
-    # large logits: the sum that divides crosses zero
-    positive = attention_error("favor", 1.0, 16, kind).median()
-    assert positive < attention_error("favor_trigonometric", 1.0, 16, kind).median() / 100
-
-
-def test_small_logits_are_approximated_the_better_the_more_features():
-    error = {m: attention_error("favor_trigonometric", 0.5, m).median() for m in (32, 128, 512)}
-    # four times as many features each
-    assert 2 < error[32] / error[128] < 8
-    assert 2 < error[128] / error[512] < 6
-    assert error[128] < attention_error("favor", 0.5, 128).median()
-    for name in SOFTMAX:
-        independent, orthogonal = (
-            attention_error(name, 0.5, 64, kind, draws=48).mean()
-            for kind in ("independent", "orthogonal")
-        )
-        assert orthogonal < independent
-
-
 def test_causal_attention_by_fast_weights_approximates_softmax_attention():
     torch.manual_seed(0)
     length, size = 64, 16

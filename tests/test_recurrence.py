@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fwrl.recurrence import by_steps, linear_recurrence, time_in_episode
+from fwrl.recurrence import by_spans, by_steps, linear_recurrence, time_in_episode
 
 B = 3
 LENGTHS = [1, 2, 63, 64, 65, 257]
@@ -198,3 +198,34 @@ def test_time_in_episode_forgets_an_undefined_count():
     starts = torch.tensor([[False, True, False]])
     counts = time_in_episode(starts, torch.tensor([float("nan")]))
     assert counts[0, 1:].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("density", [0, 0.1, 1])
+def test_spans_are_the_steps_that_nothing_changes_in(density):
+    x = torch.randn(B, 40, 2, dtype=REAL, requires_grad=True)
+    starts, changes = torch.rand(2, B, 40) < density
+    state, fresh = torch.randn(2, B, 2, dtype=REAL)
+    calls = []
+
+    def span(inputs, h):
+        y, change = inputs
+        calls.append(y.shape[1])
+        return y * h[:, None], torch.where(change[:, -1:], h + y[:, -1], h)
+
+    def step(inputs, h):
+        y, end = span(tuple(leaf[:, None] for leaf in inputs), h)
+        return y[:, 0], end
+
+    found = by_spans(span, (x, changes), state, starts, fresh, changes)
+    spans = list(calls)
+    expected = by_steps(step, (x, changes), state, starts, fresh)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found[0].square().sum(), x),
+        torch.autograd.grad(expected[0].square().sum(), x),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    assert sum(spans) == 40
+    cuts = (changes.any(dim=0)[:-1] | starts.any(dim=0)[1:]).sum().item()
+    assert len(spans) == cuts + 1

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from fwrl import CORES, ResidualStack, StackConfig, state_size, tensors_in, unroll_by_steps
 from fwrl.state import where_state
@@ -12,6 +13,7 @@ STACKS = {
     "plain": StackConfig(width=D),
     "deep": StackConfig(width=D, layers=3, feed_forward=8),
     "gated": StackConfig(width=D, layers=2, gate=True),
+    "bare": StackConfig(width=D, layers=2, bare=True),
 }
 
 every_stack = pytest.mark.parametrize("name", STACKS)
@@ -61,6 +63,28 @@ def test_a_core_of_another_width_is_brought_back_to_the_stream():
     y, (state,) = stack.unroll(torch.randn(B, T, D), stack.initial_state(B), starts)
     assert y.shape == (B, T, D)
     assert state.hidden.shape == (B, 10)
+
+
+def test_a_bare_stack_is_its_cores_and_nothing_else():
+    core = CORES["lstm"](hidden_size=10)
+    stack = ResidualStack(StackConfig(width=D, layers=2, bare=True), core)
+    x, starts = torch.randn(B, T, D), torch.rand(B, T) < 0.2
+    y, (first, second) = stack.unroll(x, stack.initial_state(B), starts)
+    one, two = (block.core for block in stack.blocks)
+    assert (one.input_size, two.input_size, stack.output_size) == (D, 10, 10)
+    between, after_one = one.unroll(x, one.initial_state(B), starts)
+    expected, after_two = two.unroll(between, two.initial_state(B), starts)
+    assert torch.equal(y, expected)
+    assert torch.equal(first.cell, after_one.cell)
+    assert torch.equal(second.cell, after_two.cell)
+    inside = sum(p.numel() for core in (one, two) for p in core.parameters())
+    assert sum(p.numel() for p in stack.parameters()) == inside
+
+
+@pytest.mark.parametrize(("name", "value"), [("gate", True), ("feed_forward", 4)])
+def test_a_bare_stack_has_no_place_for_what_stands_around_a_core(name, value):
+    with pytest.raises(ValidationError, match=f"bare is true, .* no place for {name}; leave one"):
+        StackConfig(bare=True, **{name: value})
 
 
 def test_a_gate_begins_almost_closed():

@@ -58,6 +58,7 @@ class GraphMetaRL(BatchedTask):
         split: str = "train",
         patient_after_arrival: bool = False,
         published_observation: bool = False,
+        graph: int | None = None,
     ) -> None:
         """The task on a set of graphs.
 
@@ -70,6 +71,8 @@ class GraphMetaRL(BatchedTask):
                 the shortest ways return 171.
             published_observation: Whether to show what the published code showed: the last reward
                 is always 0, and "none" as last action is the constant 1, so that nothing shows it.
+            graph: Environment i walks on this graph of the split, counted on by i, in all its
+                episodes; None draws one for each episode.
         """
         self.num_envs = in_range("GraphMetaRL: num_envs", num_envs, 1)
         self.patient_after_arrival = patient_after_arrival
@@ -77,6 +80,9 @@ class GraphMetaRL(BatchedTask):
         # None: every episode draws its own
         choices = {**published_graphs(), "fresh": None}
         self._graphs = choose("GraphMetaRL: split", split, choices)
+        self._first_graph = graph
+        if graph is not None and self._graphs is None:
+            raise ValueError("GraphMetaRL: graph goes with split 'train' or 'test', not 'fresh'")
         high = np.ones(OBSERVATION_SIZE, dtype=np.float32)
         high[LAST_REWARD] = ARRIVAL
         low = np.zeros(OBSERVATION_SIZE, dtype=np.float32)
@@ -97,8 +103,8 @@ class GraphMetaRL(BatchedTask):
 
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
-        for row, generator in zip(rows, generators, strict=True):
-            self.graph[row] = self._draw_graph(generator)
+        for row, generator in zip(rows.tolist(), generators, strict=True):
+            self.graph[row] = self._choose_graph(row, generator)
             self._placements[row] = placements(generator)
         self._placement[rows] = 0
         self._place[rows] = self._placements[rows, 0, 1]
@@ -158,9 +164,13 @@ class GraphMetaRL(BatchedTask):
             return f"transport {self._last_action[row]} leads nowhere", RED
         return "", GRAY
 
-    def _draw_graph(self, generator: np.random.Generator) -> Int[np.ndarray, "transports places"]:
+    def _choose_graph(
+        self, row: int, generator: np.random.Generator
+    ) -> Int[np.ndarray, "transports places"]:
         if self._graphs is None:
             return unseen_graph(generator.integers, published_graphs()["test"])
+        if self._first_graph is not None:
+            return self._graphs[(self._first_graph + row) % len(self._graphs)]
         return self._graphs[generator.integers(len(self._graphs))]
 
 

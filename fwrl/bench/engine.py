@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
-from queue import Empty, Queue
-from typing import NamedTuple
+from queue import Empty
+from typing import Any, NamedTuple
 
 import torch
 
@@ -61,7 +61,7 @@ def measure(
         return
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
-        queue: Queue[Message] = manager.Queue()
+        queue = manager.Queue()
         try:
             with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
                 waiting = {pool.submit(_send, queue, name, settings, p, folder) for p in points}
@@ -94,12 +94,13 @@ def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterat
     yield Message(point, None, [{**point, **row, "seconds": seconds} for row in found])
 
 
-def _send(queue: "Queue[Message]", name: str, settings: Settings, point: Row, folder: Path) -> None:
+# a queue is a manager's proxy, of a class that is made at run time
+def _send(queue: Any, name: str, settings: Settings, point: Row, folder: Path) -> None:
     for message in _messages(name, settings, point, folder):
         queue.put(message)
 
 
-def _received(queue: "Queue[Message]") -> Iterator[Message]:
+def _received(queue: Any) -> Iterator[Message]:
     while True:
         try:
             yield queue.get_nowait()

@@ -191,7 +191,7 @@ SMOKE: Mapping[str, Any] = {
     "methods": ("sum, elu + 1", "sum, dpfp 1", "delta, dpfp 1"),
     "sizes": (10, 20),
     "key_size": 16,
-    "max_steps": 400,
+    "max_steps": 200,
 }
 # of the random features, which fail alike, only the fewest
 CPU: Mapping[str, Any] = {

@@ -80,7 +80,9 @@ class FastWeightMemoryState(NamedTuple):
 class Asked(NamedTuple):
     """What the slow network asks of the memory: one triple to write, then a chain of reads."""
 
-    key: Float[Tensor, "*BT 1 K"]
+    # the two parts of the key
+    first: Float[Tensor, "*BT 1 V"]
+    second: Float[Tensor, "*BT 1 V"]
     value: Float[Tensor, "*BT 1 V"]
     beta: Float[Tensor, "*BT 1 1"]
     # where the chain begins, and the edge that it takes from each node to the next
@@ -155,7 +157,11 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
         )
         asked = self._ask(hidden)
         with without_autocast(x.device):
-            node, memory = by_steps(_advance, asked, state.memory, starts, fresh.memory)
+            # where there are more times, comparing all of them costs more than the memory itself
+            if x.shape[1] <= 4 * self.size and _are_whole(starts):
+                node, memory = recall_episode(asked)
+            else:
+                node, memory = by_steps(_advance, asked, state.memory, starts, fresh.memory)
         return self._out(hidden, node), FastWeightMemoryState(slow, memory)
 
     def _ask(self, hidden: Float[Tensor, "*BT E"]) -> Asked:
@@ -168,7 +174,7 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
         node, edges = question.split((1, self.reads), dim=-2)
         node = node.tanh() if self.read_tanh == "all" else node
         edges = edges if self.read_tanh == "none" else edges.tanh()
-        return Asked(bind(first, second), value, beta, node, edges)
+        return Asked(first, second, value, beta, node, edges)
 
     def _out(
         self, hidden: Float[Tensor, "*BT E"], node: Float[Tensor, "*BT V"]
@@ -178,6 +184,55 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
 
 
 def _advance(asked: Asked, memory: FastWeights) -> tuple[Float[Tensor, "B V"], FastWeights]:
-    write = Write(asked.key, asked.value, asked.beta)
+    write = Write(bind(asked.first, asked.second), asked.value, asked.beta)
     memory = clipped_delta_rule(memory.to(write.key.dtype), write)
     return follow(memory, asked.node, asked.edges).squeeze(-2), memory
+
+
+def _are_whole(starts: Bool[Tensor, "B T"]) -> bool:
+    """Whether every stream begins at the first time and at no other."""
+    return bool(starts[:, 0].all()) and not bool(starts[:, 1:].any())
+
+
+def recall_episode(asked: Asked) -> tuple[Float[Tensor, "B T V"], FastWeights]:
+    """What ``_advance`` finds in an episode that begins with an empty memory.
+
+    The memory is then the sum of what has been written, ``W = k[1] w[1] + k[2] w[2] + ...``, and
+    ``key W`` compares the key with each of those, as attention does. The keys are compared part by
+    part, and while there are few of them the memory need never be made, nor kept for the gradient.
+    """
+    first, second, value, beta, node = (part.squeeze(-2) for part in asked[:-1])
+    squares = first.square().sum(-1) * second.square().sum(-1)
+    # each time's key, and each of its edges, against the keys of all times
+    alike = (first @ first.mT) * (second @ second.mT)
+    alike_edges = asked.edges @ second.unsqueeze(1).mT
+    keys = _streams_last(first)
+    held = keys[:0]
+    norm = squares.new_zeros(squares.shape[0])
+    found: list[Tensor] = []
+    columns = map(_streams_last, (alike, alike_edges, squares, value, beta, node))
+    for t, (like, edges, square, new, strength, origin) in enumerate(zip(*columns, strict=True)):
+        old = (held * like[:t].unsqueeze(1)).sum(0)
+        change = strength * (new - old)
+        # |W + k c|^2 = |W|^2 + 2 (k W) c + |k|^2 |c|^2
+        norm = norm + ((2.0 * old + square * change) * change).sum(0)
+        held = torch.cat([held, change.unsqueeze(0)]) * norm.clamp_min(1.0).rsqrt()
+        norm = norm.clamp_max(1.0)
+        known, at = keys[: t + 1], origin
+        for edge in edges[:, : t + 1]:
+            weight = (known * at).sum(1) * edge
+            at = _normalised((held * weight.unsqueeze(1)).sum(0))
+        found.append(at)
+    memory = bind(first, second).mT @ held.movedim(-1, 0)
+    return torch.stack(found).permute(2, 0, 1), memory.unsqueeze(1)
+
+
+def _streams_last(x: Tensor) -> Tensor:
+    """The first axis as the last: sums over the others then run over many numbers side by side."""
+    return x.movedim(0, -1).contiguous()
+
+
+def _normalised(node: Float[Tensor, "V B"]) -> Float[Tensor, "V B"]:
+    """What ``F.layer_norm`` makes of each stream."""
+    node = node - node.mean(0)
+    return node * (node.square().mean(0) + 1e-5).rsqrt()

@@ -14,7 +14,7 @@ from fwrl.config import Config
 from fwrl.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_steps, time_in_episode
+from fwrl.recurrence import by_spans, time_in_episode
 
 # The narrowest attention density.
 MIN_VARIANCE = 1e-6
@@ -96,11 +96,11 @@ class Inputs(NamedTuple):
     """What the long-term memory needs of each time."""
 
     # by what the coefficients are multiplied to give scores
-    query: Float[Tensor, "*BT H D"]
+    query: Float[Tensor, "B T H D"]
     # the oldest vectors of the window
-    segment: Float[Tensor, "*BT D S"]
+    segment: Float[Tensor, "B T D S"]
     # whether they leave after this time
-    full: Bool[Tensor, "*BT"]
+    full: Bool[Tensor, "B T"]
 
 
 class InfiniteFormer(MemoryCore[InfiniteFormerState]):
@@ -170,7 +170,7 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
             columns = Inputs(self._long_queries(query), segments, full)
             fresh = self._nothing(x.shape[0], x.device)
             before = LongTerm(*(leaf.to(query.dtype) for leaf in state.long))
-            read, long = by_steps(self._advance, columns, before, starts, fresh)
+            read, long = by_spans(self._advance, columns, before, starts, fresh, full)
             found = torch.einsum("bthd,hvd->bthv", read, self._by_head(self.value))
         left = torch.where(full[:, -1], self.window, seen[:, -1])
         y = short + self.output(found.flatten(start_dim=-2))
@@ -189,24 +189,29 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
     def _by_head(self, layer: nn.Linear) -> Tensor:
         return layer.weight.unflatten(0, (self.attention.heads, self.attention.head_size))
 
-    def _advance(self, inputs: Inputs, state: LongTerm) -> tuple[Float[Tensor, "B H D"], LongTerm]:
-        scores = inputs.query @ state.coefficients.mT
+    def _advance(
+        self, inputs: Inputs, state: LongTerm
+    ) -> tuple[Float[Tensor, "B T H D"], LongTerm]:
+        """What is found at times at which the memory is the same, and the memory after them."""
+        scores = torch.einsum("bthd,bnd->bthn", inputs.query, state.coefficients)
         mean, variance = self.density(scores).unbind(dim=-1)
         mean, variance = mean.sigmoid(), F.softplus(variance).clamp_min(MIN_VARIANCE)
-        read = self.memory.basis.expectation(mean, variance) @ state.coefficients
-        read = torch.where(state.holds[:, None, None] > 0, read, 0.0)
-        histogram = state.histogram
+        expected = self.memory.basis.expectation(mean, variance)
+        read = torch.einsum("bthn,bnd->bthd", expected, state.coefficients)
+        read = torch.where(state.holds[:, None, None, None] > 0, read, 0.0)
         if self.bins:
-            histogram = histogram + mass_in_bins(mean, variance, self.edges).sum(dim=1)
-        state = LongTerm(state.coefficients, state.holds, histogram)
-        return read, self._fold(inputs, state)
+            mass = mass_in_bins(mean, variance, self.edges).sum(dim=(1, 2))
+            state = state._replace(histogram=state.histogram + mass)
+        return read, self._fold(inputs.segment[:, -1], inputs.full[:, -1], state)
 
-    def _fold(self, inputs: Inputs, state: LongTerm) -> LongTerm:
+    def _fold(
+        self, segment: Float[Tensor, "B D S"], full: Bool[Tensor, " B"], state: LongTerm
+    ) -> LongTerm:
         """The memory after the segments of those rows whose window is full."""
-        rows = inputs.full.nonzero().squeeze(1)
+        rows = full.nonzero().squeeze(1)
         if not len(rows):
             return state
-        segment = inputs.segment[rows]
+        segment = segment[rows]
         if self.gate is not None:
             segment = segment * self.gate(segment).sigmoid()
         histogram = state.histogram[rows] if self.bins else None

@@ -1,11 +1,11 @@
 """Associative recall: pairs of a key and a value are written, then values are asked for by key.
 
 The retrieval of Schlag et al. (2021), learned from tokens as in the multi-query associative recall
-of Arora et al. (2023). Unlike the latter, all pairs come before all queries, and with ``rewrites``
-a memory must replace what it wrote.
+of Arora et al. (2023). Unlike in the latter (``fwrl.tasks.multi_query_recall``) queries follow one
+another, and with ``rewrites`` a memory must replace what it wrote.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -23,6 +23,7 @@ NOT_ASKED = -100
 class RecallConfig(Config):
     """Which sequences; a target is a value, from 0 to ``num_values - 1``."""
 
+    kind: Literal["latest_value"] = "latest_value"
     num_keys: PositiveInt = 16
     """To choose the keys of a sequence from."""
     num_values: int = Field(default=16, ge=2)
@@ -57,6 +58,11 @@ class RecallConfig(Config):
         if self.joined:
             return self.num_keys, self.num_values
         return (self.num_keys + self.num_values,)
+
+    @property
+    def num_classes(self) -> int:
+        """To choose an answer from."""
+        return self.num_values
 
     @property
     def length(self) -> int:

@@ -1,4 +1,8 @@
-"""The figure of ``benchmarks/recall.py``: a panel per family, the other families grey behind it."""
+"""The figures of ``fwrl bench recall``, one for each task.
+
+Of the latest values: accuracy against the size of the memory, a panel per family, the other
+families grey behind it. Of many queries: accuracy against the number of pairs, a panel per width.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, groupby
@@ -10,6 +14,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from fwrl.bench.benchmark import Row, Value
 
 # What is in none of the families stands with these.
 OTHERS = "Attention and recurrent networks"
@@ -56,16 +63,38 @@ class Line(NamedTuple):
         return [sum(seeds) / len(seeds) for seeds in self.accuracies]
 
 
-def lines_of(rows: Sequence[Mapping[str, str]]) -> dict[str, Line]:
+def best_rate(rows: Sequence[Row]) -> list[Row]:
+    """Of points that differ in learning rate and seed: those of the rate that is best on average.
+
+    A rate is compared where it has most seeds, so that a sweep can be looked at before its end.
+    """
+    by_rate: dict[float, list[Row]] = {}
+    for row in rows:
+        by_rate.setdefault(float(row["learning_rate"]), []).append(row)
+    most = max(map(len, by_rate.values()))
+    return max((found for found in by_rate.values() if len(found) == most), key=mean_accuracy)
+
+
+def mean_accuracy(rows: Sequence[Row]) -> float:
+    """Over the rows."""
+    return sum(float(row["accuracy"]) for row in rows) / len(rows)
+
+
+def groups(rows: Sequence[Row], *columns: str) -> dict[tuple[Value, ...], list[Row]]:
+    """The rows that agree in these columns, in their order."""
+
+    def key(row: Row) -> tuple[Value, ...]:
+        return tuple(row[column] for column in columns)
+
+    return {found: list(group) for found, group in groupby(sorted(rows, key=key), key=key)}
+
+
+def lines_of(rows: Sequence[Row]) -> dict[str, Line]:
     """The lines by memory, from the smallest width to the largest."""
-
-    def width(row: Mapping[str, str]) -> tuple[str, int]:
-        return row["memory"], int(row["width"])
-
     lines: dict[str, Line] = {}
-    for (memory, _), group in groupby(sorted(rows, key=width), key=width):
-        seeds = list(group)
-        line = lines.setdefault(memory, Line([], []))
+    for (memory, _), group in groups(rows, "memory", "width").items():
+        seeds = best_rate(group)
+        line = lines.setdefault(str(memory), Line([], []))
         line.sizes.append(int(seeds[0]["state_size"]))
         line.accuracies.append([float(row["accuracy"]) for row in seeds])
     return lines
@@ -115,7 +144,7 @@ def draw_panel(axes: Axes, title: str, lines: Mapping[str, Line]) -> None:
     axes.set_title(title, loc="left", fontsize=10.5)
 
 
-def draw(rows: Sequence[Mapping[str, str]], path: Path, chance: float, setting: str) -> None:
+def draw_families(rows: Sequence[Row], path: Path, chance: float, setting: str) -> None:
     """Accuracy against the numbers that a stream's memory holds."""
     every = lines_of(rows)
     # nothing remembered has no place on a logarithmic axis
@@ -140,7 +169,7 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path, chance: float, setting: 
         label = "chance, none" if "none" in every else "chance"
         axes.annotate(label, (min(sizes), chance), (0, -9), textcoords="offset points", fontsize=8)
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(mpl.ticker.LogLocator(base=4))
+        axes.xaxis.set_major_locator(LogLocator(base=4))
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.tick_params(labelbottom=True, labelleft=True)
         axes.set_ylim(0, 1.04)
@@ -152,3 +181,45 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path, chance: float, setting: 
     figure.supylabel("recall accuracy", fontsize=10)
     figure.suptitle(f"Latest value of a key: {setting}; mean and range of the seeds", fontsize=11)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_pairs(rows: Sequence[Row], path: Path, chance: float) -> None:
+    """Accuracy against the number of pairs, at the best learning rate of each memory."""
+    widths = sorted({int(row["width"]) for row in rows})
+    memories = list(dict.fromkeys(str(row["memory"]) for row in rows))
+    figure, panels = plt.subplots(
+        1,
+        len(widths),
+        figsize=(max(4.6 * len(widths), 6.4), 3.9),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    styles = dict(zip(memories, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False))
+    for axes, width in zip(panels.flat, widths, strict=True):
+        for memory, (colour, marker) in styles.items():
+            here = [row for row in rows if (row["memory"], row["width"]) == (memory, width)]
+            points = {pairs: best_rate(found) for (pairs,), found in groups(here, "pairs").items()}
+            if not points:
+                continue
+            counts = [int(pairs) for pairs in points]
+            seeds = [[float(row["accuracy"]) for row in found] for found in points.values()]
+            size = next(iter(points.values()))[0]["state_size"]
+            means = [sum(found) / len(found) for found in seeds]
+            axes.vlines(counts, [*map(min, seeds)], [*map(max, seeds)], color=colour, alpha=0.5)
+            axes.plot(
+                counts, means, color=colour, marker=marker, ms=5, label=f"{memory} ({size:,})"
+            )
+        axes.axhline(chance, color="black", linewidth=0.8, linestyle=":")
+        axes.set_title(f"width {width} (numbers remembered per stream)", loc="left", fontsize=10)
+        axes.set_xlabel("pairs")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set_ylim(0, 1.04)
+        axes.grid(alpha=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[0][0].set_ylabel("recall accuracy")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

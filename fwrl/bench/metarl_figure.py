@@ -1,0 +1,92 @@
+"""The figure of ``fwrl bench metarl``: what an episode returns, against the episodes learned from.
+
+The axis counts environment steps, because the updates of the published agents and of other presets
+learn from batches of other sizes. Curves are means of the last evaluations, as the published ones
+are; the thin line behind each is every evaluation.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+
+from fwrl.bench.benchmark import Row
+from fwrl.bench.metarl_published import AT_RANDOM, PUBLISHED, SHORTEST_WAYS
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#7a4fa3", "#b8860b", "#4d4d4d"]
+PUBLISHED_COLOUR = "#8c8c8c"
+# evaluations that a point of a curve is the mean of
+WINDOW = 10
+
+
+class Curve(NamedTuple):
+    """Of one seed of one method, in order."""
+
+    steps: list[float]
+    test: list[float]
+    train: list[float]
+
+
+def curves_of(rows: Sequence[Row]) -> dict[str, list[Curve]]:
+    """The curves of all seeds, by method."""
+    seeds: dict[tuple[str, Any], list[Row]] = {}
+    for row in rows:
+        seeds.setdefault((str(row["method"]), row["seed"]), []).append(row)
+    curves: dict[str, list[Curve]] = {}
+    for (method, _), of_seed in seeds.items():
+        ordered = sorted(of_seed, key=lambda row: float(row["updates"]))
+        columns = ("environment_steps", "test_return", "train_return")
+        curve = Curve(*([float(row[column]) for row in ordered] for column in columns))
+        curves.setdefault(method, []).append(curve)
+    return curves
+
+
+def moving_average(values: Sequence[float], window: int = WINDOW) -> list[float]:
+    """The mean of each value and those before it, at most ``window`` of them."""
+    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
+
+
+def draw(_: Any, rows: Sequence[Row], path: Path) -> None:
+    """Our curves beside the published ones."""
+    figure, axes = plt.subplots(figsize=(8.0, 4.8), layout="constrained")
+    _draw_published(axes)
+    for (method, curves), colour in zip(curves_of(rows).items(), COLOURS, strict=False):
+        for curve in curves:
+            axes.plot(curve.steps, curve.test, color=colour, alpha=0.25, linewidth=0.7)
+            label = method if curve is curves[0] else None
+            axes.plot(curve.steps, moving_average(curve.test), color=colour, label=label)
+            training = moving_average(curve.train)
+            axes.plot(curve.steps, training, ":", color=colour, linewidth=1.2)
+    for height, name in (
+        (SHORTEST_WAYS, "shortest ways, knowing the graph"),
+        (AT_RANDOM, "random"),
+    ):
+        axes.axhline(height, color="black", linewidth=0.8)
+        axes.annotate(
+            name, (1, height), (-4, 3), axes.get_yaxis_transform(), "offset points", ha="right"
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return per episode")
+    axes.set_ylim(35, 180)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9), title="test graphs")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_published(axes: "Axes") -> None:
+    for method, style in (("fast_weight_memory", "--"), ("lstm 512", "-.")):
+        rows = [row for row in PUBLISHED if row["method"] == method]
+        steps = [float(row["environment_steps"]) for row in rows]
+        returns = [float(row["test_return"]) for row in rows]
+        label = f"{method}, published"
+        axes.plot(steps, returns, style, color=PUBLISHED_COLOUR, label=label)
