@@ -193,7 +193,7 @@ BENCHMARK = Benchmark(
             "fast_weights": {
                 "heads": 1,
                 "key_features": 32,
-                "value_size": 4,
+                "value_size": 5,
                 "short_convolution": 4,
             },
             "task": {"kind": "multi_query", "vocabulary_size": 128, "passes": 4},
