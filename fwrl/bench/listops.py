@@ -90,16 +90,15 @@ def draw(settings: ListOpsSettings, rows: list[Row], path: Path) -> None:
 
 CPU: Mapping[str, Any] = {
     "methods": ("delta", "sum", "lstm", "none"),
-    "depths": (3,),
+    "depths": (10,),
     "stack": {"width": 64, "layers": 2, "feed_forward": 256},
     "heads": 4,
-    "short_convolution": 4,
     "dropout": 0.0,
     "training_examples": 0,
     "evaluate_every": 500,
     "training": {
-        "steps": 10_000,
-        "batch_size": 64,
+        "steps": 5_000,
+        "batch_size": 32,
         "optimizer": "adam",
         "learning_rate": 3e-3,
         "betas": (0.9, 0.995),
