@@ -35,7 +35,7 @@ def test_the_smoke_preset(monkeypatch, tmp_path):
     for method in ("none", "sum", "delta"):
         own = [row for row in rows if row["method"] == method]
         curve = [row for row in own if row["split"] == "valid"]
-        assert [row["tokens"] for row in curve] == [15 * 512, 30 * 512, 45 * 512, 60 * 512]
+        assert [row["tokens"] for row in curve] == [10 * 512, 20 * 512, 30 * 512, 40 * 512]
         assert curve[-1]["bits"] < curve[0]["bits"] < 8
         final = {row["reading"]: row for row in own if row["split"] == "test"}
         assert set(final) == {"window, stride 32", "segments"}

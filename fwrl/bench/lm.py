@@ -225,7 +225,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "valid_bytes": 4_000,
         "test_bytes": 4_000,
         "model": {"width": 32, "layers": 2, "feed_forward": 64},
-        "training": {"steps": 60, "batch_size": 8},
+        "training": {"steps": 40, "batch_size": 8},
         "length": 64,
         "evaluations": 4,
         "evaluation_rows": 4,

@@ -8,6 +8,7 @@ WikiText from the Hugging Face hub. Nothing is downloaded but by the last.
 import hashlib
 import importlib
 import io
+import os
 import platform
 import re
 import sysconfig
@@ -177,8 +178,12 @@ def _rank(path: PurePath) -> str:
 def _library() -> dict[Split, Iterator[bytes]]:
     """Its files in an order that looks random, so that a limit takes some of everything."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = [path.relative_to(root) for path in root.rglob("*.py")]
-    paths = [path for path in paths if not any(LEFT_OUT.fullmatch(part) for part in path.parts)]
+    paths: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        # what is left out can be much larger than the library, and is not walked through
+        folders[:] = [name for name in folders if not LEFT_OUT.fullmatch(name)]
+        own = [name for name in names if name.endswith(".py") and not LEFT_OUT.fullmatch(name)]
+        paths += [Path(folder, name).relative_to(root) for name in own]
     if not paths:
         raise ConfigError(
             f"corpus: {root} has no source text of Python's library; give a folder of texts"
