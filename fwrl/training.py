@@ -197,12 +197,13 @@ def train_supervised(
     """
     model.train()
     learner = Learner(model, config)
-    losses: list[Tensor] = []
+    # one tensor: many small ones that stay would pin the memory between the large ones that go
+    losses = torch.empty(config.steps)
     while learner.step < config.steps:
         loss = cross_entropy(model, make_batch())
         learner.update(loss)
-        losses.append(loss.detach())
-    return torch.stack(losses).tolist() if losses else []
+        losses[learner.step - 1] = loss.detach()
+    return losses.tolist()
 
 
 def cross_entropy(model: SequenceModel, batch: Batch) -> Float[Tensor, ""]:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 
+from fwrl.bench import favor
 from fwrl.bench.favor import BENCHMARK, COSINES, FavorSettings, measure, points
 from fwrl.bench.results import read_rows
 from fwrl.cli import main
@@ -27,7 +29,7 @@ def run(monkeypatch, *arguments):
     return ended.value.code
 
 
-def test_each_map_is_measured_with_all_directions_on_the_same_sequences(tmp_path):
+def test_rows_say_what_the_samples_came_to(tmp_path):
     settings = FavorSettings(**SMALL)
     attention = [point for point in points(settings) if point["quantity"] == "attention"]
     assert len(attention) == 9
@@ -35,11 +37,35 @@ def test_each_map_is_measured_with_all_directions_on_the_same_sequences(tmp_path
         rows = rows_of(settings, point, tmp_path)
         assert [row["num_directions"] for row in rows] == [4, 8]
         for row in rows:
-            assert row["lowest"] <= row["median"] <= row["highest"]
-            assert row["lowest"] < row["error"] < row["highest"]
+            assert row["lowest"] < row["median"] < row["highest"]
+            total = row["lowest"] + row["median"] + row["highest"]
+            assert row["error"] == pytest.approx(total / 3)
         assert rows == rows_of(settings, point, tmp_path)
-        other = {**point, "seed": 1}
-        assert rows != rows_of(settings, other, tmp_path)
+
+
+def test_a_seed_is_one_set_of_sequences_and_directions_for_all_maps(tmp_path, monkeypatch):
+    seen = []
+
+    def remember(features, inputs, _exact):
+        seen.append((inputs, features.projection.clone()))
+        return 0.0
+
+    monkeypatch.setattr(favor, "attention_error", remember)
+    settings = FavorSettings(**SMALL, directions=("independent",), seeds=(0, 1))
+    for point in points(settings):
+        if point["quantity"] == "attention":
+            rows_of(settings, point, tmp_path)
+    per_point = 3 * 2
+    first, second, third, other = (seen[n * per_point : (n + 1) * per_point] for n in range(4))
+    for same in (second, third):
+        for ours, theirs in zip(first, same, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    for ours, theirs in zip(first, other, strict=True):
+        assert not torch.isclose(ours[0], theirs[0]).all()
+        assert not torch.isclose(ours[1], theirs[1]).any()
+    # one sequence for both numbers of directions, another for the next sample
+    assert first[0][0] is first[1][0]
+    assert not torch.isclose(first[0][0], first[2][0]).all()
 
 
 def test_kernels_come_with_their_closed_forms(tmp_path):

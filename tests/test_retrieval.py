@@ -153,8 +153,8 @@ def best_loss(benchmark, method, keys, max_steps=1200, seed=1):
 @pytest.mark.learns
 def test_the_delta_rule_replaces_and_the_sum_does_not():
     """Setting 2 at S = 20: published 0.0008 after 700 steps, and 0.097 at best."""
-    assert best_loss(update.BENCHMARK, "delta, dpfp 1", 20) <= 0.001
-    assert best_loss(update.BENCHMARK, "sum, dpfp 1", 20) > 0.09
+    assert best_loss(update.BENCHMARK, "delta, dpfp 1", 20, 900) <= 0.001
+    assert best_loss(update.BENCHMARK, "sum, dpfp 1", 20, 600) > 0.09
 
 
 @pytest.mark.slow

@@ -101,6 +101,33 @@ class AlgorithmicSettings(Settings):
         return methods
 
 
+# What both benchmarks train on one core in some minutes, and in some seconds.
+SMALL: Mapping[str, Any] = {
+    "stack": {"width": 64, "layers": 2, "feed_forward": 256},
+    "heads": 4,
+    "dropout": 0.0,
+    "training_examples": 0,
+    "evaluate_every": 500,
+    "training": {
+        "steps": 5_000,
+        "batch_size": 32,
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "betas": (0.9, 0.995),
+        "epsilon": 1e-9,
+        "warmup_steps": 200,
+    },
+}
+TINY: Mapping[str, Any] = {
+    **SMALL,
+    "stack": {"width": 32, "layers": 1, "feed_forward": 64},
+    "validation_examples": 100,
+    "test_examples": 100,
+    "evaluate_every": 20,
+    "training": {"steps": 60, "batch_size": 16, "learning_rate": 1e-2},
+}
+
+
 class Task(NamedTuple):
     """What is learned."""
 

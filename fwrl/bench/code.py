@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fwrl.bench.algorithmic import AlgorithmicSettings, Task, train_and_test
+from fwrl.bench.algorithmic import SMALL, TINY, AlgorithmicSettings, Task, train_and_test
 from fwrl.bench.algorithmic_figure import Labels, draw_accuracies
 from fwrl.bench.benchmark import Benchmark, Measurement, Row
 from fwrl.tasks.code_execution import (
@@ -100,36 +100,19 @@ def draw(settings: CodeSettings, rows: list[Row], path: Path) -> None:
     draw_accuracies(rows, PUBLISHED, labels, path)
 
 
-SMALL: Mapping[str, Any] = {"width": 64, "layers": 2, "feed_forward": 256}
 CPU: Mapping[str, Any] = {
+    **SMALL,
     "methods": ("delta", "sum", "sum, normalised", "lstm", "none"),
     "variables": (3,),
     "statements": 20,
-    "stack": SMALL,
-    "heads": 4,
     "short_convolution": 4,
-    "dropout": 0.0,
-    "training_examples": 0,
-    "evaluate_every": 500,
-    "training": {
-        "steps": 5_000,
-        "batch_size": 32,
-        "optimizer": "adam",
-        "learning_rate": 3e-3,
-        "betas": (0.9, 0.995),
-        "epsilon": 1e-9,
-        "warmup_steps": 200,
-    },
 }
 SMOKE: Mapping[str, Any] = {
-    **CPU,
+    **TINY,
     "methods": ("delta", "sum", "none"),
+    "variables": (3,),
     "statements": 4,
-    "validation_examples": 100,
-    "test_examples": 100,
-    "evaluate_every": 20,
-    "stack": {"width": 32, "layers": 1, "feed_forward": 64},
-    "training": {"steps": 60, "batch_size": 16, "learning_rate": 1e-2},
+    "short_convolution": 4,
 }
 BENCHMARK = Benchmark(
     settings=CodeSettings,

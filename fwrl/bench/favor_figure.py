@@ -53,7 +53,13 @@ def draw_errors(rows: Sequence[Row], reference: Sequence[Row], path: Path) -> No
         _kernel(panel, _of(rows, "kernel", scale), scale)
     axes[0][0].set_ylabel("median of the output's mean square errors")
     axes[1][0].set_ylabel("mean square error / kernel²")
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=5, fontsize=9, frameon=False)
+    figure.legend(
+        handles=_legend(bool(reference)),
+        loc="outside lower center",
+        ncols=5,
+        fontsize=9,
+        frameon=False,
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
@@ -121,7 +127,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend() -> list[Line2D]:
+def _legend(with_reference: bool) -> list[Line2D]:
     maps = [Line2D([], [], color=colour, lw=3, label=name) for name, colour in MAPS.values()]
     kinds = [
         Line2D([], [], color="black", linestyle=style, marker=marker, ms=5, label=name)
@@ -130,6 +136,9 @@ def _legend() -> list[Line2D]:
     theory = [
         Line2D([], [], color="black", linestyle="--", lw=1, label="closed form, independent"),
         Line2D([], [], color="#999999", lw=2, label="bound, positive orthogonal"),
-        Line2D([], [], color="black", linestyle="", marker="x", alpha=0.5, label="reference"),
     ]
+    if with_reference:
+        cross = Line2D([], [], color="black", linestyle="", marker="x", alpha=0.5)
+        cross.set_label("reference")
+        theory.append(cross)
     return [*maps, *kinds, *theory]

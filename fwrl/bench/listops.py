@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fwrl.bench.algorithmic import AlgorithmicSettings, Task, train_and_test
+from fwrl.bench.algorithmic import SMALL, TINY, AlgorithmicSettings, Task, train_and_test
 from fwrl.bench.algorithmic_figure import Labels, draw_accuracies
 from fwrl.bench.benchmark import Benchmark, Measurement, Row
 from fwrl.config import validate
@@ -89,34 +89,11 @@ def draw(settings: ListOpsSettings, rows: list[Row], path: Path) -> None:
 
 
 CPU: Mapping[str, Any] = {
+    **SMALL,
     "methods": ("delta", "sum", "lstm", "none"),
-    "depths": (3,),
-    "stack": {"width": 64, "layers": 2, "feed_forward": 256},
-    "heads": 4,
-    "short_convolution": 4,
-    "dropout": 0.0,
-    "training_examples": 0,
-    "evaluate_every": 500,
-    "training": {
-        "steps": 10_000,
-        "batch_size": 64,
-        "optimizer": "adam",
-        "learning_rate": 3e-3,
-        "betas": (0.9, 0.995),
-        "epsilon": 1e-9,
-        "warmup_steps": 200,
-    },
+    "depths": (10,),
 }
-SMOKE: Mapping[str, Any] = {
-    **CPU,
-    "methods": ("delta", "none"),
-    "depths": (1, 2),
-    "validation_examples": 100,
-    "test_examples": 100,
-    "evaluate_every": 20,
-    "stack": {"width": 32, "layers": 1, "feed_forward": 64},
-    "training": {"steps": 60, "batch_size": 16, "learning_rate": 1e-2},
-}
+SMOKE: Mapping[str, Any] = {**TINY, "methods": ("delta", "none"), "depths": (1, 2)}
 BENCHMARK = Benchmark(
     settings=ListOpsSettings,
     presets={"smoke": SMOKE, "cpu": CPU, "paper": {}},
