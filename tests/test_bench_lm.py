@@ -37,10 +37,10 @@ def test_the_smoke_preset(monkeypatch, tmp_path):
         curve = [row for row in own if row["split"] == "valid"]
         assert [row["tokens"] for row in curve] == [10 * 512, 20 * 512, 30 * 512, 40 * 512]
         assert curve[-1]["bits"] < curve[0]["bits"] < 8
-        final = {row["reading"]: row for row in own if row["split"] == "test"}
-        assert set(final) == {"window, stride 32", "segments"}
-        # bytes of one text, of which the first of each piece is not asked
-        assert final["segments"]["asked"] == final["window, stride 32"]["asked"] - 3
+        (final,) = [row for row in own if row["split"] == "test"]
+        assert final["reading"] == "segments"
+        # all but the first byte of the last whole line within the limit
+        assert 3900 < final["asked"] < 4000
         folder = tmp_path / "points" / f"method-{method}_state-carried_seed-0"
         written = (folder / "sample.txt").read_text()
         assert "----- from here on the model writes -----" in written
@@ -58,7 +58,14 @@ def test_words_of_the_library_with_an_adaptive_softmax(monkeypatch, tmp_path):
     words = "level=word", "model.cutoffs=[100,500]", "model.dropout=0.1", "valid_bytes=20000"
     assert bench(monkeypatch, tmp_path, *few, *words) == 0
     rows = read_rows(tmp_path / "results.csv")
-    assert {row["state"] for row in rows} == {"carried", "reset"}
+    finals = [(row["state"], row["reading"]) for row in rows if row["split"] == "test"]
+    # a window has no meaning for a model that is used to a state
+    assert finals == [
+        ("carried", "segments"),
+        ("reset", "window, stride 32"),
+        ("reset", "segments"),
+    ]
+    assert len({row["asked"] for row in rows if row["split"] == "test"}) == 1
     for row in rows:
         assert row["perplexity"] < row["vocabulary"]
         assert row["vocabulary"] > 1000
@@ -94,8 +101,8 @@ def test_methods_have_equal_parameters(method):
         return sum(parameter.numel() for parameter in model.parameters())
 
     # half a hidden unit of each of two layers
-    assert abs(parameters(method) - parameters("sum")) <= 257
-    assert parameters("sum") == pytest.approx(parameters(method), rel=0.001)
+    assert abs(parameters(method) - parameters("sum")) <= 129
+    assert parameters("sum") == pytest.approx(parameters(method), rel=0.002)
 
 
 def test_the_papers_small_model():

@@ -22,7 +22,7 @@ def draw(settings: Any, rows: Sequence[Row], path: Path) -> None:
     """All rows that there are: means over seeds, and the range from the lowest to the highest."""
     column = "bits" if settings.level == "byte" else "perplexity"
     unit = "bits per byte" if settings.level == "byte" else "perplexity per word"
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     curve, final, published = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
@@ -34,6 +34,8 @@ def draw(settings: Any, rows: Sequence[Row], path: Path) -> None:
     final.set_xlabel(unit)
     final.set_title("test, after training", fontsize=10)
     _draw_published(published)
+    handles, labels = curve.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     seeds = len({row["seed"] for row in rows})
     about = f"{rows[0]['corpus']}, {rows[0]['parameters']:,} parameters or nearly so"
     figure.suptitle(f"{about}; mean and range of seeds ({seeds})", fontsize=10)
@@ -52,7 +54,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str
             if (row["method"], row["state"]) == (method, state):
                 at.setdefault(float(row["tokens"]) / 1e6, []).append(float(row[column]))
         x = sorted(at)
-        colour, label = colours[method], f"{method}, state {state}"
+        colour, label = colours[method], f"{method}; state {state}"
         axes.plot(x, [mean(at[t]) for t in x], LINES[state], color=colour, label=label)
         low, high = [min(at[t]) for t in x], [max(at[t]) for t in x]
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -61,7 +63,6 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str
         ends = [float(row[column]) for row in rows if float(row["tokens"]) > 0.1 * last]
         # what is lost before a tenth of the training would hide the rest
         axes.set_ylim(lowest - 0.05 * (max(ends) - lowest) - 1e-3, max(ends) * 1.02)
-        axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
 
@@ -81,7 +82,7 @@ def _draw_final(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str,
             axes.scatter(
                 [mean(found)], [len(names)], marker=marker, edgecolors=colours[method], c=filled
             )
-            how = f"state {state}" if reading == "segments" else reading
+            how = f"state {state}" if reading == "segments" else f"{reading}, {state}"
             names.append(f"{method}\n{how}")
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
@@ -104,6 +105,6 @@ def _draw_published(axes: Axes) -> None:
     axes.scatter([float(row["test"]) for row in rows], range(len(rows)), color="#777777")
     axes.set_yticks(range(len(rows)), names, fontsize=7)
     axes.set_xlabel("perplexity per word")
-    axes.set_title("published: WikiText-103, small, test", fontsize=10)
+    axes.set_title("published: WikiText-103, small", fontsize=10)
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
