@@ -46,6 +46,10 @@ METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
+# Segments that a model reads before its sample, if it hardly knows an empty state.
+READ_BEFORE = 32
+
+
 def _several(value: Any) -> Any:
     """One value means a list of one."""
     return [value] if isinstance(value, str | bool) else value
@@ -92,7 +96,8 @@ class LanguageModelSettings(Settings):
     """Of the window that slides over the test text, after a training without a state that is
     carried: only its last so many tokens are asked. 1 gives every token the whole window."""
     sample: NonNegativeInt = 200
-    """Tokens that a trained model writes into sample.txt, after the first ones of the test text."""
+    """Tokens that a trained model writes into sample.txt, after the beginning of the test text: one
+    segment of it, or several if the state is carried."""
     temperature: NonNegativeFloat = 1.0
     """Of the sample; 0 takes the most probable token."""
 
@@ -199,7 +204,7 @@ def measure(settings: LanguageModelSettings, point: Row, folder: Path) -> Measur
     whole = in_segments(model, test, segments, settings.evaluation_rows)
     rows = [*rows, row("test", "segments", mean_loss(model, whole))]
     if settings.sample:
-        _write_sample(settings, corpus, model, folder / "sample.txt", seed)
+        _write_sample(settings, corpus, model, segments.carry, folder / "sample.txt", seed)
     about: Row = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "feed_forward": config.feed_forward,
@@ -211,14 +216,23 @@ def measure(settings: LanguageModelSettings, point: Row, folder: Path) -> Measur
 
 
 def _write_sample(
-    settings: LanguageModelSettings, corpus: Corpus, model: LanguageModel, path: Path, seed: int
+    settings: LanguageModelSettings,
+    corpus: Corpus,
+    model: LanguageModel,
+    carried: bool,
+    path: Path,
+    seed: int,
 ) -> None:
-    """What the test text begins with, and how the model goes on."""
-    prompt = corpus.test[: settings.length].long()
+    """The end of what was read of the test text, and how the model goes on."""
+    read = settings.length * (READ_BEFORE if carried else 1)
+    prompt = corpus.test[:read].long()
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     words = sample(model, prompt.to(device)[None], settings.sample, settings.temperature, generator)
-    given, written = corpus.text(prompt.tolist()), corpus.text(words[0].tolist())
+    given, written = (
+        corpus.text(prompt[-settings.length :].tolist()),
+        corpus.text(words[0].tolist()),
+    )
     path.write_text(f"{given}\n----- from here on the model writes -----\n{written}\n")
 
 
