@@ -224,5 +224,5 @@ def test_smoke(name, command):
     assert document["missing"] == []
     assert len(document["published"]) > 70
     # reads of the clipped rule are layer-normed: they can be worse than none
-    assert all(0 < row["loss"] < 3 for row in document["rows"])
+    assert all(0 < row["loss"] < 20 for row in document["rows"])
     assert "6/6" in out
