@@ -11,7 +11,7 @@ from fwrl.cli.run_log import METRICS
 from fwrl.core import state_size
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
-from fwrl.kernels import kernel_for
+from fwrl.kernels import CHUNKED
 from fwrl.update_rules import UPDATE_RULES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,7 +100,7 @@ def _rules() -> str:
     for name, rule in UPDATE_RULES.items():
         found = re.search(r"``(W <- [^`]*)``", inspect.getdoc(rule) or "")
         assert found, f"{name} does not say what becomes of W"
-        order = "sequential" if kernel_for(rule, 128) == "reference" else "parallel"
+        order = "parallel" if rule in CHUNKED else "sequential"
         rows.append((f"`{name}`", f"`{found[1]}`", order, _summary(rule)))
     return _table(("rule", "at one time", "over time", ""), rows)
 

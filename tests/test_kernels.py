@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fwrl.kernels import CHUNKED, KERNELS, chunked, kernel_for, reference, scan, use_kernel
+from fwrl.kernels.library import library
 from fwrl.update_rules import UPDATE_RULES, Write, delta_rule, sum_rule
 
 B, H, K, V = 2, 2, 4, 3
@@ -17,7 +18,10 @@ LENGTHS += [(63, 0.02), (64, 0.02), (257, 0.02)]
 every_rule = pytest.mark.parametrize(
     "name", sorted(name for name, rule in UPDATE_RULES.items() if rule in CHUNKED)
 )
-faster_kernels = pytest.mark.parametrize("kernel", sorted(set(KERNELS) - {"reference"}))
+# the native kernel is tested by itself: it knows one precision, and not every rule
+TORCH_KERNELS = sorted(set(KERNELS) - {"native"})
+torch_kernels = pytest.mark.parametrize("kernel", TORCH_KERNELS)
+faster_kernels = pytest.mark.parametrize("kernel", sorted(set(TORCH_KERNELS) - {"reference"}))
 
 
 NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn"]
@@ -142,7 +146,7 @@ def test_gradcheck(name, kernel):
     assert torch.autograd.gradcheck(run, leaves)
 
 
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
+@torch_kernels
 @pytest.mark.parametrize("name", NO_STRENGTH)
 def test_a_write_of_no_strength_changes_nothing(name, kernel):
     leaves, _ = problem(name, 40, 0)
@@ -155,7 +159,7 @@ def test_a_write_of_no_strength_changes_nothing(name, kernel):
 
 
 @every_rule
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
+@torch_kernels
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 @pytest.mark.parametrize("poisoned", ["inputs", "state"])
 def test_a_start_forgets_even_an_undefined_past(name, kernel, poison, poisoned):
@@ -187,7 +191,7 @@ def test_a_total_loss_of_memory_is_exact_enough(name, kernel):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
+@torch_kernels
 def test_the_given_state_is_left_as_it_was(kernel):
     (query, *write, state, _), starts = problem("delta", 20, 0.1)
     before = state.detach().clone()
@@ -195,7 +199,7 @@ def test_the_given_state_is_left_as_it_was(kernel):
     torch.testing.assert_close(state, before, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
+@torch_kernels
 def test_states_stay_float32_under_autocast(kernel):
     leaves, starts = problem("delta", 20, 0.1, torch.float32)
     query, *write, state, _ = leaves
@@ -219,27 +223,37 @@ def rule_of_a_user(weights, write):
     return sum_rule(weights, write)
 
 
+def sequence(times, dtype=torch.float32):
+    return torch.zeros(B, times, H, K, dtype=dtype)
+
+
 def test_the_choice_of_a_kernel_is_visible_and_can_be_forced(caplog):
-    assert kernel_for(delta_rule, times=50) == "chunked"
-    assert kernel_for(delta_rule, times=1) == "reference"
-    assert kernel_for(delta_rule, times=50, kernel="reference") == "reference"
-    assert kernel_for(rule_of_a_user, times=50) == "reference"
+    best = "chunked" if library().functions is None else "native"
+    assert kernel_for(delta_rule, sequence(50)) == best
+    assert kernel_for(delta_rule, sequence(50, torch.double)) == "chunked"
+    assert kernel_for(delta_rule, sequence(1, torch.double)) == "reference"
+    assert kernel_for(delta_rule, sequence(50), kernel="reference") == "reference"
+    assert kernel_for(rule_of_a_user, sequence(50)) == "reference"
     leaves, starts = problem("delta", 20, 0)
     query, *write, state, _ = leaves
     with use_kernel("reference"), caplog.at_level(logging.DEBUG, logger="fwrl.kernels"):
-        assert kernel_for(delta_rule, times=50) == "reference"
+        assert kernel_for(delta_rule, sequence(50)) == "reference"
         values, _ = scan(delta_rule, state, query, Write(*write), starts)
     assert caplog.messages == ["delta_rule over 20 times: reference"]
-    assert kernel_for(delta_rule, times=50) == "chunked"
+    assert kernel_for(delta_rule, sequence(50)) == best
     exact, _ = reference.scan(delta_rule, state, query, Write(*write), starts, None)
     torch.testing.assert_close(values, exact, atol=0, rtol=0)
 
 
 def test_wrong_kernels_are_refused_in_one_line():
     with pytest.raises(ValueError, match="kernel is 'chunkd'; did you mean 'chunked'"):
-        kernel_for(delta_rule, times=2, kernel="chunkd")
+        kernel_for(delta_rule, sequence(2), kernel="chunkd")
     with pytest.raises(ValueError, match="no form of rule_of_a_user; use 'reference'"):
-        kernel_for(rule_of_a_user, times=2, kernel="chunked")
+        kernel_for(rule_of_a_user, sequence(2), kernel="chunked")
+    with pytest.raises(ValueError, match=r"not .*float64 on cpu under delta_rule"):
+        kernel_for(delta_rule, sequence(2, torch.double), kernel="native")
+    with pytest.raises(ValueError, match="under rule_of_a_user; use 'auto'"):
+        kernel_for(rule_of_a_user, sequence(2), kernel="native")
     with pytest.raises(ValueError, match="kernel is 'fast'"), use_kernel("fast"):
         pass
 

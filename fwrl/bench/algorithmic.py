@@ -43,6 +43,9 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "sum": POSITIVE | {"update_rule": "sum", "normalise": "none"},
     "sum, normalised": POSITIVE
     | {"update_rule": "sum", "normalise": "none", "attention_normaliser": True},
+    # keys and queries of unit length, and a delta rule that can reflect (Yang et al. 2024)
+    "delta, silu": {"kind": "fast_weight", "max_beta": 2},
+    "sum, silu": {"kind": "fast_weight", "update_rule": "sum"},
     "delta rnn": {"kind": "delta_rnn"},
     "recurrent delta": {"kind": "recurrent_delta"},
 }
@@ -60,8 +63,8 @@ class AlgorithmicSettings(Settings):
     axes: ClassVar[tuple[str, ...]] = ("methods", "seeds")
 
     methods: tuple[str, ...] = ("delta", "sum", "lstm", "recurrent delta", "delta rnn", "none")
-    """Memories: ``delta``, ``sum``, ``sum, normalised``, ``recurrent delta``, ``delta rnn``, or any
-    kind of ``fwrl list cores`` with its defaults."""
+    """Memories: ``delta``, ``sum``, ``sum, normalised``, ``delta, silu``, ``sum, silu``, ``recurrent
+    delta``, ``delta rnn``, or any kind of ``fwrl list cores`` with its defaults."""
     stack: StackConfig = StackConfig(width=256, layers=4, feed_forward=1024)
     """The layers around each memory."""
     heads: PositiveInt = 16

@@ -102,10 +102,18 @@ def draw(settings: CodeSettings, rows: list[Row], path: Path) -> None:
 
 CPU: Mapping[str, Any] = {
     **SMALL,
-    "methods": ("delta", "sum", "sum, normalised", "lstm", "none"),
+    "methods": ("delta, silu", "sum", "delta", "sum, silu", "lstm", "none"),
     "variables": (3,),
     "statements": 20,
+    "stack": {"width": 64, "layers": 4, "feed_forward": 256},
     "short_convolution": 4,
+    "evaluate_every": 250,
+    "training": {
+        **SMALL["training"],
+        "steps": 2_500,
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+    },
 }
 SMOKE: Mapping[str, Any] = {
     **TINY,

@@ -20,14 +20,18 @@ def show(what: str) -> str:
 
 
 def _cores() -> list[str]:
+    import torch
+
     from fwrl.core import state_size
     from fwrl.cores import CORES
     from fwrl.kernels import kernel_for
+    from fwrl.kernels.library import library
     from fwrl.update_rules import UPDATE_RULES
 
+    sequence = torch.zeros(1, 128, 1, 1)
     kernels: dict[str, list[str]] = {}
     for name, rule in UPDATE_RULES.items():
-        kernels.setdefault(kernel_for(rule, 128), []).append(name)
+        kernels.setdefault(kernel_for(rule, sequence), []).append(name)
     rows = [
         (
             name,
@@ -42,6 +46,7 @@ def _cores() -> list[str]:
         *_table(rows),
         "floats: what one stream's memory holds at width 128; parallel: over time, in training",
         *scans,
+        f"native kernels: {library().about}",
     ]
 
 

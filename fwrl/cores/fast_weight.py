@@ -1,5 +1,6 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.decay import Decay
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
-from fwrl.kernels import scan, scan_step
+from fwrl.kernels import acts_natively, scan, scan_step, unit_silu
+from fwrl.kernels.native import act
 from fwrl.kernels.normalised import normalised_scan
 from fwrl.precision import at_least_float32
 from fwrl.random_features import Directions
@@ -103,7 +105,7 @@ class FastWeightConfig(Config):
     """Scales what each head reads to unit size (``layer`` without learned scales). Reads under the
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
-    kernel: Literal["auto", "reference", "chunked"] = "auto"
+    kernel: Literal["auto", "reference", "chunked", "native"] = "auto"
     """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
 
     @model_validator(mode="after")
@@ -187,9 +189,13 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.beta = (
             nn.Linear(input_size, strengths) if config.update_rule not in WITHOUT_BETA else None
         )
+        self.unit_silu = config.feature_map == "silu" and config.normalise == "l2"
         features = self.feature_map.size
         channels = {"decayed_sum": 1, "gated_delta": 1, "kda": features}.get(config.update_rule)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
+        # what one pass in C can act by, from the projections on
+        self.fused = self.unit_silu and config.update_rule in ("sum", "delta", "gated_delta")
+        self.normed = config.output_norm != "none"
         self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
         columns = self.value_size + 1 if self.normalised else self.value_size
@@ -217,6 +223,8 @@ class FastWeight(MemoryCore[FastWeightState]):
     ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
         if self.normalised or self.convolution is not None or self.writes > 1:
             return step_by_unroll(self, x, state)
+        if self.fused and acts_natively(self.rule, x, self.kernel):
+            return self._act(x, state)
         query, write = self._slow(x, self.project(x))
         write = map_write(lambda field: field.squeeze(-3), write)
         values, weights = scan_step(self.rule, state.weights, query, write)
@@ -246,13 +254,11 @@ class FastWeight(MemoryCore[FastWeightState]):
         self, x: Float[Tensor, "*BT D"], projected: Float[Tensor, "*BT P"]
     ) -> tuple[Float[Tensor, "*BT H M"], Write]:
         """The query, and what is to be written: its fields have an axis for the writes."""
-        address = projected[..., : self.addresses]
-        address = address.unflatten(-1, (1 + self.writes, self.heads, self.key_size))
-        query, key = self.feature_map(address).split([1, self.writes], dim=-3)
-        value = projected[..., self.addresses :]
+        address, value = self._split(projected)
+        features = partial(unit_silu, kernel=self.kernel) if self.unit_silu else self.feature_map
+        query, key = features(address).split([1, self.writes], dim=-3)
         if self.convolution is not None:
             value = F.silu(value)
-        value = value.unflatten(-1, (self.writes, self.heads, self.value_size))
         beta = None
         if self.beta is not None:
             strength = self.max_beta * at_least_float32(self.beta(x)).sigmoid()
@@ -263,6 +269,28 @@ class FastWeight(MemoryCore[FastWeightState]):
             # the memory decays once at each time, before the first write
             decay = torch.cat([decay] + [torch.ones_like(decay)] * (self.writes - 1), dim=-3)
         return query.squeeze(-3), Write(key, value, beta, decay)
+
+    def _split(
+        self, projected: Float[Tensor, "*BT P"]
+    ) -> tuple[Float[Tensor, "*BT R H K"], Float[Tensor, "*BT W H V"]]:
+        """What queries (the first) and keys are made of, and the values."""
+        address, value = projected.split([self.addresses, projected.shape[-1] - self.addresses], -1)
+        return (
+            address.unflatten(-1, (1 + self.writes, self.heads, self.key_size)),
+            value.unflatten(-1, (self.writes, self.heads, self.value_size)),
+        )
+
+    def _act(
+        self, x: Float[Tensor, "B D"], state: FastWeightState
+    ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
+        """``step`` without gradients, in one pass from the projections to what is read."""
+        projected = at_least_float32(self.project(x))
+        logit = None if self.beta is None else at_least_float32(self.beta(x))
+        decay = None if self.decay is None else self.decay(x).contiguous()
+        values, weights = act(self.rule, state.weights, projected, logit, decay, self.max_beta)
+        if self.normed:
+            values = self.output_norm(values.unflatten(-1, (self.heads, -1))).flatten(-2)
+        return self.output(values), state._replace(weights=weights)
 
     def _out(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.output(self.output_norm(values).flatten(start_dim=-2))

@@ -9,11 +9,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import channelwise, chunked, reference
+from fwrl.kernels import channelwise, chunked, native, reference, unit
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, map_write, read
@@ -35,7 +36,11 @@ def _chunked(
     return run(rule, state, query, write, starts, fresh)
 
 
-KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": _chunked}
+KERNELS: dict[str, Scan] = {
+    "reference": reference.scan,
+    "chunked": _chunked,
+    "native": native.scan,
+}
 # the rules that have a chunked form
 CHUNKED = channelwise.RULES | chunked.FORMS.keys()
 
@@ -58,23 +63,31 @@ def forced_kernel() -> str | None:
     return _forced.get()
 
 
-def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
-    """The name of the kernel that scans so many times under this rule.
+def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = "auto") -> str:
+    """The name of the kernel that scans such a sequence under this rule.
 
     Args:
         rule: One of ``UPDATE_RULES``, or any other: those are scanned by the reference.
-        times: The length of the sequence.
+        query: Of the sequence; its length, precision and device count.
         kernel: What the caller wants; ``auto`` leaves the choice open.
 
     Raises:
-        ValueError: For a kernel that does not exist or does not know the rule.
+        ValueError: For a kernel that does not exist, or cannot do it.
     """
     name = _forced.get() or kernel
     if name == "auto":
-        return "chunked" if rule in CHUNKED and times > 1 else "reference"
+        if native.serves(rule, query):
+            return "native"
+        return "chunked" if rule in CHUNKED and query.shape[1] > 1 else "reference"
     _check(name)
     if name == "chunked" and rule not in CHUNKED:
         raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
+    if name == "native" and not native.serves(rule, query):
+        raise ValueError(
+            f"kernel 'native' ({native.library().about}) scans float32 on CPUs under "
+            f"{', '.join(form.__name__ for form in chunked.FORMS)}, not {query.dtype} on "
+            f"{query.device.type} under {rule.__name__}; use 'auto'"
+        )
     return name
 
 
@@ -100,13 +113,13 @@ def scan(
         fresh: The state that an episode begins with, for one or for each stream; None means zeros.
         kernel: One of ``KERNELS``, or ``auto``.
     """
-    name = kernel_for(rule, query.shape[1], kernel)
-    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     state, query, write, fresh = _exact(state, query, write, fresh)
+    name = kernel_for(rule, query, kernel)
+    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     with without_autocast(query.device):
         values, end = KERNELS[name](rule, state, query, write, starts, fresh)
-        if name != "reference" and not values.detach().sum().isfinite():
-            # A faster kernel excludes other episodes by products with zero, which keep a NaN.
+        if name == "chunked" and not values.detach().sum().isfinite():
+            # It excludes other episodes by products with zero, which keep a NaN.
             logger.debug("%s: not finite, again by reference", rule.__name__)
             values, end = reference.scan(rule, state, query, write, starts, fresh)
     return values, end
@@ -117,9 +130,23 @@ def scan_step(
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """``scan`` over one time that starts nothing: the acting path."""
     state, query, write, _ = _exact(state, query, write, None)
+    if acts_natively(rule, query):
+        return native.step(rule, state, query, write)
     with without_autocast(query.device):
         state = rule(state, write)
         return read(state, query), state
+
+
+def unit_silu(x: Float[Tensor, "*B K"], kernel: str = "auto") -> Float[Tensor, "*B K"]:
+    """The features of ``silu`` at unit length, by the kernel that scans would use."""
+    return unit.unit_silu(x, native=(_forced.get() or kernel) in ("auto", "native"))
+
+
+def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
+    """Whether one time of such tensors is computed by the native kernel: never with gradients."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule, x)
 
 
 def _exact(

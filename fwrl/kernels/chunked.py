@@ -132,13 +132,13 @@ def scan(
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
     form = FORMS[rule]
-    chunks = split(query, _prepared(form, write), starts, CHUNK_SIZE)
+    chunks = split(query, prepared(form, write), starts, CHUNK_SIZE)
     links = _link(chunks)
     values, state = pass_on(_passage(form, chunks, links, fresh), state)
     return join(values, query.shape[1]), state
 
 
-def _prepared(form: Form, write: Write) -> Write:
+def prepared(form: Form, write: Write) -> Write:
     """The write with the beta and the decay that the recurrence is to see."""
     decay = write.decay if form.decay == "given" else None
     if form.decay == "rest" and write.beta is not None:

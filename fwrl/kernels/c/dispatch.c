@@ -1,0 +1,72 @@
+/* The entry points: each call goes to the functions for the best instructions of this machine. */
+
+#include "features.h"
+#include "scan.h"
+
+#if defined(__GNUC__)
+#define PUBLIC __attribute__((visibility("default")))
+#else
+#define PUBLIC
+#endif
+
+#if defined(__x86_64__)
+#define FOR_EACH_VARIANT(DO) DO(baseline) DO(avx2) DO(avx512)
+#else
+#define FOR_EACH_VARIANT(DO) DO(baseline)
+#endif
+
+typedef struct {
+    const char *name;
+    int (*scan_forward)(const Scan *), (*scan_backward)(const Scan *);
+    void (*features_forward)(const Features *), (*features_backward)(const Features *);
+} Variant;
+
+#define DECLARE(variant)                                                                           \
+    int scan_forward_##variant(const Scan *);                                                      \
+    int scan_backward_##variant(const Scan *);                                                     \
+    void features_forward_##variant(const Features *);                                             \
+    void features_backward_##variant(const Features *);
+#define ENTRY(variant)                                                                             \
+    {#variant, scan_forward_##variant, scan_backward_##variant, features_forward_##variant,        \
+     features_backward_##variant},
+
+FOR_EACH_VARIANT(DECLARE)
+static const Variant variants[] = {FOR_EACH_VARIANT(ENTRY)};
+enum { COUNT = sizeof variants / sizeof variants[0] };
+
+static int chosen = -1;
+
+/* Whether this machine has the instructions of a variant. */
+PUBLIC int fwrl_supports(int variant) {
+#if defined(__x86_64__)
+    if (variant == 1)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (variant == 2)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("fma");
+#endif
+    return variant == 0;
+}
+
+/* Use this variant, which must be supported; -1: the last that is. Returns which it is. */
+PUBLIC int fwrl_choose(int variant) {
+    if (variant < 0)
+        for (variant = COUNT - 1; !fwrl_supports(variant);)
+            variant--;
+    return chosen = variant;
+}
+
+static const Variant *now(void) {
+    if (chosen < 0)
+        fwrl_choose(-1);
+    return &variants[chosen];
+}
+
+PUBLIC int fwrl_count(void) { return COUNT; }
+PUBLIC const char *fwrl_variant(void) { return now()->name; }
+/* The digest of the sources that this was built from. */
+PUBLIC const char *fwrl_sources(void) { return SOURCES; }
+
+PUBLIC int fwrl_scan_forward(const Scan *scan) { return now()->scan_forward(scan); }
+PUBLIC int fwrl_scan_backward(const Scan *scan) { return now()->scan_backward(scan); }
+PUBLIC void fwrl_features_forward(const Features *x) { now()->features_forward(x); }
+PUBLIC void fwrl_features_backward(const Features *x) { now()->features_backward(x); }

@@ -1,0 +1,41 @@
+/* Addresses of unit length for many keys and queries, and the way back. */
+
+#include "features.h"
+#include "unit.h"
+
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+#define NAME(name) JOIN(name, VARIANT)
+
+INLINE const float *input_at(const Features *f, int64_t i) {
+    return f->input + i / f->group * f->stride + i % f->group * f->size;
+}
+
+void NAME(features_forward)(const Features *f) {
+#pragma omp parallel for num_threads(f->threads) if (f->threads > 1) schedule(static)
+    for (int64_t i = 0; i < f->count; i++)
+        unit_address(f->output + i * f->size, input_at(f, i), f->size, (float)f->epsilon);
+}
+
+/* With s the features and r = 1 / sqrt(|s|^2 + epsilon): to_s = r (to_y - r^2 s (s . to_y)). */
+void NAME(features_backward)(const Features *f) {
+#pragma omp parallel for num_threads(f->threads) if (f->threads > 1) schedule(static)
+    for (int64_t i = 0; i < f->count; i++) {
+        const float *x = input_at(f, i), *to_y = f->output + i * f->size;
+        float *to_x = f->to_input + i * f->size, total = 0.0f, along = 0.0f;
+#pragma omp simd reduction(+ : total, along)
+        for (int64_t k = 0; k < f->size; k++) {
+            float s = x[k] * sigmoid(x[k]);
+            total += s * s;
+            along += s * to_y[k];
+        }
+        float scale = 1.0f / sqrtf(total + (float)f->epsilon);
+        along *= scale * scale;
+#pragma omp simd
+        for (int64_t k = 0; k < f->size; k++) {
+            float part = sigmoid(x[k]);
+            float slope = part * (1.0f + x[k] * (1.0f - part));
+            to_x[k] = scale * slope * (to_y[k] - along * x[k] * part);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+"""The library of kernels in C: whether it is there, and how it is called."""
+
+import ctypes
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fwrl.kernels.c.build import LIBRARY, digest
+
+# Multiplications that are worth a second thread.
+WORTH_A_THREAD = 100_000
+
+FOLDER = Path(__file__).parent / "c"
+
+
+class Library(NamedTuple):
+    """The functions, if they are there, and what to say about it in one line."""
+
+    functions: Any
+    about: str
+
+
+@cache
+def library() -> Library:
+    """What was built with the package."""
+    path = FOLDER / LIBRARY
+    if not path.exists():
+        return Library(None, "not built, for want of a C compiler when fwrl was installed")
+    try:
+        functions = ctypes.CDLL(str(path))
+    except OSError as error:
+        return Library(None, f"cannot be loaded: {error}")
+    for name in ("fwrl_sources", "fwrl_variant"):
+        getattr(functions, name).restype = ctypes.c_char_p
+    if functions.fwrl_sources().decode() != digest(FOLDER):
+        return Library(None, "built from other sources; install fwrl once more")
+    return Library(functions, f"built, for {functions.fwrl_variant().decode()} instructions")
+
+
+class Sequence(ctypes.Structure):
+    """``Sequence`` in c/scan.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((axis, ctypes.c_int64) for axis in ("stream", "time", "head")),
+    )
+
+
+class Scan(ctypes.Structure):
+    """``Scan`` in c/scan.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "keys", "values")),
+        *((name, ctypes.c_int64) for name in ("removes", "interval", "fresh_streams", "threads")),
+        ("projected", ctypes.c_int64),
+        *((name, ctypes.c_double) for name in ("epsilon", "max_beta")),
+        *((name, Sequence) for name in ("query", "key", "value")),
+        *((name, ctypes.c_void_p) for name in ("beta", "decay", "state", "fresh", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "error", "kept")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("query", "key", "value")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("beta", "decay", "state", "fresh")),
+    )
+
+
+class Features(ctypes.Structure):
+    """``Features`` in c/features.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("count", "size", "group", "stride", "threads")),
+        ("epsilon", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("input", "output", "to_input")),
+    )
+
+
+def place(sequence: Sequence, x: Tensor) -> Tensor:
+    """Say where ``x`` [B T H size] lies; returns what must live as long as the call."""
+    if x.stride(3) != 1:
+        x = x.contiguous()
+    sequence.data = x.data_ptr()
+    sequence.stream, sequence.time, sequence.head, _ = x.stride()
+    return x
+
+
+def place_one(sequence: Sequence, x: Tensor) -> Tensor:
+    """As ``place``, for the one time of ``x`` [B H size]."""
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    sequence.data = x.data_ptr()
+    sequence.stream, sequence.head, _ = x.stride()
+    return x
+
+
+def fill(call: ctypes.Structure, names: Iterable[str], tensors: Iterable[Tensor | None]) -> None:
+    """Say where tensors without gaps lie; None and empty ones are nowhere."""
+    for name, x in zip(names, tensors, strict=True):
+        setattr(call, name, None if x is None or not x.numel() else x.data_ptr())
+
+
+def threads_for(products: int) -> int:
+    """How many threads so many multiplications are worth, of those that PyTorch may use."""
+    return max(1, min(torch.get_num_threads(), products // WORTH_A_THREAD))

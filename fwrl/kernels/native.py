@@ -1,0 +1,243 @@
+"""The delta family in C, where the package could compile it: sequential in time, on CPUs.
+
+A processor has no matrix units that would reward working in chunks; the plain recurrence, with the
+fast weights in cache, needs the least arithmetic. One thread scans one head of one stream after
+another. A start replaces the state, so an undefined past is forgotten.
+
+For the backward pass the state is kept at every ``INTERVAL`` times; those between are computed once
+more. The library itself is found by ``fwrl.kernels.library``.
+"""
+
+from ctypes import byref
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fwrl.feature_maps import EPSILON
+from fwrl.kernels.chunked import FORMS, prepared
+from fwrl.kernels.library import Scan, fill, library, place, place_one, threads_for
+from fwrl.shapes import FastWeights
+from fwrl.update_rules import UpdateRule, Write
+
+# Times between two states that are kept: with more of them less is kept, and no less computed.
+INTERVAL = 16
+
+
+class Inputs(NamedTuple):
+    """Of a scan; beta and decay as the recurrence sees them."""
+
+    query: Float[Tensor, "B T H K"]
+    key: Float[Tensor, "B T H K"]
+    value: Float[Tensor, "B T H V"]
+    beta: Float[Tensor, "B T H 1"] | None
+    decay: Float[Tensor, "B T H 1"] | None
+    state: FastWeights
+    fresh: Float[Tensor, "#B H K V"] | None
+    starts: Bool[Tensor, "B T"]
+
+
+def serves(rule: UpdateRule, query: Tensor) -> bool:
+    """Whether the library is there and can scan such tensors under this rule."""
+    fits = query.dtype == torch.float32 and query.device.type == "cpu"
+    return fits and rule in FORMS and library().functions is not None
+
+
+def scan(
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """The reference scan up to rounding, in float32."""
+    form = FORMS[rule]
+    write = prepared(form, write)
+    inputs = Inputs(query, write.key, write.value, write.beta, write.decay, state, fresh, starts)
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    if wanted or torch.compiler.is_compiling():
+        values, end, *_ = torch.ops.fwrl.scan(*inputs, form.removes, wanted)
+        return values, end
+    return run_forward(inputs, form.removes, False)[:2]
+
+
+def step(
+    rule: UpdateRule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
+) -> tuple[Float[Tensor, "B H V"], FastWeights]:
+    """One time that starts nothing, without gradients; the given state is left as it is."""
+    form = FORMS[rule]
+    write = prepared(form, write)
+    call = Scan(query.shape[0], 1, *query.shape[1:], write.value.shape[-1], form.removes, 1)
+    call.threads = threads_for(state.numel())
+    rows = ((call.query, query), (call.key, write.key), (call.value, write.value))
+    held = [place_one(to, x) for to, x in rows]
+    strengths = [None if x is None else x.contiguous() for x in (write.beta, write.decay)]
+    state = state.contiguous()
+    output, end = write.value.new_empty(write.value.shape), torch.empty_like(state)
+    fill(call, ("beta", "decay", "state", "output", "end"), (*strengths, state, output, end))
+    _check(library().functions.fwrl_scan_forward(byref(call)))
+    del held
+    return output, end
+
+
+def act(
+    rule: UpdateRule,
+    state: FastWeights,
+    projected: Float[Tensor, "B P"],
+    logit: Float[Tensor, "B H"] | None,
+    decay: Float[Tensor, "B H 1"] | None,
+    max_beta: int,
+) -> tuple[Float[Tensor, "B E"], FastWeights]:
+    """As ``step``, with the addresses of ``unit_silu`` and the sigmoid of beta in the same pass.
+
+    Args:
+        rule: One whose beta is used as it is given: not ``longhorn`` and not ``gated_sum``.
+        state: What was written before.
+        projected: Of all heads the queries before the feature map, then the keys, then the values.
+        logit: Of beta, before the sigmoid.
+        decay: If the rule has one.
+        max_beta: What the sigmoid is multiplied by.
+    """
+    streams, heads, keys, values = state.shape
+    state, projected = state.contiguous(), projected.contiguous()
+    output, end = projected.new_empty(streams, heads * values), torch.empty_like(state)
+    row = projected.shape[1]
+    first = projected.data_ptr()
+    later = [first + projected.element_size() * heads * keys * n for n in (1, 2)]
+    call = Scan(
+        *(streams, 1, heads, keys, values, FORMS[rule].removes, 1, 0),
+        *(threads_for(state.numel()), 1, EPSILON, max_beta),
+        *((first, row, 0, keys), (later[0], row, 0, keys), (later[1], row, 0, values)),
+        None if logit is None else logit.data_ptr(),
+        None if decay is None else decay.data_ptr(),
+        *(state.data_ptr(), None, None, output.data_ptr(), end.data_ptr()),
+    )
+    _check(library().functions.fwrl_scan_forward(byref(call)))
+    return output, end
+
+
+def run_forward(
+    inputs: Inputs, removes: bool, wanted: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is read and the last state; what was written before beta, and the states that are kept.
+
+    The last two are empty where no backward pass is ``wanted``.
+    """
+    results = _results(inputs, removes, wanted)
+    call, held = _call(inputs, removes)
+    fill(call, ("output", "end", "error", "kept"), results)
+    _check(library().functions.fwrl_scan_forward(byref(call)))
+    del held
+    return results
+
+
+def run_backward(
+    inputs: Inputs,
+    removes: bool,
+    saved: tuple[Tensor, Tensor],
+    to_results: tuple[Float[Tensor, "B T H V"], FastWeights],
+) -> list[Tensor]:
+    """The gradients of the seven inputs but the starts; of what is None, empty."""
+    call, held = _call(inputs, removes)
+    output, end = (x.contiguous() for x in to_results)
+    fill(call, ("output", "end", "error", "kept"), (output, end, *saved))
+    gradients = _gradients(inputs)
+    # each stream's own gradient of the fresh state, whoever shares it
+    to_fresh = gradients[6] if inputs.fresh is None else torch.empty_like(inputs.state)
+    names = tuple(f"to_{name}" for name in Inputs._fields[:7])
+    fill(call, names, [*gradients[:6], to_fresh])
+    _check(library().functions.fwrl_scan_backward(byref(call)))
+    del held
+    if inputs.fresh is not None:
+        gradients[6] = to_fresh.sum_to_size(inputs.fresh.shape)
+    return gradients
+
+
+def _gradients(inputs: Inputs) -> list[Tensor]:
+    return [inputs.query.new_empty((0,) if x is None else x.shape) for x in inputs[:7]]
+
+
+def _results(inputs: Inputs, removes: bool, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    value, state = inputs.value, inputs.state
+    count = -(-value.shape[1] // INTERVAL)
+    error = value.shape if wanted and removes else (0,)
+    kept = (*state.shape[:2], count, *state.shape[2:]) if wanted else (0,)
+    return (
+        value.new_empty(value.shape),
+        value.new_empty(state.shape),
+        value.new_empty(error),
+        value.new_empty(kept),
+    )
+
+
+def _call(inputs: Inputs, removes: bool) -> tuple[Scan, list[Tensor]]:
+    """The call without its results, and the tensors that must live as long as it runs."""
+    streams, times, heads, keys = inputs.query.shape
+    values = inputs.value.shape[-1]
+    fresh_streams = 0 if inputs.fresh is None else inputs.fresh.shape[0]
+    threads = threads_for(inputs.query.numel() * values)
+    sizes = (streams, times, heads, keys, values)
+    call = Scan(*sizes, removes, INTERVAL, fresh_streams, threads)
+    held = [place(getattr(call, name), getattr(inputs, name)) for name in Inputs._fields[:3]]
+    # the others without gaps
+    names = ("beta", "decay", "state", "fresh", "starts")
+    rest = [None if x is None else x.contiguous() for x in inputs[3:]]
+    fill(call, names, rest)
+    return call, held + [x for x in rest if x is not None]
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("the native scan found no memory for its scratch")
+
+
+# The operators: what autograd and torch.compile see of the library.
+
+_INPUTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor? beta, Tensor? decay, Tensor state, "
+    "Tensor? fresh, Tensor starts, bool removes"
+)
+torch.library.define("fwrl::scan", f"({_INPUTS}, bool wanted) -> (Tensor, Tensor, Tensor, Tensor)")
+torch.library.define(
+    "fwrl::scan_backward",
+    f"({_INPUTS}, Tensor error, Tensor kept, Tensor to_output, Tensor to_end) -> Tensor[]",
+)
+
+
+@torch.library.impl("fwrl::scan", "CPU")
+def _(*given: Any) -> tuple[Tensor, ...]:
+    return run_forward(Inputs(*given[:8]), *given[8:])
+
+
+def _fake_scan(*given: Any) -> tuple[Tensor, ...]:
+    return _results(Inputs(*given[:8]), *given[8:])
+
+
+@torch.library.impl("fwrl::scan_backward", "CPU")
+def _(*given: Any) -> list[Tensor]:
+    return run_backward(Inputs(*given[:8]), given[8], given[9:11], given[11:])
+
+
+def _fake_scan_backward(*given: Any) -> list[Tensor]:
+    return _gradients(Inputs(*given[:8]))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:8], *output[2:])
+    ctx.removes = inputs[8]
+
+
+@once_differentiable
+def _back(ctx: Any, to_output: Tensor, to_end: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    *given, error, kept = ctx.saved_tensors
+    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, to_output, to_end)
+    of_inputs = (None if x is None else g for x, g in zip(given[:7], gradients, strict=True))
+    return (*of_inputs, None, None, None)
+
+
+torch.library.register_fake("fwrl::scan", _fake_scan)
+torch.library.register_fake("fwrl::scan_backward", _fake_scan_backward)
+torch.library.register_autograd("fwrl::scan", _back, setup_context=_keep)
