@@ -27,8 +27,9 @@ from fwrl.precision import without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write
 
-# Streams times heads that are scanned together: what they need then stays in a CPU's cache.
-BLOCK_SIZE = 32
+# Numbers per input of a block of streams, about: on a CPU its tensors then stay in the cache, and
+# in memory that the process has. Elsewhere all streams are one block.
+BLOCK_SIZE = 2**17
 
 
 def scan(
@@ -79,6 +80,9 @@ class Back(NamedTuple):
     values: Float[Tensor, "N B H C V"]
     # of ``b (V - r K S)``
     written: Float[Tensor, "N B H C V"]
+    # both again, times ``r`` of the rows that see the state that entered
+    entered_values: Float[Tensor, "N B H C V"]
+    entered_written: Float[Tensor, "N B H C V"] | None
     # of the fast weights that leave each chunk
     leaving: Float[Tensor, "N B H K V"]
     # of those that enter the first one
@@ -99,7 +103,7 @@ class _ChunkedScan(torch.autograd.Function):
         for rows in _blocks(given):
             chunks, fresh = _block(given, starts, rows)
             kept, read, end[rows] = _forward(form, chunks, given.state[rows], fresh)
-            values[rows] = chunked.join(read, values.shape[1])
+            _put(values[rows], read)
             if keeps:
                 saved += kept
         ctx.form = form
@@ -123,9 +127,11 @@ class _ChunkedScan(torch.autograd.Function):
 
 
 def _blocks(given: Given) -> list[slice]:
-    streams, heads = given.state.shape[:2]
-    size = max(1, BLOCK_SIZE // heads)
-    return [slice(first, min(first + size, streams)) for first in range(0, streams, size)]
+    streams, heads, *sizes = given.state.shape
+    size = max(1, BLOCK_SIZE // (given.query.shape[1] * heads * max(sizes)))
+    if given.state.device.type != "cpu":
+        size = streams
+    return [slice(first, first + size) for first in range(0, streams, size)]
 
 
 def _block(
@@ -149,9 +155,28 @@ def _forward(
     def stack(parts: list[Tensor]) -> Tensor:
         return torch.stack(parts).unflatten(1, state.shape[:2])
 
-    written, entering = stack(passed.written), stack(passed.entering)
+    written = stack(passed.written) if form.removes else passage.written
+    entering = stack(passed.entering)
     kept = Kept(*links, passage.attention, passage.inverse, written, entering)
     return kept, stack(passed.values), passed.end
+
+
+def _put(whole: Float[Tensor, "B T H F"], parts: Float[Tensor, "N B H C F"]) -> None:
+    """Write what is there by chunk to where it is by time."""
+    count, size = parts.shape[0], parts.shape[3]
+    if count * size == whole.shape[1]:
+        whole.unflatten(1, (count, size)).permute(1, 0, 3, 2, 4).copy_(parts)
+    else:
+        whole.copy_(chunked.join(parts, whole.shape[1]))
+
+
+def _add(
+    total: Float[Tensor, "N B H R F"],
+    a: Float[Tensor, "N B H R X"],
+    b: Float[Tensor, "N B H X F"],
+    alpha: int = 1,
+) -> None:
+    total.flatten(0, 2).baddbmm_(a.flatten(0, 2), b.flatten(0, 2), alpha=alpha)
 
 
 def _by_autograd(
@@ -177,7 +202,6 @@ def _by_hand(
     to_outputs: tuple[Tensor, ...],
 ) -> list[Tensor | None]:
     to_values, to_end = to_outputs
-    times = to_values.shape[1]
     found = [None if x is None else torch.empty_like(x) for x in given]
     *of_times, to_state, to_fresh = found
     if to_fresh is not None:
@@ -188,7 +212,7 @@ def _by_hand(
         back = _pass_back(form, chunks, kept, to_values[rows], to_end[rows])
         for whole, part in zip(of_times, _of_times(form, chunks, kept, back, fresh), strict=True):
             if whole is not None and part is not None:
-                whole[rows] = chunked.join(part, times)
+                _put(whole[rows], part)
         if to_state is not None:
             to_state[rows] = back.state
         if to_fresh is not None:
@@ -202,22 +226,26 @@ def _by_hand(
 
 def _pass_back(form: Form, chunks: Chunks, kept: Kept, to_values: Tensor, to_end: Tensor) -> Back:
     values = chunked.by_chunk(to_values, chunked.CHUNK_SIZE)
-    removal = chunked.strong_key_of(chunks) * kept.entered if form.removes else None
+    entered_values = kept.entered * values
+    strong_key = chunked.strong_key_of(chunks) if form.removes else None
+    entered_written = torch.empty_like(values) if form.removes else None
     survives = kept.entered[..., -1, :].unsqueeze(-1)
     last_key = kept.pair[..., -1, :].unsqueeze(-1) * chunks.key
     written = kept.attention.mT @ values
-    entering = (kept.entered * chunks.query).mT @ values
+    entering = chunks.query.mT @ entered_values
     leaving = torch.empty_like(entering)
-    weights = to_end.flatten(0, 1)
+    weights = to_end
     for n in reversed(range(len(values))):
-        leaving[n] = weights.view_as(leaving[n])
-        to_written = written[n].flatten(0, 1).baddbmm_(last_key[n].flatten(0, 1), weights)
-        weights = entering[n].addcmul_(survives[n], leaving[n]).flatten(0, 1)
-        if removal is not None and kept.inverse is not None:
-            to_written = kept.inverse[n].flatten(0, 1).mT @ to_written
-            written[n] = to_written.view_as(written[n])
-            weights.baddbmm_(removal[n].flatten(0, 1).mT, to_written, alpha=-1)
-    return Back(values, written, leaving, weights.view_as(to_end))
+        leaving[n] = weights
+        _add(written[n : n + 1], last_key[n : n + 1], leaving[n : n + 1])
+        weights = entering[n].addcmul_(survives[n], leaving[n])
+        if strong_key is not None and kept.inverse is not None and entered_written is not None:
+            written[n] = kept.inverse[n].mT @ written[n]
+            torch.mul(kept.entered[n], written[n], out=entered_written[n])
+            _add(
+                entering[n : n + 1], strong_key[n : n + 1].mT, entered_written[n : n + 1], alpha=-1
+            )
+    return Back(values, written, entered_values, entered_written, leaving, weights)
 
 
 def _of_times(
@@ -225,31 +253,54 @@ def _of_times(
 ) -> list[Tensor | None]:
     """Of query, key, value, beta and the logarithm of the decay, by chunk."""
     to_attention = back.values @ kept.written.mT
-    of_pairs, of_start = to_attention * kept.pair, _of_start(kept, back.values, fresh)
-    of_last = kept.pair[..., -1, :].unsqueeze(-1) * (kept.written @ back.leaving.mT)
-    to_query = of_start + of_pairs @ chunks.key
-    to_key = of_last + of_pairs.mT @ chunks.query
-    to_value, to_beta, to_log_decay = back.written, None, None
-    if chunks.beta is not None:
-        to_value, to_beta = chunks.beta * to_value, _inner(to_value, chunks.value)
+    to_query = back.entered_values @ kept.entering.mT
+    if fresh is not None:
+        to_query += (kept.fresh * back.values) @ fresh.mT
+    to_key = (kept.pair[..., -1, :].unsqueeze(-1) * kept.written) @ back.leaving.mT
     to_log = None
     if chunks.log_decay is not None:
-        to_log = ToLogarithms(to_attention.mul_(kept.attention), _inner(of_start, chunks.query))
-        to_log.pair[..., -1, :] += _inner(of_last, chunks.key).squeeze(-1)
+        # before the pairs are added: what is left of the state, and of the last time's writes
+        to_log = ToLogarithms(to_attention * kept.attention, _inner(to_query, chunks.query))
+        to_log.pair[..., -1, :] += _inner(to_key, chunks.key).squeeze(-1)
         to_log.left[..., -1, :] += _of_survival(kept, back, fresh)
-    if form.removes and chunks.beta is not None and to_beta is not None:
-        strong_key = chunked.strong_key_of(chunks)
-        to_system = -(back.written @ kept.written.mT).tril_(-1) * kept.pair
-        of_start = _of_start(kept, back.written, fresh)
-        to_strong_key = to_system @ chunks.key - of_start
-        to_key += to_system.mT @ strong_key + chunks.beta * to_strong_key
-        to_beta += _inner(to_strong_key, chunks.key)
-        if to_log is not None:
-            to_log.pair.addcmul_(to_system, strong_key @ chunks.key.mT)
-            to_log.left.sub_(_inner(of_start, strong_key))
-    if to_log is not None:
-        to_log_decay = _of_decay(chunks, to_log)
+    to_pairs = to_attention.mul_(kept.pair)
+    _add(to_query, to_pairs, chunks.key)
+    _add(to_key, to_pairs.mT, chunks.query)
+    to_value, to_beta = back.written, None
+    if chunks.beta is not None:
+        to_value, to_beta = chunks.beta * back.written, _inner(back.written, chunks.value)
+    if form.removes and to_beta is not None:
+        _add_removal(chunks, kept, back, fresh, to_key, to_beta, to_log)
+    to_log_decay = None if to_log is None else _of_decay(chunks, to_log)
     return [to_query, to_key, to_value, to_beta, to_log_decay]
+
+
+def _add_removal(
+    chunks: Chunks,
+    kept: Kept,
+    back: Back,
+    fresh: Tensor | None,
+    to_key: Tensor,
+    to_beta: Tensor,
+    to_log: "ToLogarithms | None",
+) -> None:
+    """Add what comes by what is looked up and removed."""
+    assert chunks.beta is not None, "what removes needs beta"
+    assert back.entered_written is not None, "what removes has an inverse"
+    strong_key = chunked.strong_key_of(chunks)
+    # minus the gradients: of b K, and of the pairs of the system
+    to_strong_key = back.entered_written @ kept.entering.mT
+    if fresh is not None:
+        to_strong_key += (kept.fresh * back.written) @ fresh.mT
+    if to_log is not None:
+        to_log.left.sub_(_inner(to_strong_key, strong_key))
+    to_pairs = (back.written @ kept.written.mT).tril_(-1).mul_(kept.pair)
+    if to_log is not None:
+        to_log.pair.addcmul_(to_pairs, strong_key @ chunks.key.mT, value=-1)
+    _add(to_strong_key, to_pairs, chunks.key)
+    _add(to_key, to_pairs.mT, strong_key, alpha=-1)
+    to_key.addcmul_(chunks.beta, to_strong_key, value=-1)
+    to_beta.sub_(_inner(to_strong_key, chunks.key))
 
 
 class ToLogarithms(NamedTuple):
@@ -261,14 +312,6 @@ class ToLogarithms(NamedTuple):
 
 def _inner(a: Float[Tensor, "*N F"], b: Float[Tensor, "*N F"]) -> Float[Tensor, "*N 1"]:
     return (a * b).sum(dim=-1, keepdim=True)
-
-
-def _of_start(
-    kept: Kept, gradient: Float[Tensor, "N B H C V"], fresh: Float[Tensor, "#B H K V"] | None
-) -> Float[Tensor, "N B H C K"]:
-    """Of the keys or queries at which ``r S`` is read, the decay of ``r`` included."""
-    found = kept.entered * (gradient @ kept.entering.mT)
-    return found if fresh is None else found.addcmul_(kept.fresh, gradient @ fresh.mT)
 
 
 def _of_survival(
