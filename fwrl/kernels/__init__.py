@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import channelwise, chunked, native, reference, unit
+from fwrl.kernels import channelwise, chunked, chunked_gradient, native, reference, unit
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, map_write, read
@@ -32,7 +32,7 @@ def _chunked(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    run = channelwise.scan if rule in channelwise.RULES else chunked.scan
+    run = channelwise.scan if rule in channelwise.RULES else chunked_gradient.scan
     return run(rule, state, query, write, starts, fresh)
 
 

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.chunked import Chunks, Passage, invert, join, pass_on, split, together
+from fwrl.kernels.chunked import Chunks, Passage, invert, pass_on, read_of, split, together
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, generalised_delta_rule, kda_rule
 
@@ -56,8 +56,7 @@ def scan(
     chunks = split(query, write, starts, CHUNK_SIZE)
     passage = _kda if rule is kda_rule else _generalised
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
-    values, end = pass_on(passage(chunks, fresh), state)
-    return join(values, query.shape[1]), end
+    return read_of(pass_on(passage(chunks, fresh), state), query.shape[1])
 
 
 class Reach(NamedTuple):

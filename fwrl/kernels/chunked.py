@@ -132,10 +132,21 @@ def scan(
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
     form = FORMS[rule]
-    chunks = split(query, prepared(form, write), starts, CHUNK_SIZE)
-    links = _link(chunks)
-    values, state = pass_on(_passage(form, chunks, links, fresh), state)
-    return join(values, query.shape[1]), state
+    return scan_form(form, state, query, prepared(form, write), starts, fresh)
+
+
+def scan_form(
+    form: Form,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """``scan`` of what is ``prepared``."""
+    chunks = split(query, write, starts, CHUNK_SIZE)
+    links = link(chunks)
+    return read_of(pass_on(passage_of(form, chunks, links, fresh), state), query.shape[1])
 
 
 def prepared(form: Form, write: Write) -> Write:
@@ -156,29 +167,36 @@ def split(
     chunk_size: int,
 ) -> Chunks:
     """Chunks of equal size, filled up with times that neither start, write nor decay."""
-    count = -(-query.shape[1] // chunk_size)
-    size = -(-query.shape[1] // count)
-    missing = count * size - query.shape[1]
-
-    def by_chunk(x: Float[Tensor, "B T H F"]) -> Float[Tensor, "N B H C F"]:
-        filled = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
-        parts = filled.unflatten(1, (count, size))
-        return parts.permute(1, 0, 3, 2, 4).contiguous()
+    count, size, missing = _sizes(query.shape[1], chunk_size)
 
     def if_given(x: Tensor | None) -> Tensor | None:
-        return None if x is None else by_chunk(x)
+        return None if x is None else by_chunk(x, chunk_size)
 
     log_decay = None if write.decay is None else write.decay.clamp_min(MIN_DECAY).log()
     return Chunks(
-        by_chunk(query),
-        by_chunk(write.key),
-        by_chunk(write.value),
+        by_chunk(query, chunk_size),
+        by_chunk(write.key, chunk_size),
+        by_chunk(write.value, chunk_size),
         if_given(write.beta),
         if_given(log_decay),
         if_given(write.removal_key),
         if_given(write.removal_rate),
         F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1),
     )
+
+
+def by_chunk(x: Float[Tensor, "B T H F"], chunk_size: int) -> Float[Tensor, "N B H C F"]:
+    """The times by chunk, filled up with zeros."""
+    count, size, missing = _sizes(x.shape[1], chunk_size)
+    filled = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
+    return filled.unflatten(1, (count, size)).permute(1, 0, 3, 2, 4).contiguous()
+
+
+def _sizes(times: int, chunk_size: int) -> tuple[int, int, int]:
+    """How many chunks, of how many times, and how many times are missing in the last."""
+    count = -(-times // chunk_size)
+    size = -(-times // count)
+    return count, size, count * size - times
 
 
 def join(values: Float[Tensor, "N B H C V"], times: int) -> Float[Tensor, "B T H V"]:
@@ -193,7 +211,8 @@ def together(chunks: Chunks) -> tuple[Bool[Tensor, "N B 1 C C"], Bool[Tensor, "N
     return same.tril().unsqueeze(2), (episode == 0).unsqueeze(2).unsqueeze(-1)
 
 
-def _link(chunks: Chunks) -> Links:
+def link(chunks: Chunks) -> Links:
+    """The masks of all heads if nothing decays, else factors of each head."""
     dtype = chunks.query.dtype
     same, inherits = (mask.to(dtype) for mask in together(chunks))
     if chunks.log_decay is None:
@@ -214,11 +233,17 @@ def _writes(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> T
     return written if chunks.beta is None else chunks.beta * written
 
 
-def _removal(chunks: Chunks, links: Links) -> tuple[Tensor, Tensor]:
-    """The inverse of I + lower(b K K^T * D), and b r K, by which S0 enters."""
+def strong_key_of(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
+    """``b K``: how strongly each time looks up what it removes."""
     assert chunks.beta is not None, "what removes needs beta"
-    strong_key = chunks.beta * chunks.key
-    return invert((strong_key @ chunks.key.mT) * links.pair), links.entered * strong_key
+    return chunks.beta * chunks.key
+
+
+def system_of(
+    chunks: Chunks, links: Links, strong_key: Float[Tensor, "N B H C K"]
+) -> Float[Tensor, "N B H C C"]:
+    """``b K K^T * D``, of which only what is below the diagonal counts."""
+    return (strong_key @ chunks.key.mT) * links.pair
 
 
 def invert(system: Float[Tensor, "*N C C"]) -> Float[Tensor, "*N C C"]:
@@ -229,8 +254,13 @@ def invert(system: Float[Tensor, "*N C C"]) -> Float[Tensor, "*N C C"]:
     )
 
 
-def _passage(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
-    inverse, strong_key = _removal(chunks, links) if form.removes else (None, None)
+def passage_of(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
+    """All that can be computed before any state is known."""
+    inverse, strong_key = None, None
+    if form.removes:
+        strong_key = strong_key_of(chunks)
+        inverse = invert(system_of(chunks, links, strong_key))
+        strong_key = links.entered * strong_key
     beside = None if fresh is None else (links.fresh * chunks.query) @ fresh
     added = None if fresh is None else links.fresh[..., -1:, :] * fresh
     return Passage(
@@ -246,8 +276,19 @@ def _passage(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> 
     )
 
 
-def pass_on(passage: Passage, state: FastWeights) -> tuple[Float[Tensor, "N B H C V"], FastWeights]:
-    """What is read, and the last state: the state goes from chunk to chunk."""
+class Passed(NamedTuple):
+    """What came of each chunk, streams and heads in one axis, and the last state."""
+
+    values: list[Float[Tensor, "BH C V"]]
+    # the ``written`` of ``Passage`` after its inverse
+    written: list[Float[Tensor, "BH C V"]]
+    # the fast weights that entered
+    entering: list[Float[Tensor, "BH K V"]]
+    end: FastWeights
+
+
+def pass_on(passage: Passage, state: FastWeights) -> Passed:
+    """The state goes from chunk to chunk."""
     batch, heads = state.shape[:2]
     count = passage.attention.shape[0]
 
@@ -257,14 +298,22 @@ def pass_on(passage: Passage, state: FastWeights) -> tuple[Float[Tensor, "N B H 
         return part.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
 
     weights = state.flatten(0, 1)
-    values: list[Tensor] = []
+    passed = Passed([], [], [], state)
     for now in map(Passage, *map(by_chunk, passage)):
         write = now.written
         if now.inverse is not None and now.strong_key is not None:
             write = now.inverse @ torch.baddbmm(write, now.strong_key, weights, alpha=-1)
         read = torch.baddbmm(now.attention @ write, now.query, weights)
-        values.append(read if now.beside is None else read + now.beside)
+        passed.values.append(read if now.beside is None else read + now.beside)
+        passed.written.append(write)
+        passed.entering.append(weights)
         weights = torch.baddbmm(now.survives * weights, now.key, write)
         if now.added is not None:
             weights = weights + now.added
-    return torch.stack(values).unflatten(1, (batch, heads)), weights.unflatten(0, (batch, heads))
+    return passed._replace(end=weights.unflatten(0, (batch, heads)))
+
+
+def read_of(passed: Passed, times: int) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """All values and the last state, as a scan gives them."""
+    values = torch.stack(passed.values).unflatten(1, passed.end.shape[:2])
+    return join(values, times), passed.end
