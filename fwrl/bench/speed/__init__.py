@@ -44,9 +44,10 @@ MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurem
 
 
 def points(settings: SpeedSettings) -> list[Row]:
-    """A point is a group of rows, on so many threads."""
+    """A point is a group of rows, on a device and on so many threads."""
+    device = choose_device(settings.device).type
     return [
-        {"group": group, "threads": threads, "seed": seed}
+        {"group": group, "device": device, "threads": threads, "seed": seed}
         for seed in settings.seeds
         for group in settings.groups
         for threads in (
@@ -58,8 +59,8 @@ def points(settings: SpeedSettings) -> list[Row]:
 def measure(settings: SpeedSettings, point: Row, _folder: Path) -> Measurement:
     """The rows of one group."""
     torch.set_num_threads(int(point["threads"]))
-    device = choose_device(settings.device)
-    return (yield from MEASUREMENTS[str(point["group"])](settings, device, int(point["seed"])))
+    measure_group, device = MEASUREMENTS[str(point["group"])], torch.device(str(point["device"]))
+    return (yield from measure_group(settings, device, int(point["seed"])))
 
 
 def check(settings: SpeedSettings) -> list[str]:

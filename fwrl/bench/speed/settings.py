@@ -70,7 +70,7 @@ class SpeedSettings(Settings):
     """Times, in length; the first is what the others are compared with."""
     acting_envs: tuple[PositiveInt, ...] = (1, 8, 32, 64, 256)
     """Streams that act together."""
-    scans: tuple[Shape, ...] = ((16, 128, 4, 32), (16, 512, 4, 64))
+    scans: tuple[Shape, ...] = ((16, 128, 4, 32), (8, 512, 4, 64))
     """Streams, times, heads and head size, in kernels and throughput."""
     product: PositiveInt = 1024
     """Rows and columns of the matrix product that stands for the machine's peak."""

@@ -69,8 +69,8 @@ def compare(
     compared: Compared,
     ours: Sequence[float],
     theirs: Sequence[float],
-    work: float = 1.0,
-    their_work: float | None = None,
+    work: int | float = 1,
+    their_work: int | float | None = None,
 ) -> Row:
     """A line of the table: the ratio says how many times as fast ours is.
 
