@@ -26,9 +26,9 @@ check: .venv/.dev
 slow: .venv/.dev
 	$(BIN)/pytest -m slow
 
+# parity of the kernels first, then ratios to peers that run in the same process
 bench: .venv/.dev
-	$(BIN)/pytest tests/test_kernels.py
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/fwrl bench speed
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

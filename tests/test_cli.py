@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fwrl.checkpoint import load_checkpoint, save_checkpoint
 from fwrl.cli import main, video
+from fwrl.cli.listing import LISTS
 from fwrl.cli.run_log import METRICS
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
@@ -258,4 +259,12 @@ def test_lists_show_every_table(monkeypatch, capsys):
     assert code == 0
     words = set(out.replace(":", " ").replace(",", " ").split())
     assert words >= CORES.keys() | UPDATE_RULES.keys() | FEATURE_MAPS.keys()
-    assert words >= {"pong", "CartPole-v1", "fwrl/TMaze-v0", "configs/quickstart.yaml"}
+    assert words >= {"fwrl/TMaze-v0", "configs/quickstart.yaml", "retrieval"}
+    for name in LISTS:
+        alone = fwrl(monkeypatch, capsys, "list", name)[1]
+        assert alone.startswith(f"{name}\n")
+        if name in {"rules", "features", "configs", "benchmarks"}:
+            assert alone.strip() in out
+    assert set(fwrl(monkeypatch, capsys, "list", "envs")[1].replace(",", " ").split()) >= {
+        "pong", "CartPole-v1", "fwrl/TMaze-v0",
+    }  # fmt: skip

@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, str] = {
     "translation": "BLEU with the memory in the decoder (Schlag et al. 2021, table 1)",
     "favor": "how well random features approximate attention (Choromanski et al. 2021)",
     "metarl": "what an agent learns to find out on unseen graphs (Schlag et al. 2021, FWM)",
+    "speed": "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine",
 }
 
 

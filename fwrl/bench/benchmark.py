@@ -42,6 +42,10 @@ class Settings(Config):
     """Seconds between two checkpoints of a training."""
 
 
+class UnfitError(RuntimeError):
+    """What is to be measured does not work. The message is one line."""
+
+
 class Benchmark(NamedTuple):
     """An entry of ``BENCHMARKS``; ``Any`` stands for its own settings."""
 
@@ -56,3 +60,7 @@ class Benchmark(NamedTuple):
     draw: Callable[[Any, list[Row], Path], None]
     # the figures of the papers
     published: Sequence[Row] = ()
+    # before anything is measured: says what will be missing, raises UnfitError if nothing can be
+    check: Callable[[Any], list[str]] | None = None
+    # whether it measures times, so that nothing may run beside it
+    alone: bool = False

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fwrl.config import ConfigError
+
 MISTAKE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
@@ -111,14 +113,24 @@ def list_(
 
 def main() -> None:
     """Run a command. A user's mistake is one line and exit code 2."""
-    from fwrl.checkpoint import CheckpointError
-    from fwrl.config import ConfigError
-
     try:
         code = app(standalone_mode=False)
-    except (ConfigError, CheckpointError, typer.TyperException) as error:
-        typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
-        code = MISTAKE
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
+    except (ConfigError, typer.TyperException) as error:
+        code = _complain(error)
+    except _checkpoint_error() as error:
+        code = _complain(error)
     sys.exit(code or 0)
+
+
+def _checkpoint_error() -> type[Exception]:
+    """What an unusable checkpoint raises; asked for only once something was raised."""
+    from fwrl.checkpoint import CheckpointError
+
+    return CheckpointError
+
+
+def _complain(error: Exception) -> int:
+    typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
+    return MISTAKE

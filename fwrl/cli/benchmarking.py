@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fwrl.bench import find_benchmark
-from fwrl.bench.benchmark import Benchmark, Row, Settings
+from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import holds, measure, name_of
 from fwrl.bench.results import DOCUMENT, TABLE, machine, read_rows, write_document, write_rows
 from fwrl.cli.run_directory import named_directory, open_directory, versions
@@ -21,6 +21,7 @@ from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, nearest, validate
 from fwrl.training import Clock
 
+FAILED = 1
 # What may differ when a folder is continued, whatever the benchmark.
 MAY_CHANGE = ("device", "num_threads", "save_every")
 # Seconds between two plain lines about a point, where there is no terminal.
@@ -45,13 +46,19 @@ def run_benchmark(request: Request, console: Console) -> int:
         ConfigError: If what is asked for is not possible.
     """
     benchmark = find_benchmark(request.name)
+    if benchmark.alone and (request.jobs or 1) > 1:
+        raise ConfigError(f"--jobs is {request.jobs}; {request.name} measures times, one at a time")
     settings = settings_of(benchmark, request.preset, request.overrides)
     changes = sorted(text for text in request.overrides if not _is_axis(settings, text))
     folder = request.out or named_directory([request.name, request.preset, *changes])
     may_change = {*MAY_CHANGE, *settings.axes}
     open_directory(folder, settings, may_change, request.fresh, "choose another --out")
     points = benchmark.points(settings)
-    stopped = _measure_missing(request, settings, points, folder, console)
+    try:
+        stopped = _measure_missing(request, benchmark, settings, points, folder, console)
+    except UnfitError as error:
+        console.print(f"fwrl: {error}", highlight=False, markup=False, soft_wrap=True)
+        return FAILED
     rows = in_order(read_rows(folder / TABLE), points)
     write_rows(folder / TABLE, rows)
     missing = [point for point in points if not holds(rows, point)]
@@ -108,14 +115,21 @@ def _is_axis(settings: Settings, override: str) -> bool:
 
 
 def _measure_missing(
-    request: Request, settings: Settings, points: Sequence[Row], folder: Path, console: Console
+    request: Request,
+    benchmark: Benchmark,
+    settings: Settings,
+    points: Sequence[Row],
+    folder: Path,
+    console: Console,
 ) -> bool:
     """Add the rows of what is not there; True if it was stopped before the end."""
     rows = read_rows(folder / TABLE)
     missing = [point for point in points if not holds(rows, point)]
     if not missing:
         return False
-    jobs = min(request.jobs or _processors(settings), len(missing))
+    for line in benchmark.check(settings) if benchmark.check else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    jobs = 1 if benchmark.alone else min(request.jobs or _processors(settings), len(missing))
     # what stops a run politely stops a benchmark too
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = PointReport(console, len(points), len(points) - len(missing))

@@ -1,21 +1,26 @@
-"""``fwrl list``: what there is to choose from, read from the tables themselves."""
+"""``fwrl list``: what there is to choose from, read from the tables themselves.
 
-import inspect
+Whatever can be shown without PyTorch is: only the sizes of the cores need it.
+"""
+
 from collections.abc import Callable
 
+from fwrl.cli.source import summaries
 from fwrl.config import ConfigError, nearest
 
 
 def show(what: str) -> str:
-    """One list, or all of them when ``what`` is empty.
+    """One list, or all of them in short when ``what`` is empty.
 
     Raises:
         ConfigError: For a list that does not exist.
     """
     if what and what not in LISTS:
         raise ConfigError(f"list is {what!r}; {nearest(what, LISTS)}")
-    chosen = [what] if what else list(LISTS)
-    blocks = ["\n".join([name, *(f"  {line}" for line in LISTS[name]())]) for name in chosen]
+    chosen = {what: LISTS[what]} if what else {**LISTS, **SHORT}
+    blocks = [
+        "\n".join([name, *(f"  {line}" for line in lines())]) for name, lines in chosen.items()
+    ]
     return "\n\n".join(blocks)
 
 
@@ -50,16 +55,22 @@ def _cores() -> list[str]:
     ]
 
 
-def _rules() -> list[str]:
-    from fwrl.update_rules import UPDATE_RULES
+def _cores_in_short() -> list[str]:
+    rows = _table(list(summaries("fwrl.cores", "CORES").items()))
+    return [*rows, "`fwrl list cores` says how much each holds and where it is from"]
 
-    return _table([(name, _summary(rule)) for name, rule in UPDATE_RULES.items()])
+
+def _rules() -> list[str]:
+    return _table(list(summaries("fwrl.update_rules", "UPDATE_RULES").items()))
 
 
 def _features() -> list[str]:
-    from fwrl.feature_maps import FEATURE_MAPS
+    return _table(list(summaries("fwrl.feature_maps", "FEATURE_MAPS").items()))
 
-    return _table([(name, _summary(function)) for name, function in FEATURE_MAPS.items()])
+
+def _envs_in_short() -> list[str]:
+    ours = ", ".join(f"fwrl/{name}-v0" for name in summaries("envs.tasks", "TASKS"))
+    return [f"fwrl: {ours}", "`fwrl list envs` has Gymnasium's, Atari's and other packages' too"]
 
 
 def _envs() -> list[str]:
@@ -69,7 +80,7 @@ def _envs() -> list[str]:
 
 
 def _configs() -> list[str]:
-    from fwrl.cli.run_directory import configs_directory
+    from fwrl.cli.yaml_files import configs_directory
 
     folder = configs_directory()
     return [f"configs/{path.relative_to(folder)}" for path in sorted(folder.rglob("*.yaml"))]
@@ -79,10 +90,6 @@ def _benchmarks() -> list[str]:
     from fwrl.bench import BENCHMARKS
 
     return _table(list(BENCHMARKS.items()))
-
-
-def _summary(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
@@ -101,3 +108,5 @@ LISTS: dict[str, Callable[[], list[str]]] = {
     "configs": _configs,
     "benchmarks": _benchmarks,
 }
+# What stands for those that take their time, where all are shown.
+SHORT: dict[str, Callable[[], list[str]]] = {"cores": _cores_in_short, "envs": _envs_in_short}

@@ -15,17 +15,11 @@ import yaml
 
 from agents.saving import best_checkpoint, list_checkpoints
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
-from fwrl.cli.yaml_files import differences, read_yaml
+from fwrl.cli.yaml_files import configs_directory, differences, read_yaml
 from fwrl.config import Config, ConfigError, ConfigType, validate
 
 CONFIG = "config.yaml"
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
-
-
-def configs_directory() -> Path:
-    """Where our own configurations are: beside the packages, or inside an installed wheel."""
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def find_config(path: Path) -> Path:

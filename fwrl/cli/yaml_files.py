@@ -13,6 +13,12 @@ from fwrl.config import ConfigError
 DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
 
 
+def configs_directory() -> Path:
+    """Where our own configurations are: beside the packages, or inside an installed wheel."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

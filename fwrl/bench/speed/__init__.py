@@ -1,0 +1,122 @@
+"""How fast it is: one table of ratios, each against a peer that runs in turns in the same process.
+
+A ratio says how many times as fast ours is as the peer: 2 is twice as fast, 0.5 half as fast. Where
+memory is compared, 2 is half the memory. Parity of all kernels is checked before anything is timed.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from fwrl.bench.benchmark import Benchmark, Measurement, Row, UnfitError
+from fwrl.bench.speed.atari import measure_atari
+from fwrl.bench.speed.figure import draw_ratios
+from fwrl.bench.speed.kernels import measure_kernels, measure_throughput, parity_failure
+from fwrl.bench.speed.layers import (
+    measure_acting,
+    measure_cores,
+    measure_layer,
+    measure_length,
+    measure_memory,
+)
+from fwrl.bench.speed.settings import SpeedSettings
+from fwrl.bench.speed.training import (
+    WITHOUT_CONTRIB,
+    has_contrib,
+    measure_training,
+    measure_update,
+)
+from fwrl.training import choose_device
+
+MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurement]] = {
+    "training": measure_training,
+    "update": measure_update,
+    "cores": measure_cores,
+    "layer": measure_layer,
+    "length": measure_length,
+    "acting": measure_acting,
+    "kernels": measure_kernels,
+    "memory": measure_memory,
+    "throughput": measure_throughput,
+    "atari": measure_atari,
+}
+
+
+def points(settings: SpeedSettings) -> list[Row]:
+    """A point is a group of rows, on a device and on so many threads."""
+    device = choose_device(settings.device).type
+    return [
+        {"group": group, "device": device, "threads": threads, "seed": seed}
+        for seed in settings.seeds
+        for group in settings.groups
+        for threads in (
+            settings.training_threads if group == "training" else (settings.num_threads,)
+        )
+    ]
+
+
+def measure(settings: SpeedSettings, point: Row, _folder: Path) -> Measurement:
+    """The rows of one group."""
+    torch.set_num_threads(int(point["threads"]))
+    measure_group, device = MEASUREMENTS[str(point["group"])], torch.device(str(point["device"]))
+    return (yield from measure_group(settings, device, int(point["seed"])))
+
+
+def check(settings: SpeedSettings) -> list[str]:
+    """That all kernels agree; returns what is left out of the table.
+
+    Raises:
+        UnfitError: If one does not: a wrong result has no speed.
+    """
+    failure = parity_failure(choose_device(settings.device))
+    if failure is not None:
+        raise UnfitError(f"no speed without parity: {failure}")
+    return [] if has_contrib() or "training" not in settings.groups else [WITHOUT_CONTRIB]
+
+
+def draw(_settings: SpeedSettings, rows: list[Row], path: Path) -> None:
+    """The ratios, group by group."""
+    draw_ratios(rows, path)
+
+
+BENCHMARK = Benchmark(
+    settings=SpeedSettings,
+    presets={
+        "smoke": {
+            "repeats": 2,
+            "shortest": 0.0,
+            "training_threads": (1,),
+            "training_envs": (2,),
+            "num_steps": 16,
+            "epochs": 1,
+            "minibatches": 2,
+            "width": 32,
+            "update_lengths": (16, 32),
+            "update_envs": 2,
+            "core_batch": 2,
+            "core_length": 8,
+            "head_sizes": (16,),
+            "layer_batches": (2,),
+            "layer_length": 16,
+            "lengths": (16, 32),
+            "acting_envs": (1, 4),
+            "scans": ((2, 16, 2, 16),),
+            "product": 128,
+            "atari_envs": 2,
+        },
+        "cpu": {},
+        "paper": {
+            "repeats": 9,
+            "shortest": 0.1,
+            "core_length": 128,
+            "lengths": (128, 256, 512, 1024, 2048),
+            "scans": ((16, 52, 4, 32), (16, 128, 4, 32), (64, 128, 4, 32), (16, 512, 4, 64)),
+        },
+    },
+    points=points,
+    measure=measure,
+    draw=draw,
+    check=check,
+    alone=True,
+)
