@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -100,20 +101,23 @@ def leave() -> None:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their means over all processes, in one reduction.
 
-    They become views of one buffer that the next call writes over. A parameter without a gradient
-    counts as one whose gradient is zero: other processes may have one for it.
+    A parameter without a gradient counts as one whose gradient is zero, and gets one: other
+    processes may have one for it.
     """
     if num_processes() == 1:
         return
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     sizes = [parameter.numel() for parameter in trained]
     bucket = _bucket(sum(sizes), trained[0].dtype, trained[0].device)
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in trained]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [cast(Tensor, parameter.grad) for parameter in trained]
     torch.cat([gradient.flatten() for gradient in gradients], out=bucket)
     distributed.all_reduce(bucket)
     bucket /= num_processes()
-    for parameter, part in zip(trained, bucket.split(sizes), strict=True):
-        parameter.grad = part.view_as(parameter)
+    for gradient, part in zip(gradients, bucket.split(sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 @lru_cache(maxsize=1)

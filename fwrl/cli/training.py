@@ -195,8 +195,8 @@ def _save(
 def stop_signals() -> Generator[list[int]]:
     """A list that the first SIGINT or SIGTERM fills; the second one interrupts at once.
 
-    With several processes it does not, and nothing is restored: a launcher may repeat what the
-    system has sent to everybody, and signals those that have not left yet once one has.
+    With several processes it does not, and afterwards signals are ignored: a launcher may repeat
+    what the system has sent to everybody, and ends those that are leaving as soon as one has left.
     """
     received: list[int] = []
     alone = distributed.num_processes() == 1
@@ -212,8 +212,7 @@ def stop_signals() -> Generator[list[int]]:
         yield received
     finally:
         for number, handler in zip(signals, previous, strict=True):
-            if alone:
-                signal.signal(number, handler)
+            signal.signal(number, handler if alone else signal.SIG_IGN)
 
 
 def _seed(*numbers: int) -> int:
