@@ -3,12 +3,12 @@
 import csv
 import hashlib
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -37,6 +37,12 @@ evaluation: {every_steps: 256, episodes: 4, num_envs: 2}
 total_steps: 512
 """
 ENDLESS = "total_steps=100000000"
+LAUNCHED = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    # or else processes that are started again find the addresses of the dead (pytorch #135712)
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -222,31 +228,40 @@ def test_a_mistake_is_said_once(config, tmp_path):
         assert err.count("\n") == 1
 
 
+@contextmanager
 def launch(folder, *words):
-    """``torchrun train.py`` with two processes, and its end."""
+    """``torchrun`` with two processes, which write to ``folder/said``."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.Popen(
-        [*launcher, "--nproc-per-node=2", *map(str, words)],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (folder / "said").open("w") as said:
+        process = subprocess.Popen(
+            [*launcher, "--nproc-per-node=2", *map(str, words)],
+            cwd=folder,
+            env=os.environ | LAUNCHED,
+            stdout=said,
+            stderr=said,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 @pytest.mark.slow
 def test_torchrun(config, tmp_path):
-    process = launch(tmp_path, ROOT / "train.py", config)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert "in 2 processes" in out
-    assert out.count("fwrl evaluate runs/tiny") == 1
-    process = launch(tmp_path, "-m", "fwrl", "train", config, ENDLESS, "--run-dir", "endless")
-    wait_for_a_checkpoint(tmp_path / "endless")
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=PATIENCE)
-    assert "the same command continues" in out
+    with launch(tmp_path, ROOT / "train.py", config) as process:
+        assert process.wait(PATIENCE) == 0
+    said = (tmp_path / "said").read_text()
+    assert "in 2 processes" in said
+    assert said.count("fwrl evaluate runs/tiny") == 1
+    words = ("-m", "fwrl", "train", config, ENDLESS, "--run-dir", "endless")
+    with launch(tmp_path, *words):
+        wait_for_a_checkpoint(tmp_path / "endless")
+    # the launcher has been sent a signal
+    assert "the same command continues" in (tmp_path / "said").read_text()
     newest = list_checkpoints(tmp_path / "endless")[-1].name
     assert rows_of(tmp_path / "endless")[-1]["step"] == newest
 
@@ -254,19 +269,21 @@ def test_torchrun(config, tmp_path):
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_started_again_with_the_others(config, tmp_path):
     words = ("--max-restarts=1", ROOT / "train.py", config, ENDLESS, "--run-dir", "run", "--fresh")
-    process = launch(tmp_path, *words)
-    wait_for_a_checkpoint(tmp_path / "run")
-    children = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    os.kill(int(re.findall(r"\d+", children.stdout)[-1]), signal.SIGKILL)
-    reached = int(list_checkpoints(tmp_path / "run")[-1].name)
-    deadline = time.monotonic() + PATIENCE
-    while int(list_checkpoints(tmp_path / "run")[-1].name) < reached + 512:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE)
+    run, said = tmp_path / "run", tmp_path / "said"
+    with launch(tmp_path, *words) as process:
+        wait_for_a_checkpoint(run)
+        find = ["pgrep", "-P", str(process.pid)]
+        children = subprocess.run(find, capture_output=True, text=True, check=True).stdout.split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        # once from each start
+        while said.read_text().count("in 2 processes") < 2:
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.2)
+        restarted_at = int(list_checkpoints(run)[-1].name)
+        while int(list_checkpoints(run)[-1].name) < restarted_at + 256:
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.2)
     assert not (tmp_path / "run.1").exists()
-    steps = [int(row["step"]) for row in rows_of(tmp_path / "run")]
+    steps = [int(row["step"]) for row in rows_of(run)]
     assert steps == list(range(128, steps[-1] + 1, 128))
