@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agents.distributed import moments
+
 
 class RunningMoments(nn.Module):
     """Mean and variance of all that was shown, feature by feature (Chan et al. 1979).
@@ -25,12 +27,13 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "*B D"]) -> None:
-        """Count in every row of ``x``."""
+        """Count in every row of ``x``, here and in the other processes of a training."""
         rows = x.reshape(-1, x.shape[-1]).double()
-        count = self.count + rows.shape[0]
-        difference = rows.mean(0) - self.mean
-        share = rows.shape[0] / count
-        within = self.variance * (1 - share) + rows.var(0, correction=0) * share
+        new, mean, variance = moments(rows)
+        count = self.count + new
+        difference = mean - self.mean
+        share = new / count
+        within = self.variance * (1 - share) + variance * share
         self.variance.copy_(within + difference.square() * share * (1 - share))
         self.mean.add_(difference * share)
         self.count.copy_(count)

@@ -14,6 +14,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from agents.distributed import (
+    average,
+    average_gradients,
+    copy_from_first,
+    mean_and_std,
+    num_processes,
+)
 from agents.policy import RecurrentPolicy
 from agents.rollout import Rollout, explained_variance
 from fwrl.config import Config
@@ -71,7 +78,7 @@ class PPOConfig(Config):
     entropy_weight: float = Field(default=0.01, ge=0)
     """Of the entropy bonus."""
     normalise_advantage: bool = True
-    """To mean 0 and standard deviation 1 in each minibatch."""
+    """To mean 0 and standard deviation 1 in each minibatch, of all processes together."""
     max_grad_norm: float | None = Field(default=0.5, gt=0)
     """Longer gradients are shortened to it; None: never."""
     target_kl: float | None = Field(default=None, gt=0)
@@ -111,8 +118,9 @@ def ppo_loss(
     log_ratio = output.action.log_prob(batch.action) - batch.log_prob
     ratio = log_ratio.exp()
     advantage = batch.advantage
-    if config.normalise_advantage and advantage.numel() > 1:
-        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    if config.normalise_advantage and advantage.numel() * num_processes() > 1:
+        mean, std = mean_and_std(advantage)
+        advantage = (advantage - mean) / (std + 1e-8)
     policy_loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
     error = (output.value - batch.value_target).square()
@@ -141,7 +149,7 @@ def ppo_update(
     config: PPOConfig,
     remaining: float = 1.0,
 ) -> dict[str, float]:
-    """Improve the policy on one rollout.
+    """Improve the policy on one rollout, and on those of the other processes if there are any.
 
     Args:
         policy: Its normalisers count the rollout in, and its random features are redrawn if that
@@ -152,7 +160,7 @@ def ppo_update(
         remaining: Share of the run that is still to come, for the schedules.
 
     Returns:
-        Each metric's mean over the minibatches.
+        Each metric's mean over the minibatches of this process.
     """
     now = schedule(config, remaining)
     for group in optimizer.param_groups:
@@ -165,15 +173,17 @@ def ppo_update(
         loss, metrics = ppo_loss(policy, batch, config, now.clip)
         history.append(metrics)
         # asking a GPU for a number would wait for all work queued before
-        if limit < math.inf and metrics["train/approx_kl"] > limit:
+        if limit < math.inf and average(metrics["train/approx_kl"]) > limit:
             break
         optimizer.zero_grad()
         loss.backward()
+        average_gradients(policy.parameters())
         norms.append(nn.utils.clip_grad_norm_(policy.parameters(), longest).detach())
         optimizer.step()
     policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
     # not between minibatches: those replay what was acted under one set of directions
-    redraw_when_due(policy)
+    if redraw_when_due(policy):
+        copy_from_first(policy)
     means = {
         name: torch.stack([metrics[name] for metrics in history]).mean().item()
         for name in history[0]

@@ -32,7 +32,7 @@ class AtariConfig(Config):
     game: str
     """As ale-py names its files: pong, ms_pacman, ..."""
     num_envs: int = Field(default=8, ge=1)
-    """How many are stepped together."""
+    """How many are stepped together, in each process of a training."""
     frame_stack: int = Field(default=1, ge=1)
     """Frames in an observation, the newest last."""
     frame_skip: int = Field(default=4, ge=1)

@@ -54,7 +54,7 @@ class GymnasiumConfig(Config):
     options: dict[str, OptionValue] = Field(default={})
     """Arguments of the environment."""
     num_envs: int = Field(default=8, ge=1)
-    """How many are stepped together."""
+    """How many are stepped together, in each process of a training."""
     workers: int = Field(default=0, ge=0)
     """Processes they are spread over; 0: this process."""
     max_episode_steps: int | None = Field(default=None, ge=1)

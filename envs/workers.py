@@ -116,6 +116,9 @@ def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
     """A worker's life: build, answer requests, end when the other end of the pipe closes."""
     # An interrupt is for the main process, which then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # so is what a launcher of several processes sends to the main process and all it has started
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
     with suppress(EOFError, ConnectionError):
         try:
             envs = make()

@@ -93,6 +93,26 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(tensors, document)
 
 
+def pack(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint that travels to another process; ``unpack`` makes it again."""
+    document = json.dumps(checkpoint.document).encode()
+    named = {"document": torch.frombuffer(bytearray(document), dtype=torch.uint8)}
+    for file, group in checkpoint.tensors.items():
+        named |= {f"{file}/{name}": leaf for name, leaf in group.items()}
+    return save(named)
+
+
+def unpack(data: bytes) -> Checkpoint:
+    """What ``pack`` was given."""
+    named = load(data)
+    document = json.loads(named.pop("document").numpy().tobytes())
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, leaf in named.items():
+        file, _, name = key.partition("/")
+        tensors.setdefault(file, {})[name] = leaf
+    return Checkpoint(tensors, document)
+
+
 def read_document(folder: Path) -> dict[str, Any]:
     """The JSON part alone: cheap, and enough to know what the checkpoint is."""
     return _read_manifest(folder)[0]

@@ -177,15 +177,18 @@ class RandomFeatures(nn.Module):
             return self.function(x * self.scale, self.projection.to(x.dtype), self.normalised)
 
 
-def redraw_when_due(module: nn.Module) -> None:
-    """Count one update in each ``RandomFeatures`` of ``module``; redraw those that are due.
+def redraw_when_due(module: nn.Module) -> bool:
+    """Count one update in each ``RandomFeatures`` of ``module``; whether any was due and redrawn.
 
     To be called between two updates that share nothing: what was acted on or stored before must
     not be replayed afterwards. A stream that goes on keeps its state, but no longer finds in it
     what it wrote before a redraw.
     """
+    redrawn = False
     for part in module.modules():
         if isinstance(part, RandomFeatures) and part.redraw_every:
             part.age += 1
             if int(part.age) % part.redraw_every == 0:
                 part.redraw()
+                redrawn = True
+    return redrawn

@@ -16,6 +16,7 @@ letter  axis
 ``M``   features that a feature map makes of its input
 ``A``   numbers that describe one action, or its logits
 ``F``   fields of the tokens at one time
+``P``   processes that train together
 ======  ==========================================================================
 """
 

@@ -1,6 +1,7 @@
 """The commands. What a command needs is imported when it runs, so that help comes at once."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from rich.console import Console
 from fwrl.config import ConfigError
 
 MISTAKE, INTERRUPTED = 2, 130
+# Seconds.
+TIME_TO_SPEAK = 2.0
 
 app = typer.Typer(
     name="fwrl",
@@ -37,22 +40,29 @@ def train(
     ] = False,
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
+    from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.cli.run_config import load_run_config
     from fwrl.cli.run_directory import default_run_directory, find_config, open_run
-    from fwrl.cli.training import STOPPED, prepare, train
+    from fwrl.cli.training import STOPPED, join, prepare, train
 
-    console = Console()
     changes = overrides or []
     path = find_config(config)
     run_config = load_run_config(path, changes)
     directory = run_dir or default_run_directory(path, changes)
+    join(run_config)
     setup = prepare(run_config)
-    continued = open_run(directory, run_config, fresh)
-    code = train(run_config, setup, directory, continued, console)
-    if code == STOPPED:
+
+    def open_it() -> bytes:
+        # what a launcher starts again after a failure goes on from what it saved
+        return b"yes" if open_run(directory, run_config, fresh and not restarted()) else b""
+
+    continued = bool(from_first(open_it))
+    code = train(run_config, setup, directory, continued, Console(quiet=not is_first()))
+    if is_first() and code == STOPPED:
         typer.echo("stopped and saved; the same command continues")
-    else:
+    elif is_first():
         typer.echo(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}")
+    leave()
     raise typer.Exit(code)
 
 
@@ -111,6 +121,17 @@ def list_(
     typer.echo(show(what))
 
 
+def _complain(error: Exception) -> int:
+    from agents.distributed import first_on_machine
+
+    if first_on_machine():
+        typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
+    else:
+        # a launcher ends all processes when one has: the first must have spoken by then
+        time.sleep(TIME_TO_SPEAK)
+    return MISTAKE
+
+
 def main() -> None:
     """Run a command. A user's mistake is one line and exit code 2."""
     try:
@@ -129,8 +150,3 @@ def _checkpoint_error() -> type[Exception]:
     from fwrl.checkpoint import CheckpointError
 
     return CheckpointError
-
-
-def _complain(error: Exception) -> int:
-    typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
-    return MISTAKE

@@ -58,7 +58,7 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     total_steps: int = Field(ge=1)
-    """Environment steps, over all environments."""
+    """Environment steps, over all environments of all processes."""
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes CUDA where there is some."""

@@ -149,5 +149,10 @@ def _write_config(directory: Path, config: Config) -> None:
 
 def versions() -> dict[str, Any]:
     """Of Python, the system and the packages that decide about results."""
-    packages = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "platform": platform.platform()} | packages
+    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    return machine | package_versions()
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that decide about results."""
+    return {name: version(name) for name in PACKAGES}

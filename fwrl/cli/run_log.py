@@ -1,15 +1,18 @@
 """What a run reports: TensorBoard, ``metrics.csv``, and the names of all metrics."""
 
 import csv
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.distributed import gather_rows, num_processes
 from agents.evaluation import Summary
 from agents.rollout import Episodes
 from fwrl.cli.run_config import RunConfig
@@ -29,9 +32,9 @@ METRICS: dict[str, str] = {
     "time/fps": "environment steps per second of wall time, since the run was started or continued",
     "time/iterations": "rollouts and updates so far",
     "time/time_elapsed": "seconds of wall time so far, over all continuations",
-    "time/total_timesteps": "environment steps so far",
-    "time/rollout_s": "seconds that the last rollout took",
-    "time/update_s": "seconds that the last update took",
+    "time/total_timesteps": "environment steps so far, of all processes",
+    "time/rollout_s": "seconds that the last rollout took, in the mean of all processes",
+    "time/update_s": "seconds that the last update took, with the wait for the slowest process",
     "train/approx_kl": "divergence of the new policy from the one that acted, estimated on samples",
     "train/clip_fraction": "share of the samples whose probability ratio left the clipping range",
     "train/clip_range": "the clipping range now",
@@ -70,6 +73,18 @@ class RecentEpisodes:
             "rollout/success_rate": self.successes,
         }
         return {name: float(np.mean(column)) for name, column in columns.items() if column}
+
+
+def gather_episodes(episodes: Episodes) -> Episodes:
+    """Those that ended in the rollouts of all processes of a training."""
+    if num_processes() == 1:
+        return episodes
+    says = len(episodes.successes) == len(episodes.returns)
+    successes = episodes.successes if says else [math.nan] * len(episodes.returns)
+    columns = torch.tensor([episodes.returns, episodes.lengths, successes], dtype=torch.float64)
+    returns, lengths, successes = gather_rows(columns.T).T.tolist()
+    said = [bool(success) for success in successes if not math.isnan(success)]
+    return Episodes(returns, [int(length) for length in lengths], said)
 
 
 def evaluation_metrics(summary: Summary) -> dict[str, float]:

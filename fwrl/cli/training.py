@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from agents import distributed
 from agents.evaluation import Summary, evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.ppo import make_optimizer, ppo_update
@@ -20,8 +21,14 @@ from envs import EnvConfigError, VectorEnv, make_envs
 from fwrl.cli.learner import Counters, Learner, describe, restore, save
 from fwrl.cli.progress import ProgressReport
 from fwrl.cli.run_config import RunConfig
-from fwrl.cli.run_directory import prune_checkpoints
-from fwrl.cli.run_log import RecentEpisodes, RunLog, evaluation_metrics, state_norm
+from fwrl.cli.run_directory import package_versions, prune_checkpoints
+from fwrl.cli.run_log import (
+    RecentEpisodes,
+    RunLog,
+    evaluation_metrics,
+    gather_episodes,
+    state_norm,
+)
 from fwrl.config import ConfigError
 from fwrl.training import choose_device
 
@@ -32,8 +39,24 @@ class Setup(NamedTuple):
     """What a run needs; making it finds the mistakes before anything is written."""
 
     envs: VectorEnv
-    evaluation_envs: VectorEnv
+    evaluation_envs: VectorEnv | None
+    """None in all processes but the first."""
     learner: Learner
+
+
+def join(config: RunConfig) -> None:
+    """Meet the other processes of this run, if a launcher has started several.
+
+    Raises:
+        ConfigError: If that is impossible, or they were not started alike.
+    """
+    device = choose_device(config.device)
+    distributed.join(distributed.own_device(device))
+    if not distributed.alike(f"{package_versions()} {device.type} {config.model_dump_json()}"):
+        raise ConfigError(
+            "the processes of this run differ in configuration, device or version; "
+            "start them all by the same command on machines that are set up alike"
+        )
 
 
 def prepare(config: RunConfig) -> Setup:
@@ -44,14 +67,20 @@ def prepare(config: RunConfig) -> Setup:
     """
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    device = choose_device(config.device)
+    device = distributed.own_device(choose_device(config.device))
     evaluation_count = min(config.evaluation.num_envs, config.evaluation.episodes)
+    evaluation_envs = None
     try:
         envs = make_envs(config.env)
-        evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
+        if distributed.is_first():
+            evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
+    distributed.copy_from_first(policy)
+    if not distributed.is_first():
+        # the same policy everywhere, but not the same actions
+        torch.manual_seed(_seed(config.seed, 0, distributed.rank()))
     return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
 
 
@@ -63,18 +92,25 @@ def train(
     if counters.steps >= config.total_steps:
         console.print(f"{directory}: finished, {counters.steps:,} steps", soft_wrap=True)
         return FINISHED
-    log = RunLog(directory, config, counters.steps)
+    log = RunLog(directory, config, counters.steps) if distributed.is_first() else None
     report = ProgressReport(console, config.total_steps, counters.steps)
-    report.say(f"{directory}: {describe(setup.learner.policy)}")
+    report.say(f"{directory}: {describe(setup.learner.policy)}{_processes()}")
     try:
-        with stop_signals() as stopped:
-            _loop(config, setup, directory, counters, log, report, stopped)
+        with stop_signals() as received:
+            stopped = _loop(config, setup, directory, counters, log, report, received)
     finally:
         report.close()
-        log.close()
+        if log is not None:
+            log.close()
         setup.envs.close()
-        setup.evaluation_envs.close()
+        if setup.evaluation_envs is not None:
+            setup.evaluation_envs.close()
     return STOPPED if stopped else FINISHED
+
+
+def _processes() -> str:
+    count = distributed.num_processes()
+    return f", in {count} processes" if count > 1 else ""
 
 
 def _loop(
@@ -82,14 +118,16 @@ def _loop(
     setup: Setup,
     directory: Path,
     counters: Counters,
-    log: RunLog,
+    log: RunLog | None,
     report: ProgressReport,
-    stopped: list[int],
-) -> None:
+    received: list[int],
+) -> bool:
+    """Whether it ended because one of the processes received a signal."""
     envs, evaluation_envs, learner = setup
     policy, ppo = learner.policy, config.ppo
-    carry = start(envs, policy, _stream_seed(config.seed, counters.steps))
-    counter, recent = EpisodeCounter(envs.num_envs), RecentEpisodes()
+    seed = _seed(config.seed, counters.steps) + distributed.rank() * envs.num_envs
+    carry, counter = start(envs, policy, seed), EpisodeCounter(envs.num_envs)
+    recent, stopped = RecentEpisodes(), False
     num_steps, piece = ppo.num_steps, ppo.sequence_length
     every = config.evaluation.every_steps
     evaluated = counters.steps // every
@@ -103,40 +141,68 @@ def _loop(
         metrics = ppo_update(policy, learner.optimizer, rollout, ppo, remaining)
         updated = time.perf_counter()
 
-        counters = counters.after(num_steps * envs.num_envs, updated - began)
-        recent.add(episodes)
-        metrics |= recent.metrics() | {
-            "time/fps": report.speed(counters.steps),
-            "time/iterations": counters.iterations,
-            "time/time_elapsed": counters.seconds,
-            "time/total_timesteps": counters.steps,
+        steps = num_steps * envs.num_envs * distributed.num_processes()
+        counters = counters.after(steps, updated - began)
+        recent.add(gather_episodes(episodes))
+        metrics |= {
             "time/rollout_s": acted - began,
             "time/update_s": updated - acted,
             "memory/state_norm": state_norm(carry.memory),
         }
+        metrics = distributed.average_metrics(metrics) | recent.metrics()
+        metrics |= {
+            "time/fps": report.speed(counters.steps),
+            "time/iterations": counters.iterations,
+            "time/time_elapsed": counters.seconds,
+            "time/total_timesteps": counters.steps,
+        }
+        stopped = distributed.any_process(bool(received))
         due = counters.steps // every > evaluated or counters.steps >= config.total_steps
         score = None
         if due and not stopped:
             evaluated = counters.steps // every
-            summary = _evaluate(config, policy, evaluation_envs)
-            metrics |= evaluation_metrics(summary)
-            score = summary.return_mean
-            report.say(f"{counters.steps:,} steps: evaluated return {score:.4g}")
-        log.write(counters.steps, metrics)
+            if evaluation_envs is not None:
+                summary = _evaluate(config, policy, evaluation_envs)
+                metrics |= evaluation_metrics(summary)
+                score = summary.return_mean
+                report.say(f"{counters.steps:,} steps: evaluated return {score:.4g}")
+            # during an evaluation there is time for a signal
+            stopped = distributed.any_process(bool(received))
+        if log is not None:
+            log.write(counters.steps, metrics)
         if due or stopped:
-            log.flush()
-            save(learner, directory, counters, score)
-            prune_checkpoints(directory, config.checkpoint.keep)
+            _save(config, learner, directory, counters, score, log)
         report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
+    return stopped
+
+
+def _save(
+    config: RunConfig,
+    learner: Learner,
+    directory: Path,
+    counters: Counters,
+    score: float | None,
+    log: RunLog | None,
+) -> None:
+    if log is not None:
+        log.flush()
+    save(learner, directory, counters, score)
+    if log is not None:
+        prune_checkpoints(directory, config.checkpoint.keep)
 
 
 @contextmanager
 def stop_signals() -> Generator[list[int]]:
-    """A list that the first SIGINT or SIGTERM fills; the second one interrupts at once."""
+    """A list that the first SIGINT or SIGTERM fills; the second one interrupts at once.
+
+    With several processes it does not, and afterwards signals are ignored: a launcher may repeat
+    what the system has sent to everybody, and ends those that are leaving as soon as one has left.
+    """
     received: list[int] = []
+    alone = distributed.num_processes() == 1
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and alone:
             signal.default_int_handler(number, frame)
         received.append(number)
 
@@ -146,12 +212,12 @@ def stop_signals() -> Generator[list[int]]:
         yield received
     finally:
         for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, handler if alone else signal.SIG_IGN)
 
 
-def _stream_seed(seed: int, steps: int) -> int:
-    """Another part of the environments' episodes each time that a run is continued."""
-    return int(np.random.SeedSequence((seed, steps)).generate_state(1)[0] >> 1)
+def _seed(*numbers: int) -> int:
+    """One made of several: another for each part of a run that was continued, and each process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
 
 
 def _evaluate(config: RunConfig, policy: RecurrentPolicy, envs: VectorEnv) -> Summary:

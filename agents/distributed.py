@@ -1,0 +1,235 @@
+"""Agreement between the processes of one training, each with environments of its own.
+
+Every function is called by all processes, in the same order and with tensors of the same shape;
+what it returns is the same everywhere to the last bit. In a training of one process each returns
+what it was given and computes nothing else.
+
+The processes meet as ``torchrun`` tells them to by environment variables. Tensors on the CPU travel
+by gloo, those on a GPU by nccl, so that a flag or a metric never waits for a GPU.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from functools import lru_cache
+from typing import cast
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, distributed, nn
+
+from fwrl.config import ConfigError
+
+# The others wait so long for the first process while it evaluates and saves.
+PATIENCE = timedelta(hours=1)
+
+
+def num_processes() -> int:
+    """How many train together."""
+    return distributed.get_world_size() if _joined() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if _joined() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that logs, evaluates and saves."""
+    return rank() == 0
+
+
+def first_on_machine() -> bool:
+    """Whether this process may speak for those beside it; needs no ``join``."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def restarted() -> bool:
+    """Whether the launcher has started the processes again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The GPU of this process where each has one, the given device otherwise.
+
+    Raises:
+        ConfigError: If there are fewer GPUs than processes on this machine.
+    """
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    count = torch.cuda.device_count()
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if beside > count:
+        raise ConfigError(
+            f"device is 'cuda'; of {beside} processes each needs a CUDA device and this machine "
+            f"has {count}; start at most {count}, or use cpu"
+        )
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes of this training, if a launcher has started several.
+
+    Args:
+        device: Where this process computes.
+
+    Raises:
+        ConfigError: If the launcher has not said where to meet.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    if count == "1" or _joined():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    except ValueError as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {count}; start by torchrun, or unset it ({error})"
+        ) from None
+
+
+def leave() -> None:
+    """Wait until everybody has come so far, and part: nobody needs another any more."""
+    if _joined():
+        any_process(False)
+        distributed.destroy_process_group()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their means over all processes, in one reduction.
+
+    A parameter without a gradient counts as one whose gradient is zero, and gets one: other
+    processes may have one for it.
+    """
+    if num_processes() == 1:
+        return
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    sizes = [parameter.numel() for parameter in trained]
+    bucket = _bucket(sum(sizes), trained[0].dtype, trained[0].device)
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [cast(Tensor, parameter.grad) for parameter in trained]
+    torch.cat([gradient.flatten() for gradient in gradients], out=bucket)
+    distributed.all_reduce(bucket)
+    bucket /= num_processes()
+    for gradient, part in zip(gradients, bucket.split(sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+@lru_cache(maxsize=1)
+def _bucket(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=dtype, device=device)
+
+
+def moments(
+    rows: Float[Tensor, "B D"],
+) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Number, mean and variance of the rows of all processes together, each with as many."""
+    mean, variance = rows.mean(0), rows.var(0, correction=0)
+    if num_processes() == 1:
+        return rows.shape[0], mean, variance
+    means, variances = gather(torch.stack([mean, variance])).unbind(1)
+    mean = means.mean(0)
+    variance = (variances + (means - mean).square()).mean(0)
+    return num_processes() * rows.shape[0], mean, variance
+
+
+def mean_and_std(x: Float[Tensor, "..."]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Of the numbers of all processes together, the deviation without bias."""
+    if num_processes() == 1:
+        return x.mean(), x.std()
+    count, mean, variance = moments(x.reshape(-1, 1).double())
+    std = (variance * (count / (count - 1))).sqrt()
+    return mean.to(x.dtype).squeeze(), std.to(x.dtype).squeeze()
+
+
+def average(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The mean over all processes."""
+    return x if num_processes() == 1 else gather(x).mean()
+
+
+def average_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The means over all processes; where some have NaN, over the others."""
+    if num_processes() == 1:
+        return dict(metrics)
+    values = gather(torch.tensor(list(metrics.values()), dtype=torch.float64))
+    return dict(zip(metrics, values.nanmean(0).tolist(), strict=True))
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any of them."""
+    return flag if num_processes() == 1 else bool(gather(torch.tensor(flag)).any())
+
+
+def alike(text: str) -> bool:
+    """Whether all processes have the same text."""
+    digest = torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
+    return bool((gather(digest) == digest).all())
+
+
+def gather(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "P ..."]:
+    """What each process has, in the order of their numbers."""
+    if num_processes() == 1:
+        return x.unsqueeze(0)
+    parts = [torch.empty_like(x) for _ in range(num_processes())]
+    distributed.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
+def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:
+    """The rows of all processes, of which one may have more than another."""
+    if num_processes() == 1:
+        return rows
+    counts = gather(torch.tensor(rows.shape[0])).tolist()
+    padded = rows.new_zeros(max(counts), rows.shape[1])
+    padded[: rows.shape[0]] = rows
+    parts = zip(gather(padded), counts, strict=True)
+    return torch.cat([part[:count] for part, count in parts])
+
+
+def copy_from_first(module: nn.Module) -> None:
+    """Give all processes the first one's parameters and buffers."""
+    if num_processes() > 1:
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+def from_first(make: Callable[[], bytes]) -> bytes:
+    """What ``make`` returns in the first process, where alone it is called.
+
+    Raises:
+        ConfigError: In the others, if the first failed, which itself raises what ``make`` did.
+    """
+    if num_processes() == 1:
+        return make()
+    made, failure = b"", None
+    if is_first():
+        try:
+            made = make()
+        # whatever it is, the others must not wait for ever
+        except Exception as error:
+            failure = error
+    size = torch.tensor(-1 if failure else len(made))
+    distributed.broadcast(size, 0)
+    if failure:
+        raise failure
+    if size < 0:
+        raise ConfigError("the first process of this training has failed and says why")
+    return _broadcast(made, int(size))
+
+
+def _broadcast(data: bytes, size: int) -> bytes:
+    buffer = torch.zeros(size, dtype=torch.uint8)
+    if is_first() and data:
+        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    if size:
+        distributed.broadcast(buffer, 0)
+    return buffer.numpy().tobytes()
+
+
+def _joined() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
