@@ -145,6 +145,15 @@ def test_the_loop_in_one_file_replays_what_it_acted(loop):
     torch.testing.assert_close(batch.target[31].abs(), torch.full((4,), 1 / 48))
 
 
+def test_the_loop_in_one_file_forgets_where_an_episode_starts(loop):
+    symbols, starts = torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3, 4, dtype=torch.bool)
+    starts[1, :2] = True
+    past = tuple(torch.randn(1, 4, 16) for _ in range(2))
+    value, other = (loop.agent(symbols, starts, state)[1] for state in (past, loop.state))
+    same = value == other
+    assert same.tolist() == [[False] * 4] + [[True, True, False, False]] * 2
+
+
 def test_the_loop_in_one_file_learns(loop):
     before = [parameter.clone() for parameter in loop.agent.parameters()]
     loop.iterate()

@@ -127,7 +127,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
     axes.set_xscale("log")
     numbers = [float(row[column]) for row in panel.rows for column in ("low", "high")]
     # room for the numbers beside the bars
-    least, most = min(0.8, *numbers), max(1.25, *numbers)
+    least, most = min(0.8, *numbers), max(2.1, *numbers)
     room = (most / least) ** 0.15
     axes.set_xlim(least / room, most * room)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
