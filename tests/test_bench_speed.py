@@ -113,8 +113,8 @@ def test_problems_of_the_check_start_in_the_middle_and_hold_something():
     assert 0 < given.starts[:, 1:].sum() < given.starts.numel() / 2
     assert all(leaf.abs().sum() > 0 and leaf.requires_grad for leaf in given.leaves)
     assert len(given.leaves) == 3 + 6
-    assert "reference" in kernels_of("clipped_delta")
-    assert kernels_of("delta")[0] == "reference"
+    assert "reference" in kernels_of("clipped_delta", torch.device("cpu"))
+    assert kernels_of("delta", torch.device("cpu"))[0] == "reference"
 
 
 @pytest.fixture

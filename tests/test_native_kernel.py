@@ -229,6 +229,7 @@ def test_a_library_of_other_sources_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_it_can_be_compiled_over():
     core = FastWeightConfig(heads=2).build(16)
     x, starts = torch.randn(2, 12, 16), torch.rand(2, 12) < 0.2

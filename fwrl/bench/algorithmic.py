@@ -63,8 +63,8 @@ class AlgorithmicSettings(Settings):
     axes: ClassVar[tuple[str, ...]] = ("methods", "seeds")
 
     methods: tuple[str, ...] = ("delta", "sum", "lstm", "recurrent delta", "delta rnn", "none")
-    """Memories: ``delta``, ``sum``, ``sum, normalised``, ``delta, silu``, ``sum, silu``, ``recurrent
-    delta``, ``delta rnn``, or any kind of ``fwrl list cores`` with its defaults."""
+    """Memories: ``delta``, ``sum``, ``sum, normalised``, ``delta, silu``, ``sum, silu``,
+    ``recurrent delta``, ``delta rnn``, or any kind of ``fwrl list cores`` with its defaults."""
     stack: StackConfig = StackConfig(width=256, layers=4, feed_forward=1024)
     """The layers around each memory."""
     heads: PositiveInt = 16

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fwrl.bench import find_benchmark
+from fwrl.allocator import keep_freed_memory
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
 from fwrl.training import Clock
 
@@ -77,6 +78,7 @@ def measure(
 
 
 def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterator[Message]:
+    keep_freed_memory()
     torch.set_num_threads(settings.num_threads)
     own = folder_of(folder, point)
     own.mkdir(parents=True, exist_ok=True)

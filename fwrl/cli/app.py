@@ -41,10 +41,12 @@ def train(
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
     from agents.distributed import from_first, is_first, leave, restarted
+    from fwrl.allocator import keep_freed_memory
     from fwrl.cli.run_config import load_run_config
     from fwrl.cli.run_directory import default_run_directory, find_config, open_run
     from fwrl.cli.training import STOPPED, join, prepare, train
 
+    keep_freed_memory()
     changes = overrides or []
     path = find_config(config)
     run_config = load_run_config(path, changes)
@@ -79,8 +81,10 @@ def evaluate(
     video: Annotated[Path | None, typer.Option(help="A folder for a video of one episode.")] = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
+    from fwrl.allocator import keep_freed_memory
     from fwrl.cli.evaluation import evaluate_run, report
 
+    keep_freed_memory()
     result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video)
     typer.echo(report(result, as_json))
 

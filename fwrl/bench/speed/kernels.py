@@ -75,12 +75,13 @@ def problem(rule: str, shape: Shape, device: torch.device, density: float, seed:
     return Problem(rule, state, ready(query), write, starts.to(device), fresh)
 
 
-def kernels_of(rule: str) -> list[str]:
+def kernels_of(rule: str, device: torch.device) -> list[str]:
     """The kernels that know a rule, the reference first."""
     found: list[str] = []
+    sequence = torch.zeros(1, 128, 1, 1, device=device)
     for kernel in KERNELS:
         try:
-            kernel_for(UPDATE_RULES[rule], 128, kernel)
+            kernel_for(UPDATE_RULES[rule], sequence, kernel)
         except ValueError:
             continue
         found.append(kernel)
@@ -100,7 +101,7 @@ def outcome(given: Problem, kernel: str) -> list[Tensor]:
 def parity_failure(device: torch.device) -> str | None:
     """In which kernel, rule and length a number is not the reference's; None if in none."""
     for rule in UPDATE_RULES:
-        reference, *others = kernels_of(rule)
+        reference, *others = kernels_of(rule, device)
         for times in ODD_LENGTHS:
             given = problem(rule, (3, times, 2, 16), device, 0.2, seed=times)
             expected = outcome(given, reference)
@@ -149,7 +150,7 @@ def scans(given: Problem) -> dict[str, Run]:
     def by(kernel: str) -> Run:
         return lambda: outcome(given, kernel)
 
-    return {kernel: by(kernel) for kernel in kernels_of(given.rule)}
+    return {kernel: by(kernel) for kernel in kernels_of(given.rule, given.query.device)}
 
 
 def _fla(given: Problem) -> Run:

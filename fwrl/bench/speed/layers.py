@@ -50,11 +50,11 @@ def measure_layer(settings: SpeedSettings, device: torch.device, seed: int) -> M
         for batch in settings.layer_batches:
             shape = (batch, settings.layer_length, settings.heads, size)
             core, given = _delta_layer(settings, shape[:2], size, device, seed)
-            chosen = _chosen(settings.layer_length)
+            chosen = _chosen(settings.layer_length, device)
             runs = {f"delta, {chosen}": core_pass(core, given).run}
             runs[LINEAR_MAPS] = linear_maps(core, given).run
             runs |= {name: each.run for name, each in peers(given, settings.heads).items()}
-            for kernel in kernels_of("delta"):
+            for kernel in kernels_of("delta", device):
                 if kernel != chosen:
                     runs[f"kernel {kernel}"] = _by(kernel, core_pass(core, given).run)
             name = f"delta, {chosen}"
@@ -86,7 +86,7 @@ def measure_length(settings: SpeedSettings, device: torch.device, seed: int) -> 
     return [
         compare(
             Compared(
-                f"delta, {_chosen(times)}",
+                f"delta, {_chosen(times, device)}",
                 f"T {first}",
                 described((batch, times, settings.heads, size)),
                 "us",
@@ -142,7 +142,7 @@ def measure_memory(settings: SpeedSettings, device: torch.device, seed: int) -> 
         shape = described((batch, times, settings.heads, size))
         others = peers(given, settings.heads)
         theirs = {name: bytes_saved(others[name]) / MEBIBYTE for name in (CELL_LOOP, ONE_CALL)}
-        for kernel in kernels_of("delta"):
+        for kernel in kernels_of("delta", device):
             with use_kernel(kernel):
                 ours = bytes_saved(core_pass(core, given)) / MEBIBYTE
             rows += [
@@ -163,8 +163,9 @@ def _delta_layer(
     return core, sequences(batch, times, width, settings.episode, device, seed)
 
 
-def _chosen(times: int) -> str:
-    return kernel_for(UPDATE_RULES[FastWeightConfig().update_rule], times)
+def _chosen(times: int, device: torch.device) -> str:
+    sequence = torch.zeros(1, times, 1, 1, device=device)
+    return kernel_for(UPDATE_RULES[FastWeightConfig().update_rule], sequence)
 
 
 def _by(kernel: str, run: Run) -> Run:

@@ -17,7 +17,14 @@ LIBRARY = "libfwrl.so"
 SOURCES = ("dispatch.c", "features.c", "features.h", "scan.c", "scan.h", "unit.h", "vectors.h")
 # The instructions of each variant of the files that have several.
 VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
-FLAGS = ["-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"]
+FLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
 
 
 def build(folder: Path) -> Path:
