@@ -206,6 +206,19 @@ def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
     assert "torch.1" in load_checkpoint(newest).tensors["generators"]
 
 
+@pytest.mark.slow
+def test_a_signal_to_all_that_a_launcher_started_leaves_environments_alive(config, tmp_path):
+    run = tmp_path / "run"
+    words = ("train", config, ENDLESS, "env.workers=2", "--run-dir", run)
+    with commands([words] * 2, tmp_path) as processes:
+        wait_for_a_checkpoint(run)
+        for process in processes:
+            os.killpg(process.pid, signal.SIGTERM)
+        found = outcomes(processes)
+    assert [code for code, *_ in found] == [75, 75], found
+    assert rows_of(run)[-1]["step"] == list_checkpoints(run)[-1].name
+
+
 def test_processes_that_were_started_differently_refuse_to_train(config, tmp_path):
     words = ("train", config, "--run-dir", tmp_path / "run")
     with commands([words, (*words, "seed=1")], tmp_path) as processes:
