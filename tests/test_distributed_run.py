@@ -192,7 +192,10 @@ def wait_for_a_checkpoint(run):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("who", [(1,), (0, 1, 1)], ids=["one", "all"])
+ALL = pytest.param((0, 1, 1), marks=pytest.mark.slow, id="all")
+
+
+@pytest.mark.parametrize("who", [pytest.param((1,), id="one"), ALL])
 def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
     run = tmp_path / "run"
     with commands([("train", config, ENDLESS, "--run-dir", run)] * 2, tmp_path) as processes:
