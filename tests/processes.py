@@ -48,6 +48,7 @@ def commands(words_of_each, folder):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             for words, own in zip(words_of_each, variables, strict=True)
         ]

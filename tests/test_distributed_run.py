@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from agents import distributed
 from agents.saving import list_checkpoints, load_policy
+from envs import GymnasiumConfig, make_envs
 from fwrl.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, pack, unpack
 from fwrl.cli import training
 from fwrl.cli.learner import restore
@@ -190,7 +192,10 @@ def wait_for_a_checkpoint(run):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("who", [(1,), (0, 1, 1)], ids=["one", "all"])
+ALL = pytest.param((0, 1, 1), marks=pytest.mark.slow, id="all")
+
+
+@pytest.mark.parametrize("who", [pytest.param((1,), id="one"), ALL])
 def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
     run = tmp_path / "run"
     with commands([("train", config, ENDLESS, "--run-dir", run)] * 2, tmp_path) as processes:
@@ -204,6 +209,18 @@ def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
     newest = list_checkpoints(run)[-1]
     assert rows_of(run)[-1]["step"] == newest.name
     assert "torch.1" in load_checkpoint(newest).tensors["generators"]
+
+
+def test_a_signal_to_a_process_and_all_it_started_spares_its_environments():
+    # a launcher signals a group of processes; a rollout under way still needs its environments
+    config = GymnasiumConfig(id="CartPole-v1", workers=1, num_envs=2)
+    before = set(multiprocessing.active_children())
+    envs = make_envs(config)
+    try:
+        (worker,) = set(multiprocessing.active_children()) - before
+        assert os.getpgid(worker.pid) != os.getpgid(0)
+    finally:
+        envs.close()
 
 
 def test_processes_that_were_started_differently_refuse_to_train(config, tmp_path):

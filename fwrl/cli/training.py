@@ -150,12 +150,7 @@ def _loop(
             "memory/state_norm": state_norm(carry.memory),
         }
         metrics = distributed.average_metrics(metrics) | recent.metrics()
-        metrics |= {
-            "time/fps": report.speed(counters.steps),
-            "time/iterations": counters.iterations,
-            "time/time_elapsed": counters.seconds,
-            "time/total_timesteps": counters.steps,
-        }
+        metrics |= _progress(counters, report)
         stopped = distributed.any_process(bool(received))
         due = counters.steps // every > evaluated or counters.steps >= config.total_steps
         score = None
@@ -174,6 +169,15 @@ def _loop(
             _save(config, learner, directory, counters, score, log)
         report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
     return stopped
+
+
+def _progress(counters: Counters, report: ProgressReport) -> dict[str, float]:
+    return {
+        "time/fps": report.speed(counters.steps),
+        "time/iterations": counters.iterations,
+        "time/time_elapsed": counters.seconds,
+        "time/total_timesteps": counters.steps,
+    }
 
 
 def _save(
