@@ -258,4 +258,5 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 def _note(loss: float, rows: list[Row]) -> str:
     accuracy = f", validation accuracy {rows[-1]['validation_accuracy']:.3f}" if rows else ""
-    return f"loss {loss:.3f}{accuracy}"
+    # a training that goes on has no loss yet
+    return accuracy.removeprefix(", ") if math.isnan(loss) else f"loss {loss:.3f}{accuracy}"

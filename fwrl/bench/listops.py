@@ -92,6 +92,7 @@ CPU: Mapping[str, Any] = {
     **SMALL,
     "methods": ("delta", "sum", "lstm", "none"),
     "depths": (10,),
+    "training": {**SMALL["training"], "steps": 2_000},
 }
 SMOKE: Mapping[str, Any] = {**TINY, "methods": ("delta", "none"), "depths": (1, 2)}
 BENCHMARK = Benchmark(

@@ -223,7 +223,7 @@ BENCHMARK = Benchmark(
             "methods": ("fast_weight_memory", "none", "lstm 128"),
             "graphs": "fresh",
             "num_envs": 100,
-            "updates": 12_000,
+            "updates": 5_000,
             "evaluate_every": 100,
             "stack": BARE,
             "reward_scale": 0.1,

@@ -112,6 +112,16 @@ static void read_all(float *sum, const float *x, const float *S, int64_t keys, i
         read_1(sum + v, x, S + v, keys, columns);
 }
 
+/* S <- a T + k^T u: `write_all` for who does not read. */
+INLINE void write_only(float a, const float *restrict k, const float *restrict u,
+                       const float *restrict T, float *restrict S, int64_t keys, int64_t columns) {
+    for (int64_t row = 0; row < keys; row++)
+        for (int64_t v = 0; v < columns; v += WIDTH) {
+            int64_t here = row * columns + v;
+            store(S + here, a * load(T + here) + k[row] * load(u + v));
+        }
+}
+
 /* S <- a T + k^T u, and y <- q S, for COUNT vectors of the columns; T may be S. */
 #define WRITE(COUNT)                                                                               \
     INLINE void write_##COUNT(float *y, const float *q, float a, const float *k, const float *u,   \
@@ -327,9 +337,7 @@ static void again(const Head *head, int64_t first, int64_t last, const Scratch *
         if (starts_at(head, t))
             S = s->fresh;
         float *after = s->after + (t - first) * matrix;
-        const float *key = at(scan->key, head, t);
-        /* what is read here is not needed: the compiler cannot know, and it is cheap */
-        write_all(s->y, key, a, key, s->u, S, after, scan->keys, head->columns);
+        write_only(a, at(scan->key, head, t), s->u, S, after, scan->keys, head->columns);
         S = after;
     }
 }
