@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import channelwise, chunked, chunked_gradient, reference
+from fwrl.kernels import channelwise, chunked, chunked_gradient, on_gpu, reference
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, map_write, read
@@ -35,7 +35,7 @@ def _chunked(
     return run(rule, state, query, write, starts, fresh)
 
 
-KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": _chunked}
+KERNELS: dict[str, Scan] = {"reference": reference.scan, "chunked": _chunked, "triton": on_gpu.scan}
 # the rules that have a chunked form
 CHUNKED = channelwise.RULES | chunked.FORMS.keys()
 
@@ -73,6 +73,8 @@ def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
     if name == "auto":
         return "chunked" if rule in CHUNKED and times > 1 else "reference"
     _check(name)
+    if name == "triton" and rule not in chunked.FORMS:
+        raise ValueError(f"kernel 'triton' has no form of {rule.__name__}; use 'auto'")
     if name == "chunked" and rule not in CHUNKED:
         raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
     return name
@@ -101,11 +103,16 @@ def scan(
         kernel: One of ``KERNELS``, or ``auto``.
     """
     name = kernel_for(rule, query.shape[1], kernel)
-    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     state, query, write, fresh = _exact(state, query, write, fresh)
+    if name == "chunked" and (_forced.get() or kernel) == "auto" and on_gpu.suits(rule, query):
+        name = "triton"
+    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     with without_autocast(query.device):
+        if name == "chunked" and query.is_cuda and rule in chunked.FORMS:
+            # to ask whether all is finite would wait for all that the device has to do
+            return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
         values, end = KERNELS[name](rule, state, query, write, starts, fresh)
-        if name != "reference" and not values.detach().sum().isfinite():
+        if name == "chunked" and not values.detach().sum().isfinite():
             # A faster kernel excludes other episodes by products with zero, which keep a NaN.
             logger.debug("%s: not finite, again by reference", rule.__name__)
             values, end = reference.scan(rule, state, query, write, starts, fresh)
