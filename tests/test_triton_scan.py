@@ -55,19 +55,21 @@ def test_blocks_of_columns_add_up(triton_scan, monkeypatch):
 @pytest.mark.parametrize("name", ["delta", "decayed_sum"])
 @pytest.mark.parametrize("poisoned", ["inputs", "state"])
 def test_nothing_undefined_passes_a_start(triton_scan, name, poisoned):
-    leaves, starts = small(name, 12, 0)
-    starts[:, 5] = True
+    leaves, starts = small(name, 14, 0)
+    starts[:, [5, 12]] = True
     clean = scan(UPDATE_RULES[name], leaves[-2], leaves[0], Write(*leaves[1:7]), starts)
     with torch.no_grad():
         for leaf in leaves[-2:-1] if poisoned == "state" else leaves[:7]:
             leaf[:, :5] = torch.nan
+        leaves[1][:, 12:] = torch.nan
     query, *write, state, _ = leaves
     values, end = scan(UPDATE_RULES[name], state, query, Write(*write), starts, kernel="triton")
     assert values[:, :5].isnan().all()
-    torch.testing.assert_close(values[:, 5:], clean[0][:, 5:], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(end, clean[1], atol=1e-5, rtol=1e-5)
-    gradients = torch.autograd.grad(values.sum() + end.sum(), leaves[:3])
-    assert all(gradient[:, 5:].isfinite().all() for gradient in gradients)
+    assert end.isnan().all()
+    torch.testing.assert_close(values[:, 5:12], clean[0][:, 5:12], atol=1e-5, rtol=1e-5)
+    # neither from the past nor from the future
+    gradients = torch.autograd.grad(values.square().sum() + end.sum(), leaves[:3])
+    assert all(gradient[:, 5:12].isfinite().all() for gradient in gradients)
 
 
 def test_the_given_state_is_left_as_it_was(triton_scan):
