@@ -61,6 +61,8 @@ def forced_kernel() -> str | None:
 def kernel_for(rule: UpdateRule, times: int, kernel: str = "auto") -> str:
     """The name of the kernel that scans so many times under this rule.
 
+    On a GPU ``scan`` by itself takes ``triton`` in place of ``chunked`` wherever that can run.
+
     Args:
         rule: One of ``UPDATE_RULES``, or any other: those are scanned by the reference.
         times: The length of the sequence.
