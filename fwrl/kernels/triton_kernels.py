@@ -30,6 +30,16 @@ def _matrix(pointer, row, i, j, K: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def _first(fresh, row, i, j, like, K: tl.constexpr, V: tl.constexpr, FRESH: tl.constexpr):
+    """What an episode begins with; zeros, shaped as another matrix, if nothing else is given."""
+    s = tl.zeros_like(like)
+    if FRESH:
+        s = _matrix(fresh, row, i, j, K, V)
+    return s
+
+
+@triton.jit
+@no_type_check
 def _put(pointer, row, i, j, s, K: tl.constexpr, V: tl.constexpr):
     at = row * K * V + i[:, None] * V + j[None, :]
     tl.store(pointer + at, s, mask=(i < K)[:, None] & (j < V)[None, :])
@@ -92,9 +102,7 @@ def forward(
     row, spans = tl.program_id(0).to(tl.int64), tl.cdiv(times, SPAN)
     i, j = tl.arange(0, BK), tl.program_id(1) * BV + tl.arange(0, BV)
     s = _matrix(state, row, i, j, K, V)
-    first = tl.zeros_like(s)
-    if FRESH:
-        first = _matrix(fresh, row % shares, i, j, K, V)
+    first = _first(fresh, row % shares, i, j, s, K, V, FRESH)
     for t in range(times):
         if KEEPS and t % SPAN == 0:
             _put(kept, row * spans + t // SPAN, i, j, s, K, V)
@@ -213,16 +221,12 @@ def backward(
     FRESH: tl.constexpr,
 ):
     """The gradients of all that ``forward`` reads."""
-    to_values, to_end = to_outputs
-    to_state, to_fresh = to_states
     row, spans = tl.program_id(0).to(tl.int64), tl.cdiv(times, SPAN)
     # of sums over columns each block of columns has its part
     part = tl.program_id(1).to(tl.int64) * tl.num_programs(0) * times
     i, j = tl.arange(0, BK), tl.program_id(1) * BV + tl.arange(0, BV)
-    ds = _matrix(to_end, row, i, j, K, V)
-    dfirst, first = tl.zeros_like(ds), tl.zeros_like(ds)
-    if FRESH:
-        first = _matrix(fresh, row % shares, i, j, K, V)
+    ds = _matrix(to_outputs[1], row, i, j, K, V)
+    dfirst, first = tl.zeros_like(ds), _first(fresh, row % shares, i, j, ds, K, V, FRESH)
     for rest in range(spans):
         span = spans - 1 - rest
         begin, until = span * SPAN, tl.minimum(span * SPAN + SPAN, times)
@@ -232,16 +236,14 @@ def backward(
             K, V, SPAN, REMOVES, SCALED, DECAYS,
         )  # fmt: skip
         for back in range(until - begin):
-            t = until - 1 - back
-            moment = row // heads * times + t
-            before = _matrix(scratch, row * SPAN + t - begin, i, j, K, V)
+            moment = row // heads * times + until - 1 - back
+            before = _matrix(scratch, row * SPAN + until - 1 - back - begin, i, j, K, V)
             ds = _undo(
-                ds, before, query, write, to_values, gradients, part,
+                ds, before, query, write, to_outputs[0], gradients, part,
                 moment * heads + row % heads, i, j, K, V, REMOVES, SCALED, DECAYS,
             )  # fmt: skip
             start = tl.load(starts + moment) != 0
             dfirst = tl.where(start, dfirst + ds, dfirst)
             ds = tl.where(start, 0.0, ds)
-    _put(to_state, row, i, j, ds, K, V)
-    if FRESH:
-        _put(to_fresh, row, i, j, dfirst, K, V)
+    _put(to_states[0], row, i, j, ds, K, V)
+    _put(to_states[1], row, i, j, dfirst, K, V)
