@@ -8,6 +8,10 @@ settings.register_profile("dev", max_examples=20, deadline=None, database=None)
 settings.register_profile("ci", max_examples=200, deadline=None, database=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
+if not torch.cuda.is_available():
+    # Triton reads it when it is imported, whoever does that first
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # several threads make tiny problems slower, and their sums differ from run to run
 torch.set_num_threads(1)
 

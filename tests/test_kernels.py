@@ -18,8 +18,8 @@ LENGTHS += [(63, 0.02), (64, 0.02), (257, 0.02)]
 every_rule = pytest.mark.parametrize(
     "name", sorted(name for name, rule in UPDATE_RULES.items() if rule in CHUNKED)
 )
-# the native kernel is tested by itself: it knows one precision, and not every rule
-TORCH_KERNELS = sorted(set(KERNELS) - {"native"})
+# those in C and those for a GPU have tests of their own: they know one precision, not every rule
+TORCH_KERNELS = sorted(set(KERNELS) - {"native", "triton"})
 torch_kernels = pytest.mark.parametrize("kernel", TORCH_KERNELS)
 faster_kernels = pytest.mark.parametrize("kernel", sorted(set(TORCH_KERNELS) - {"reference"}))
 
@@ -63,7 +63,7 @@ def everything(rule, leaves, starts, kernel, with_fresh=True):
     values, end = scan(rule, state, query, Write(*write), starts, start, kernel)
     generator = torch.Generator().manual_seed(1)
     loss = sum(
-        (x * torch.randn(x.shape, dtype=torch.double, generator=generator).to(x.dtype)).sum()
+        (x * torch.randn(x.shape, dtype=torch.double, generator=generator).to(x)).sum()
         for x in (values, end)
     )
     gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -259,12 +259,12 @@ def test_wrong_kernels_are_refused_in_one_line():
 
 
 @every_rule
-def test_gpu_equals_cpu(name, cuda):
+@pytest.mark.parametrize("kernel", ["auto", "chunked"])
+def test_gpu_equals_cpu(name, kernel, cuda):
     torch.manual_seed(0)
     leaves, starts = problem(name, 100, 0.05, torch.float32)
     expected = everything(UPDATE_RULES[name], leaves, starts, "reference")
     on_gpu = [leaf.detach().to(cuda).requires_grad_() for leaf in leaves]
-    query, *write, state, fresh = on_gpu
-    values, end = scan(UPDATE_RULES[name], state, query, Write(*write), starts.to(cuda), fresh)
-    torch.testing.assert_close(values.cpu(), expected[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(end.cpu(), expected[1], atol=1e-4, rtol=1e-4)
+    actual = everything(UPDATE_RULES[name], on_gpu, starts.to(cuda), kernel)
+    torch.testing.assert_close(actual[0].cpu(), expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual[1].cpu(), expected[1], atol=1e-4, rtol=1e-4)

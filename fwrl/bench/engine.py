@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fwrl.bench import find_benchmark
 from fwrl.allocator import keep_freed_memory
+from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
 from fwrl.training import Clock
 

@@ -105,7 +105,7 @@ class FastWeightConfig(Config):
     """Scales what each head reads to unit size (``layer`` without learned scales). Reads under the
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
-    kernel: Literal["auto", "reference", "chunked", "native"] = "auto"
+    kernel: Literal["auto", "reference", "chunked", "native", "triton"] = "auto"
     """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
 
     @model_validator(mode="after")

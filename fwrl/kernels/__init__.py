@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import channelwise, chunked, chunked_gradient, native, reference, unit
+from fwrl.kernels import channelwise, chunked, chunked_gradient, native, on_gpu, reference, unit
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, map_write, read
@@ -40,6 +40,7 @@ KERNELS: dict[str, Scan] = {
     "reference": reference.scan,
     "chunked": _chunked,
     "native": native.scan,
+    "triton": on_gpu.scan,
 }
 # the rules that have a chunked form
 CHUNKED = channelwise.RULES | chunked.FORMS.keys()
@@ -69,7 +70,8 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     Args:
         rule: One of ``UPDATE_RULES``, or any other: those are scanned by the reference.
         query: Of the sequence; its length, precision and device count.
-        kernel: What the caller wants; ``auto`` leaves the choice open.
+        kernel: What the caller wants; ``auto`` leaves the choice open, and never takes ``triton``,
+            whose tests have only run in Triton's interpreter so far.
 
     Raises:
         ValueError: For a kernel that does not exist, or cannot do it.
@@ -80,6 +82,8 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
             return "native"
         return "chunked" if rule in CHUNKED and query.shape[1] > 1 else "reference"
     _check(name)
+    if name == "triton" and rule not in chunked.FORMS:
+        raise ValueError(f"kernel 'triton' has no form of {rule.__name__}; use 'auto'")
     if name == "chunked" and rule not in CHUNKED:
         raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
     if name == "native" and not native.serves(rule, query):
@@ -117,6 +121,9 @@ def scan(
     name = kernel_for(rule, query, kernel)
     logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     with without_autocast(query.device):
+        if name == "chunked" and query.is_cuda and rule in chunked.FORMS:
+            # to ask whether all is finite would wait for all that the device has to do
+            return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
         values, end = KERNELS[name](rule, state, query, write, starts, fresh)
         if name == "chunked" and not values.detach().sum().isfinite():
             # It excludes other episodes by products with zero, which keep a NaN.
