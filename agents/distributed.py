@@ -40,11 +40,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def first_on_machine() -> bool:
-    """Whether this process may speak for those beside it; needs no ``join``."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def restarted() -> bool:
     """Whether the launcher has started the processes again after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,5 +1,6 @@
 """The commands. What a command needs is imported when it runs, so that help comes at once."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -126,9 +127,8 @@ def list_(
 
 
 def _complain(error: Exception) -> int:
-    from agents.distributed import first_on_machine
-
-    if first_on_machine():
+    # of processes that a launcher started on this machine one speaks
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
     else:
         # a launcher ends all processes when one has: the first must have spoken by then
