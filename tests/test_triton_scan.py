@@ -94,7 +94,7 @@ def test_what_cannot_run_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(on_gpu, "MAX_FEATURES", 3)
     with pytest.raises(ValueError, match="'triton' needs at most 3 key features, not 4"):
         scan(delta_rule, state, query, write, starts, kernel="triton")
-    with pytest.raises(ValueError, match="'triton' has no form of kda_rule; use 'auto'"):
+    with pytest.raises(ValueError, match="a rule with one decay per head or none, not kda_rule"):
         scan(kda_rule, state, query, write, starts, kernel="triton")
 
 

@@ -82,8 +82,8 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
             return "native"
         return "chunked" if rule in CHUNKED and query.shape[1] > 1 else "reference"
     _check(name)
-    if name == "triton" and rule not in chunked.FORMS:
-        raise ValueError(f"kernel 'triton' has no form of {rule.__name__}; use 'auto'")
+    if name == "triton":
+        on_gpu.check(rule, query)
     if name == "chunked" and rule not in CHUNKED:
         raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
     if name == "native" and not native.serves(rule, query):

@@ -1,4 +1,4 @@
-"""When a scan runs on the GPU kernels, and the way to them that imports Triton only then."""
+"""When a scan can run on the GPU kernels, and the way to them that imports Triton only then."""
 
 import os
 from functools import cache
@@ -17,6 +17,16 @@ from fwrl.update_rules import UpdateRule, Write
 MAX_FEATURES = 256
 
 
+def check(rule: UpdateRule, query: Float[Tensor, "B T H K"]) -> None:
+    """Refuse what the GPU kernels cannot do.
+
+    Raises:
+        ValueError: With what is missing.
+    """
+    if obstacle := _obstacle(rule, query):
+        raise ValueError(f"kernel 'triton' needs {obstacle}; use 'auto'")
+
+
 def scan(
     rule: UpdateRule,
     state: FastWeights,
@@ -25,13 +35,7 @@ def scan(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The scan of ``triton_scan``.
-
-    Raises:
-        ValueError: Where that cannot run.
-    """
-    if obstacle := _obstacle(rule, query):
-        raise ValueError(f"kernel 'triton' needs {obstacle}; use 'auto'")
+    """The scan of ``triton_scan``."""
     return import_module("fwrl.kernels.triton_scan").scan(rule, state, query, write, starts, fresh)
 
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from stable_baselines3 import PPO
@@ -25,10 +25,24 @@ TASK = "fwrl/RepeatPrevious-v0"
 OURS = "fwrl, fast_weight"
 FEED_FORWARD = "SB3 PPO, feed-forward"
 WITHOUT_CONTRIB = "sb3-contrib is not installed: the rows of RecurrentPPO are left out"
-# What differs from the defaults of RecurrentPPO's policy, beside the size.
-RECURRENT: dict[str, dict[str, Any]] = {
-    "RecurrentPPO": {},
-    "RecurrentPPO, one shared LSTM": {"enable_critic_lstm": False, "shared_lstm": True},
+SHARED = {"enable_critic_lstm": False, "shared_lstm": True}
+
+
+class Variant(NamedTuple):
+    """One way to train by RecurrentPPO."""
+
+    # of the policy, beside the size of its LSTMs
+    options: dict[str, Any]
+    # steps of a minibatch; None: as many minibatches as ours
+    batch_size: int | None
+
+
+# RecurrentPPO's own minibatches have 128 steps, whatever the rollout.
+RECURRENT = {
+    "RecurrentPPO": Variant({}, None),
+    "RecurrentPPO, one shared LSTM": Variant(SHARED, None),
+    "RecurrentPPO, its own minibatches": Variant({}, 128),
+    "RecurrentPPO, its own minibatches, one shared LSTM": Variant(SHARED, 128),
 }
 
 
@@ -43,9 +57,8 @@ def measure_training(settings: SpeedSettings, device: torch.device, seed: int) -
     for count in settings.training_envs:
         runs: dict[str, Run] = {OURS: _ours(settings, count, device, seed)}
         if has_contrib():
-            for name, options in RECURRENT.items():
-                kwargs = {"lstm_hidden_size": settings.width, **options}
-                runs[name] = _sb3(settings, count, device, seed, kwargs)
+            for name, variant in RECURRENT.items():
+                runs[name] = _sb3(settings, count, device, seed, variant)
         loop = LSTMPPO(_envs(count), _ppo(settings), settings.width, device, seed)
         runs["LSTM PPO in one file"] = loop.iterate
         runs[FEED_FORWARD] = _sb3(settings, count, device, seed, None)
@@ -101,29 +114,33 @@ def _sb3(
     count: int,
     device: torch.device,
     seed: int,
-    recurrent: dict[str, Any] | None,
+    recurrent: Variant | None,
 ) -> Run:
-    """An algorithm of Stable-Baselines3 with as many steps, epochs and minibatches as ours.
+    """An algorithm of Stable-Baselines3 with as many steps and epochs as ours.
 
     Args:
         settings: Of the benchmark.
         count: Environments.
         device: Where it computes.
         seed: Of the algorithm and its environments.
-        recurrent: The policy's arguments; None: PPO without memory.
+        recurrent: How; None: PPO without memory.
     """
-    steps = count * settings.num_steps
-    make: Any = PPO if recurrent is None else import_module("sb3_contrib").RecurrentPPO
-    width = settings.width
+    steps, width = count * settings.num_steps, settings.width
+    batch_size, make, policy = steps // settings.minibatches, PPO, "MlpPolicy"
+    options: dict[str, Any] = {"net_arch": [width, width]}
+    if recurrent is not None:
+        batch_size = recurrent.batch_size or batch_size
+        make, policy = import_module("sb3_contrib").RecurrentPPO, "MlpLstmPolicy"
+        options = {"lstm_hidden_size": width, **recurrent.options}
     model: BaseAlgorithm = make(
-        "MlpPolicy" if recurrent is None else "MlpLstmPolicy",
+        policy,
         _envs(count),
         n_steps=settings.num_steps,
-        batch_size=steps // settings.minibatches,
+        batch_size=batch_size,
         n_epochs=settings.epochs,
         seed=seed,
         device=device,
-        policy_kwargs={"net_arch": [width, width]} if recurrent is None else recurrent,
+        policy_kwargs=options,
     )
     opened = False
 
