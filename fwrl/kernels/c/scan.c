@@ -19,6 +19,9 @@
 #define JOIN(a, b) JOIN2(a, b)
 #define NAME(name) JOIN(name, VARIANT)
 
+/* Floats of a cache line, and times between the wish for a row and its use. */
+enum { LINE = 16, AHEAD = 4 };
+
 /* One head of one stream, with rows that are filled up to whole vectors. */
 typedef struct {
     const Scan *scan;
@@ -46,6 +49,35 @@ INLINE int starts_at(const Head *head, int64_t t) {
 
 INLINE float strength(const float *strengths, const Head *head, int64_t t) {
     return strengths ? strengths[place(head, t, 1)] : 1.0f;
+}
+
+/* Have a row of a later call in cache: rows of one head lie too far apart to be foreseen. */
+INLINE void expect(const float *row, int64_t size) {
+    for (int64_t i = 0; i < size; i += LINE)
+        __builtin_prefetch(row + i);
+}
+
+/* The inputs of a time, if there is one. */
+INLINE void expect_inputs(const Head *head, int64_t t) {
+    const Scan *scan = head->scan;
+    if (t < 0 || t >= scan->times)
+        return;
+    expect(at(scan->query, head, t), scan->keys);
+    expect(at(scan->key, head, t), scan->keys);
+    expect(at(scan->value, head, t), scan->values);
+    expect(scan->output + place(head, t, scan->values), scan->values);
+    if (scan->error)
+        expect(scan->error + place(head, t, scan->values), scan->values);
+}
+
+/* The gradients of the inputs of a time, which are about to be written. */
+INLINE void expect_gradients(const Head *head, int64_t t) {
+    const Scan *scan = head->scan;
+    if (t < 0)
+        return;
+    expect(scan->to_query + place(head, t, scan->keys), scan->keys);
+    expect(scan->to_key + place(head, t, scan->keys), scan->keys);
+    expect(scan->to_value + place(head, t, scan->values), scan->values);
 }
 
 /* Fill a vector up with zeros. */
@@ -224,6 +256,7 @@ static void forward(const Head *head, float *scratch) {
         return;
     }
     for (int64_t t = 0; t < scan->times; t++) {
+        expect_inputs(head, t + AHEAD);
         if (scan->kept && t % scan->interval == 0)
             give_matrix(scan->kept + (index * kept + t / scan->interval) * matrix, S, head);
         if (starts_at(head, t))
@@ -390,6 +423,8 @@ static void backward(const Head *head, float *scratch) {
         take_matrix(s.before, scan->kept + (index * count + n) * matrix, head);
         again(head, first, last, &s);
         for (int64_t t = last - 1; t >= first; t--) {
+            expect_inputs(head, t - scan->interval);
+            expect_gradients(head, t - AHEAD);
             const float *S = s.after + (t - first) * head->rows * columns;
             const float *T = t > first ? S - head->rows * columns : s.before;
             back(head, t, S, starts_at(head, t) ? s.fresh : T, &s);
