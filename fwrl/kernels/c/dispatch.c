@@ -1,6 +1,7 @@
 /* The entry points: each call goes to the functions for the best instructions of this machine. */
 
 #include "features.h"
+#include "recurrent.h"
 #include "scan.h"
 
 #if defined(__GNUC__)
@@ -18,16 +19,24 @@
 typedef struct {
     const char *name;
     int (*scan_forward)(const Scan *), (*scan_backward)(const Scan *);
+    int (*recurrent_forward)(const Recurrent *), (*recurrent_backward)(const Recurrent *);
     void (*features_forward)(const Features *), (*features_backward)(const Features *);
 } Variant;
 
 #define DECLARE(variant)                                                                           \
     int scan_forward_##variant(const Scan *);                                                      \
     int scan_backward_##variant(const Scan *);                                                     \
+    int recurrent_forward_##variant(const Recurrent *);                                            \
+    int recurrent_backward_##variant(const Recurrent *);                                           \
     void features_forward_##variant(const Features *);                                             \
     void features_backward_##variant(const Features *);
 #define ENTRY(variant)                                                                             \
-    {#variant, scan_forward_##variant, scan_backward_##variant, features_forward_##variant,        \
+    {#variant,                                                                                     \
+     scan_forward_##variant,                                                                       \
+     scan_backward_##variant,                                                                      \
+     recurrent_forward_##variant,                                                                  \
+     recurrent_backward_##variant,                                                                 \
+     features_forward_##variant,                                                                   \
      features_backward_##variant},
 
 FOR_EACH_VARIANT(DECLARE)
@@ -68,5 +77,7 @@ PUBLIC const char *fwrl_sources(void) { return SOURCES; }
 
 PUBLIC int fwrl_scan_forward(const Scan *scan) { return now()->scan_forward(scan); }
 PUBLIC int fwrl_scan_backward(const Scan *scan) { return now()->scan_backward(scan); }
+PUBLIC int fwrl_recurrent_forward(const Recurrent *x) { return now()->recurrent_forward(x); }
+PUBLIC int fwrl_recurrent_backward(const Recurrent *x) { return now()->recurrent_backward(x); }
 PUBLIC void fwrl_features_forward(const Features *x) { now()->features_forward(x); }
 PUBLIC void fwrl_features_backward(const Features *x) { now()->features_backward(x); }
