@@ -5,12 +5,12 @@ import torch
 
 from fwrl.cores import CORES
 from fwrl.kernels import library as loading
-from fwrl.kernels import recurrent_delta, use_kernel
+from fwrl.kernels import use_kernel
 from fwrl.state import map_tensors, tensors_in
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
-KINDS = ["recurrent_delta"]
+KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # sizes of heads: whole vectors of every width; less than one; some and a rest
 SIZES = [32, 3, 16, 17, 40, 80]
@@ -22,10 +22,12 @@ def problem(kind, size, times, streams=3):
     core = CORES[kind](heads=2).build(2 * size)
     x = torch.randn(streams, times, 2 * size, requires_grad=True)
     starts = torch.rand(streams, times) < 0.1
-    state = map_tensors(
-        lambda leaf: (0.5 * torch.randn_like(leaf)).requires_grad_(), core.initial_state(streams)
-    )
-    return core, x, starts, state
+    return core, x, starts, grown(core.initial_state(streams))
+
+
+def grown(state):
+    """The state of some past."""
+    return map_tensors(lambda leaf: (0.5 * torch.randn_like(leaf)).requires_grad_(), state)
 
 
 def everything(core, x, starts, state, kernel):
@@ -94,6 +96,22 @@ def test_nothing_undefined_passes_a_start(kind, poison):
 
 
 @every_kind
+@pytest.mark.parametrize("used", ["outputs", "state"])
+def test_gradients_of_the_outputs_or_of_the_state_alone(kind, used):
+    core, x, starts, state = problem(kind, 8, 20)
+    gradients = []
+    for kernel in ("reference", "native"):
+        with use_kernel(kernel):
+            y, end = core.unroll(x, state, starts)
+        # of the state only what was written last
+        loss = y.sum() if used == "outputs" else tensors_in(end)[-2].square().sum()
+        leaves = [x, *tensors_in(state)]
+        gradients.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
+    for truth, fast in zip(*gradients, strict=True):
+        torch.testing.assert_close(fast, truth, atol=1e-5, rtol=1e-4)
+
+
+@every_kind
 def test_the_state_is_left_as_it_was(kind):
     core, x, starts, state = problem(kind, 8, 20)
     before = map_tensors(lambda leaf: leaf.detach().clone(), state)
@@ -125,7 +143,8 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    monkeypatch.setattr(loading.library().functions, "fwrl_recurrent_forward", unexpected)
+    for name in ("recurrent", "fast_recurrence"):
+        monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):
         core.unroll(x, state, starts)
     with use_kernel("reference"):
@@ -134,11 +153,35 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
     assert core.unroll(x, state, starts)[0].dtype == torch.float64
 
 
-def test_the_operators_keep_the_rules_of_torch():
+@pytest.mark.parametrize(("kind", "version"), [("delta_rnn", 1), ("delta_lstm", 2)])
+def test_other_versions_are_looped(kind, version):
     torch.manual_seed(0)
-    shapes = [(2, 20, 2, 13), (2, 4, 13), (2, 2, 4, 4), (2, 2, 4)]
-    given = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    core = CORES[kind](heads=2, version=version).build(16)
+    x, starts, state = torch.randn(2, 9, 16), torch.rand(2, 9) < 0.2, core.initial_state(2)
+    assert_equal((core, x.requires_grad_(), starts, grown(state)))
+
+
+def given(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("operator", "tensors"),
+    [
+        ("recurrent_delta", given((2, 20, 2, 13), (2, 4, 13), (2, 2, 4, 4), (2, 2, 4))),
+        (
+            "fast_recurrence",
+            given(*[(2, 20, 6, 4)] * 3, (2, 20, 6, 1), (2, 6, 4, 4), *[(2, 2, 4)] * 2),
+        ),
+        (
+            "fast_recurrence",
+            [*given(*[(2, 20, 2, 4)] * 3, (2, 20, 2, 1), (2, 2, 4, 4), (2, 2, 4)), None],
+        ),
+    ],
+)
+def test_the_operators_keep_the_rules_of_torch(operator, tensors):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     starts = torch.rand(2, 20) < 0.1
-    inputs = recurrent_delta.Inputs(*given, starts)
-    torch.library.opcheck(torch.ops.fwrl.recurrent_delta, (*inputs, True), test_utils=checks)
+    inputs = (*tensors, starts, True)
+    torch.library.opcheck(getattr(torch.ops.fwrl, operator), inputs, test_utils=checks)

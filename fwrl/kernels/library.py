@@ -79,6 +79,22 @@ class Recurrent(ctypes.Structure):
     )
 
 
+class FastRecurrence(ctypes.Structure):
+    """``FastRecurrence`` in c/fast_recurrence.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size", "gates")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
+        *((name, ctypes.c_void_p) for name in ("state", "y", "cell", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "end_cell")),
+        *((name, ctypes.c_void_p) for name in ("error", "made", "cells", "kept")),
+        *((f"from_{name}", ctypes.c_void_p) for name in ("output", "end", "cell")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("state", "y", "cell")),
+    )
+
+
 class Features(ctypes.Structure):
     """``Features`` in c/features.h."""
 
@@ -123,6 +139,11 @@ def check(failed: int) -> None:
     """What a scan returned."""
     if failed:
         raise MemoryError("the native scan found no memory for its scratch")
+
+
+def or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient of what may not have been used."""
+    return torch.zeros_like(like) if gradient is None else gradient
 
 
 def threads_for(products: int) -> int:

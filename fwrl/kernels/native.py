@@ -18,7 +18,17 @@ from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON
 from fwrl.kernels.chunked import FORMS, prepared
-from fwrl.kernels.library import Scan, check, fill, library, place, place_one, served, threads_for
+from fwrl.kernels.library import (
+    Scan,
+    check,
+    fill,
+    library,
+    or_zeros,
+    place,
+    place_one,
+    served,
+    threads_for,
+)
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write
 
@@ -220,14 +230,20 @@ def _fake_scan_backward(*given: Any) -> list[Tensor]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # those that are kept get none, and need no zeros
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:8], *output[2:])
     ctx.removes = inputs[8]
 
 
 @once_differentiable
-def _back(ctx: Any, to_output: Tensor, to_end: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _back(
+    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
     *given, error, kept = ctx.saved_tensors
-    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, to_output, to_end)
+    # what is read is of the shape of the values
+    to_results = or_zeros(to_output, given[2]), or_zeros(to_end, given[5])
+    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, *to_results)
     of_inputs = (None if x is None else g for x, g in zip(given[:7], gradients, strict=True))
     return (*of_inputs, None, None, None)
 

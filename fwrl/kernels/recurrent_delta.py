@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fwrl.kernels.library import Recurrent, check, fill, library, threads_for
+from fwrl.kernels.library import Recurrent, check, fill, library, or_zeros, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.shapes import FastWeights
 
@@ -130,12 +130,18 @@ def _fake_backward(*given: Any) -> list[Tensor]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # those that are kept get none, and need no zeros
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:5], output[0], *output[2:])
 
 
 @once_differentiable
-def _back(ctx: Any, to_output: Tensor, to_end: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    gradients = torch.ops.fwrl.recurrent_delta_backward(*ctx.saved_tensors, to_output, to_end)
+def _back(
+    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    given = ctx.saved_tensors
+    to_results = or_zeros(to_output, given[5]), or_zeros(to_end, given[2])
+    gradients = torch.ops.fwrl.recurrent_delta_backward(*given, *to_results)
     return (*gradients, None, None)
 
 

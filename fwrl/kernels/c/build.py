@@ -15,11 +15,12 @@ from pathlib import Path
 
 LIBRARY = "libfwrl.so"
 SOURCES = (
-    *("dispatch.c", "features.c", "features.h", "recurrent.c", "recurrent.h", "scan.c", "scan.h"),
+    *("dispatch.c", "fast_recurrence.c", "fast_recurrence.h", "features.c", "features.h"),
+    *("recurrent.c", "recurrent.h", "scan.c", "scan.h"),
     *("softmax.h", "unit.h", "vectors.h", "weights.h"),
 )
 # those that are compiled for each variant
-FILES = ("scan", "features", "recurrent")
+FILES = ("scan", "features", "recurrent", "fast_recurrence")
 # The instructions of each variant of the files that have several.
 VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
 FLAGS = [

@@ -16,8 +16,8 @@
 typedef struct {
     const Recurrent *net;
     int64_t b, h;
-    /* the size rounded up, and the sum of those of all parts */
-    int64_t columns, parts;
+    /* the size rounded up, the sum of those of all parts, and P */
+    int64_t columns, parts, row;
     /* where [B H .] has this head */
     int64_t index;
 } Head;
@@ -31,7 +31,7 @@ typedef struct {
 
 static Head head_of(const Recurrent *net, int64_t b, int64_t h) {
     int64_t columns = whole(net->size);
-    return (Head){net, b, h, columns, 3 * columns + WIDTH, b * net->heads + h};
+    return (Head){net, b, h, columns, 3 * columns + WIDTH, 3 * net->size + 1, b * net->heads + h};
 }
 
 /* Where [B T H .] has this time. */
@@ -80,7 +80,7 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         }
         hyperbolic_tangent(bent, y, size);
         read_all(made, bent, work->weights + h * size * head.parts, size, head.parts);
-        spread(given, net->projected + place(&head, t) * (3 * size + 1), size, columns);
+        spread(given, net->projected + place(&head, t) * head.row, size, columns);
         for (int64_t p = 0; p < head.parts; p++)
             made[p] += given[p];
         softmax(query, query, size);
@@ -94,7 +94,7 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         write_all(y, query, 1.0f, key, u, S, S, size, columns);
         memcpy(net->output + place(&head, t) * size, y, size * sizeof(float));
         if (net->made)
-            gather(net->made + place(&head, t) * (3 * size + 1), made, size, columns);
+            gather(net->made + place(&head, t) * head.row, made, size, columns);
     }
     give_matrix(net->end + head.index * matrix, S, size, size, columns);
 }
@@ -126,30 +126,13 @@ static Scratch lay_out(float *scratch, const Head *head) {
     return s;
 }
 
-/* The weights after each time from `first` on, once more. */
-static void again(const Head *head, int64_t first, int64_t last, const Scratch *s) {
-    const Recurrent *net = head->net;
-    int64_t size = net->size, columns = head->columns;
-    const float *S = s->before;
-    for (int64_t t = first; t < last; t++) {
-        const float *made = net->made + place(head, t) * (3 * size + 1), *key = made + size;
-        for (int64_t v = 0; v < size; v++)
-            s->now.u[v] = made[3 * size] * made[2 * size + v];
-        if (starts_at(head, t))
-            S = s->fresh;
-        float *after = s->after + (t - first) * columns * columns;
-        write_all(s->now.to_u, key, 1.0f, key, s->now.u, S, after, size, columns);
-        S = after;
-    }
-}
-
 /* One time backwards: from the gradients of the weights S after it and of what it read, to those of
    the weights and of what was read before it. */
 static void back(const Head *head, int64_t t, const float *S, const float *weights, Scratch *s) {
     const Recurrent *net = head->net;
     Written *w = &s->now;
     int64_t size = net->size, columns = head->columns, row = place(head, t);
-    const float *made = net->made + row * (3 * size + 1), *to_output = net->from_output + row * size;
+    const float *made = net->made + row * head->row, *to_output = net->from_output + row * size;
     w->query = made, w->key = made + size, w->b = made[3 * size];
     memcpy(w->error, made + 2 * size, size * sizeof(float));
     for (int64_t v = 0; v < size; v++)
@@ -161,7 +144,7 @@ static void back(const Head *head, int64_t t, const float *S, const float *weigh
     /* e: the gradient of the error is that of the value */
     memcpy(s->to_made + 2 * columns, w->e, size * sizeof(float));
     s->to_made[3 * columns] = w->b * (1.0f - w->b) * to_beta;
-    gather(net->to_projected + row * (3 * size + 1), s->to_made, size, columns);
+    gather(net->to_projected + row * head->row, s->to_made, size, columns);
     if (starts_at(head, t)) {
         memset(w->G, 0, size * columns * sizeof(float));
         memset(w->y, 0, columns * sizeof(float));
@@ -182,12 +165,19 @@ static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
     int64_t size = net->size, columns = head.columns, matrix = size * size;
     int64_t count = (net->times + net->interval - 1) / net->interval;
     Scratch s = lay_out(scratch, &head);
+    const float *made = net->made + place(&head, 0) * head.row;
+    int64_t stride = net->heads * head.row;
+    Writes writes = {{made + size, stride},
+                     {made + 2 * size, stride},
+                     {made + 3 * size, stride},
+                     {NULL, 0},
+                     net->starts ? net->starts + b * net->times : NULL};
     take_matrix(s.now.G, net->from_end + head.index * matrix, size, size, columns);
     for (int64_t n = count - 1; n >= 0; n--) {
         int64_t first = n * net->interval, last = first + net->interval;
         last = last < net->times ? last : net->times;
         take_matrix(s.before, net->kept + (head.index * count + n) * matrix, size, size, columns);
-        again(&head, first, last, &s);
+        again(&writes, first, last, s.before, s.fresh, s.after, columns * columns, &s.now);
         for (int64_t t = last - 1; t >= first; t--)
             back(&head, t, s.after + (t - first) * columns * columns,
                  work->weights + h * head.parts * columns, &s);
@@ -198,8 +188,7 @@ static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
 
 static int run(const Recurrent *net, int back, int64_t matrices) {
     Head head = head_of(net, 0, 0);
-    int64_t size = net->size, columns = head.columns, parts = head.parts;
-    int64_t row = 3 * size + 1;
+    int64_t size = net->size, columns = head.columns, parts = head.parts, row = head.row;
     Work work = {net, aligned_alloc(64, net->heads * columns * parts * sizeof(float))};
     if (!work.weights)
         return 1;

@@ -36,13 +36,21 @@ INLINE int64_t place(const Head *head, int64_t t, int64_t size) {
     return ((head->b * scan->times + t) * scan->heads + head->h) * size;
 }
 
-INLINE int starts_at(const Head *head, int64_t t) {
-    const uint8_t *starts = head->scan->starts;
-    return starts && starts[head->b * head->scan->times + t];
+INLINE Times strengths(const float *first, const Head *head) {
+    return (Times){first ? first + place(head, 0, 1) : NULL, head->scan->heads};
 }
 
-INLINE float strength(const float *strengths, const Head *head, int64_t t) {
-    return strengths ? strengths[place(head, t, 1)] : 1.0f;
+INLINE Times times_of(Sequence x, const Head *head) { return (Times){at(x, head, 0), x.time}; }
+
+/* What the head writes; the error is that of the forward pass. */
+static Writes writes_of(const Head *head) {
+    const Scan *scan = head->scan;
+    Times error = {scan->error + place(head, 0, scan->values), scan->heads * scan->values};
+    return (Writes){times_of(scan->key, head),
+                    scan->error ? error : times_of(scan->value, head),
+                    strengths(scan->beta, head),
+                    strengths(scan->decay, head),
+                    scan->starts ? scan->starts + head->b * scan->times : NULL};
 }
 
 static const float *fresh_of(const Head *head) {
@@ -72,7 +80,7 @@ static void step(const Head *head, const float *T, float *S, float *row) {
     int64_t keys = scan->keys, values = scan->values, columns = head->columns;
     float *error = row, *u = error + columns, *y = u + columns;
     float *query = y + columns, *key = query + head->rows;
-    float a = strength(scan->decay, head, 0), b = strength(scan->beta, head, 0);
+    float a = strength(strengths(scan->decay, head), 0), b = strength(strengths(scan->beta, head), 0);
     const float *value = at(scan->value, head, 0);
     if (scan->projected) {
         unit_address(query, at(scan->query, head, 0), keys, (float)scan->epsilon);
@@ -103,6 +111,7 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         step(head, scan->state + index * matrix, scan->end + index * matrix, error);
         return;
     }
+    Writes writes = writes_of(head);
     take_matrix(S, scan->state + index * matrix, keys, values, columns);
     if (!scan->starts && scan->times == 1) {
         step(head, S, S, error);
@@ -112,9 +121,9 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
     for (int64_t t = 0; t < scan->times; t++) {
         if (scan->kept && t % scan->interval == 0)
             give_matrix(scan->kept + (index * kept + t / scan->interval) * matrix, S, keys, values, columns);
-        if (starts_at(head, t))
+        if (writes.starts && writes.starts[t])
             take_matrix(S, fresh_of(head), keys, values, columns);
-        float a = strength(scan->decay, head, t), b = strength(scan->beta, head, t);
+        float a = strength(writes.decay, t), b = strength(writes.beta, t);
         error_at(head, t, S, a, error);
         for (int64_t v = 0; v < columns; v++)
             u[v] = b * error[v];
@@ -163,39 +172,14 @@ static Scratch lay_out(float *scratch, const Head *head) {
     return s;
 }
 
-/* What the forward pass wrote before beta. */
-INLINE const float *written_at(const Head *head, int64_t t) {
-    const Scan *scan = head->scan;
-    return scan->error ? scan->error + place(head, t, scan->values) : at(scan->value, head, t);
-}
-
-/* The weights after each time from `first` on, once more. */
-static void again(const Head *head, int64_t first, int64_t last, const Scratch *s) {
-    const Scan *scan = head->scan;
-    int64_t matrix = head->rows * head->columns, values = scan->values;
-    const float *S = s->before;
-    for (int64_t t = first; t < last; t++) {
-        const float *error = written_at(head, t);
-        float b = strength(scan->beta, head, t), a = strength(scan->decay, head, t);
-        for (int64_t v = 0; v < values; v++)
-            s->now.u[v] = b * error[v];
-        if (starts_at(head, t))
-            S = s->fresh;
-        float *after = s->after + (t - first) * matrix;
-        const float *key = at(scan->key, head, t);
-        /* what is read here is not needed: the compiler cannot know, and it is cheap */
-        write_all(s->now.y, key, a, key, s->now.u, S, after, scan->keys, head->columns);
-        S = after;
-    }
-}
-
 /* One time backwards: from the gradient of the weights S after it to that of T before it. */
-static void back(const Head *head, int64_t t, const float *S, const float *T, Written *w) {
+static void back(const Head *head, const Writes *writes, int64_t t, const float *S, const float *T,
+                 Written *w) {
     const Scan *scan = head->scan;
     int64_t keys = scan->keys, values = scan->values;
-    w->b = strength(scan->beta, head, t), w->a = strength(scan->decay, head, t);
+    w->b = strength(writes->beta, t), w->a = strength(writes->decay, t);
     w->key = at(scan->key, head, t), w->query = at(scan->query, head, t);
-    memcpy(w->error, written_at(head, t), values * sizeof(float));
+    memcpy(w->error, writes->error.data + t * writes->error.stride, values * sizeof(float));
     memcpy(w->y, scan->output + place(head, t, values), values * sizeof(float));
     float to_beta = written_back(w), *to_value = scan->to_value + place(head, t, values);
     for (int64_t v = 0; v < values; v++)
@@ -218,6 +202,7 @@ static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
     int64_t index = head->b * scan->heads + head->h;
     int64_t count = (scan->times + scan->interval - 1) / scan->interval;
     Scratch s = lay_out(scratch, head);
+    Writes writes = writes_of(head);
     take_matrix(s.now.G, scan->end + index * matrix, keys, values, columns);
     take_matrix(s.fresh, fresh_of(head), keys, values, columns);
     if (scan->to_fresh)
@@ -226,12 +211,13 @@ static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
         int64_t first = n * scan->interval, last = first + scan->interval;
         last = last < scan->times ? last : scan->times;
         take_matrix(s.before, scan->kept + (index * count + n) * matrix, keys, values, columns);
-        again(head, first, last, &s);
+        again(&writes, first, last, s.before, s.fresh, s.after, head->rows * columns, &s.now);
         for (int64_t t = last - 1; t >= first; t--) {
             const float *S = s.after + (t - first) * head->rows * columns;
             const float *T = t > first ? S - head->rows * columns : s.before;
-            back(head, t, S, starts_at(head, t) ? s.fresh : T, &s.now);
-            if (!starts_at(head, t))
+            int starts = writes.starts && writes.starts[t];
+            back(head, &writes, t, S, starts ? s.fresh : T, &s.now);
+            if (!starts)
                 continue;
             if (scan->to_fresh)
                 add_matrix(scan->to_fresh + index * matrix, s.now.G, keys, values, columns);

@@ -207,6 +207,41 @@ static void address_back(const Written *w, const float *S) {
         w->to_key[k] += along * w->key[k];
 }
 
+/* Where a head's vector or number of the first time lies, and how many floats later the next. */
+typedef struct {
+    const float *data;
+    int64_t stride;
+} Times;
+
+/* What one head wrote at each time. No strength means 1 everywhere; no starts, none. */
+typedef struct {
+    Times key, error, beta, decay;
+    const uint8_t *starts;
+} Writes;
+
+INLINE float strength(Times strengths, int64_t t) {
+    return strengths.data ? strengths.data[t * strengths.stride] : 1.0f;
+}
+
+/* The weights after each time from `first` on, once more: T, those before, is replaced by `fresh`
+   where an episode starts. Those of two times lie `matrix` floats apart. */
+static void again(const Writes *writes, int64_t first, int64_t last, const float *T,
+                  const float *fresh, float *after, int64_t matrix, const Written *w) {
+    for (int64_t t = first; t < last; t++, after += matrix) {
+        const float *error = writes->error.data + t * writes->error.stride;
+        const float *key = writes->key.data + t * writes->key.stride;
+        float b = strength(writes->beta, t);
+        for (int64_t v = 0; v < w->values; v++)
+            w->u[v] = b * error[v];
+        if (writes->starts && writes->starts[t])
+            T = fresh;
+        /* what is read here is not needed: the compiler cannot know, and it is cheap */
+        write_all(w->to_u, key, strength(writes->decay, t), key, w->u, T, after, w->keys,
+                  w->columns);
+        T = after;
+    }
+}
+
 /* Do the work of every head of every stream, with scratch of so many floats for each thread.
    Returns 0, or 1 if there is no memory for the scratch. */
 static int for_all(const void *call, int64_t streams, int64_t heads, int64_t threads, int64_t floats,
