@@ -10,7 +10,7 @@ from fwrl.state import map_tensors, tensors_in
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
-KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta"]
+KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta", "self_referential"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # sizes of heads: whole vectors of every width; less than one; some and a rest
 SIZES = [32, 3, 16, 17, 40, 80]
@@ -44,7 +44,9 @@ def everything(core, x, starts, state, kernel):
 def assert_equal(problem):
     expected = everything(*problem, "reference")
     for fast, truth in zip(everything(*problem, "native"), expected, strict=True):
-        torch.testing.assert_close(fast, truth, atol=2e-5 * truth.abs().max().item(), rtol=1e-4)
+        # some states are small differences of larger numbers
+        atol = 1e-6 + 2e-5 * truth.abs().max().item()
+        torch.testing.assert_close(fast, truth, atol=atol, rtol=1e-4)
 
 
 @every_kind
@@ -104,7 +106,7 @@ def test_gradients_of_the_outputs_or_of_the_state_alone(kind, used):
         with use_kernel(kernel):
             y, end = core.unroll(x, state, starts)
         # of the state only what was written last
-        loss = y.sum() if used == "outputs" else tensors_in(end)[-2].square().sum()
+        loss = y.sum() if used == "outputs" else tensors_in(end)[-2:][0].square().sum()
         leaves = [x, *tensors_in(state)]
         gradients.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
     for truth, fast in zip(*gradients, strict=True):
@@ -143,7 +145,7 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    for name in ("recurrent", "fast_recurrence"):
+    for name in ("recurrent", "fast_recurrence", "self_referential"):
         monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):
         core.unroll(x, state, starts)
@@ -170,6 +172,7 @@ def given(*shapes):
     ("operator", "tensors"),
     [
         ("recurrent_delta", given((2, 20, 2, 13), (2, 4, 13), (2, 2, 4, 4), (2, 2, 4))),
+        ("self_referential", given((2, 20, 2, 4), (2, 2, 4, 16), (2, 4, 16))),
         (
             "fast_recurrence",
             given(*[(2, 20, 6, 4)] * 3, (2, 20, 6, 1), (2, 6, 4, 4), *[(2, 2, 4)] * 2),

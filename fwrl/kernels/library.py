@@ -95,6 +95,19 @@ class FastRecurrence(ctypes.Structure):
     )
 
 
+class SelfReferential(ctypes.Structure):
+    """``SelfReferential`` in c/self_referential.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("address", "state", "fresh", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "made", "change", "kept")),
+        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
+        *((name, ctypes.c_void_p) for name in ("to_address", "to_state", "to_fresh")),
+    )
+
+
 class Features(ctypes.Structure):
     """``Features`` in c/features.h."""
 

@@ -4,6 +4,7 @@
 #include "features.h"
 #include "recurrent.h"
 #include "scan.h"
+#include "self_referential.h"
 
 #if defined(__GNUC__)
 #define PUBLIC __attribute__((visibility("default")))
@@ -23,6 +24,8 @@ typedef struct {
     int (*recurrent_forward)(const Recurrent *), (*recurrent_backward)(const Recurrent *);
     int (*fast_recurrence_forward)(const FastRecurrence *);
     int (*fast_recurrence_backward)(const FastRecurrence *);
+    int (*self_referential_forward)(const SelfReferential *);
+    int (*self_referential_backward)(const SelfReferential *);
     void (*features_forward)(const Features *), (*features_backward)(const Features *);
 } Variant;
 
@@ -33,6 +36,8 @@ typedef struct {
     int recurrent_backward_##variant(const Recurrent *);                                           \
     int fast_recurrence_forward_##variant(const FastRecurrence *);                                 \
     int fast_recurrence_backward_##variant(const FastRecurrence *);                                \
+    int self_referential_forward_##variant(const SelfReferential *);                               \
+    int self_referential_backward_##variant(const SelfReferential *);                              \
     void features_forward_##variant(const Features *);                                             \
     void features_backward_##variant(const Features *);
 #define ENTRY(variant)                                                                             \
@@ -43,6 +48,8 @@ typedef struct {
      recurrent_backward_##variant,                                                                 \
      fast_recurrence_forward_##variant,                                                            \
      fast_recurrence_backward_##variant,                                                           \
+     self_referential_forward_##variant,                                                           \
+     self_referential_backward_##variant,                                                          \
      features_forward_##variant,                                                                   \
      features_backward_##variant},
 
@@ -91,6 +98,12 @@ PUBLIC int fwrl_fast_recurrence_forward(const FastRecurrence *x) {
 }
 PUBLIC int fwrl_fast_recurrence_backward(const FastRecurrence *x) {
     return now()->fast_recurrence_backward(x);
+}
+PUBLIC int fwrl_self_referential_forward(const SelfReferential *x) {
+    return now()->self_referential_forward(x);
+}
+PUBLIC int fwrl_self_referential_backward(const SelfReferential *x) {
+    return now()->self_referential_backward(x);
 }
 PUBLIC void fwrl_features_forward(const Features *x) { now()->features_forward(x); }
 PUBLIC void fwrl_features_backward(const Features *x) { now()->features_backward(x); }

@@ -8,9 +8,9 @@
 
    An episode begins with zeros for S and y. */
 
+#include "parts.h"
 #include "recurrent.h"
 #include "softmax.h"
-#include "weights.h"
 
 /* One head of one stream. In scratch, each part of what is made begins a whole vector. */
 typedef struct {
@@ -31,7 +31,7 @@ typedef struct {
 
 static Head head_of(const Recurrent *net, int64_t b, int64_t h) {
     int64_t columns = whole(net->size);
-    return (Head){net, b, h, columns, 3 * columns + WIDTH, 3 * net->size + 1, b * net->heads + h};
+    return (Head){net, b, h, columns, parts_of(net->size), 3 * net->size + 1, b * net->heads + h};
 }
 
 /* Where [B T H .] has this time. */
@@ -42,20 +42,6 @@ INLINE int64_t place(const Head *head, int64_t t) {
 INLINE int starts_at(const Head *head, int64_t t) {
     const uint8_t *starts = head->net->starts;
     return starts && starts[head->b * head->net->times + t];
-}
-
-/* From [P] to the parts of scratch. */
-INLINE void spread(float *to, const float *from, int64_t size, int64_t columns) {
-    for (int part = 0; part < 3; part++)
-        take(to + part * columns, from + part * size, size, columns);
-    take(to + 3 * columns, from + 3 * size, 1, WIDTH);
-}
-
-/* And back. */
-INLINE void gather(float *to, const float *from, int64_t size, int64_t columns) {
-    for (int part = 0; part < 3; part++)
-        memcpy(to + part * size, from + part * columns, size * sizeof(float));
-    to[3 * size] = from[3 * columns];
 }
 
 /* One head of one stream. Scratch: a matrix, what is made and its like, and three rows. */
@@ -80,7 +66,7 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         }
         hyperbolic_tangent(bent, y, size);
         read_all(made, bent, work->weights + h * size * head.parts, size, head.parts);
-        spread(given, net->projected + place(&head, t) * head.row, size, columns);
+        spread(given, net->projected + place(&head, t) * head.row, size, 1);
         for (int64_t p = 0; p < head.parts; p++)
             made[p] += given[p];
         softmax(query, query, size);
@@ -94,7 +80,7 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         write_all(y, query, 1.0f, key, u, S, S, size, columns);
         memcpy(net->output + place(&head, t) * size, y, size * sizeof(float));
         if (net->made)
-            gather(net->made + place(&head, t) * head.row, made, size, columns);
+            gather(net->made + place(&head, t) * head.row, made, size, 1);
     }
     give_matrix(net->end + head.index * matrix, S, size, size, columns);
 }
@@ -144,7 +130,7 @@ static void back(const Head *head, int64_t t, const float *S, const float *weigh
     /* e: the gradient of the error is that of the value */
     memcpy(s->to_made + 2 * columns, w->e, size * sizeof(float));
     s->to_made[3 * columns] = w->b * (1.0f - w->b) * to_beta;
-    gather(net->to_projected + row * head->row, s->to_made, size, columns);
+    gather(net->to_projected + row * head->row, s->to_made, size, 1);
     if (starts_at(head, t)) {
         memset(w->G, 0, size * columns * sizeof(float));
         memset(w->y, 0, columns * sizeof(float));
@@ -198,7 +184,7 @@ static int run(const Recurrent *net, int back, int64_t matrices) {
         for (int64_t k = 0; k < size; k++) {
             const float *from = net->recurrent + (h * size + k) * row;
             if (!back)
-                spread(work.weights + (h * size + k) * parts, from, size, columns);
+                spread(work.weights + (h * size + k) * parts, from, size, 1);
             else
                 for (int64_t p = 0; p < row; p++) {
                     int64_t part = p / size * columns + p % size;
