@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from fwrl.core import MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions, softmax
-from fwrl.kernels import scan, scan_step
+from fwrl.kernels import fast_recurrence, recurs_natively, scan, scan_step
 from fwrl.precision import without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
@@ -32,6 +32,12 @@ class FastNetwork(NamedTuple):
     gates: int = 1
     # How many vectors each head remembers.
     units: int = 1
+    # Whether it is what ``fwrl.kernels.fast_recurrence`` computes with so many gates and units.
+    native: bool = False
+
+
+# What is read feed-forward; key, value and strength of what is written recurrently.
+Now = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class FastRecurrentState(NamedTuple):
@@ -91,7 +97,12 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
         query, write, recurrent = self._program(x)
         read, feed_forward = scan_step(delta_rule, state.feed_forward, query, write)
         with without_autocast(x.device):
-            y, (weights, units) = self._advance((read, *recurrent), state[1:])
+            if self._is_native(read, state):
+                read, key, value, beta = (part.unsqueeze(1) for part in (read, *recurrent))
+                y, weights, units = _natively((read, key, value, beta), state, None)
+                y = y.squeeze(1)
+            else:
+                y, (weights, units) = self._advance((read, *recurrent), state[1:])
         return self.output(y), FastRecurrentState(feed_forward, weights, units)
 
     @override
@@ -100,10 +111,17 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
     ) -> tuple[Float[Tensor, "B T E"], FastRecurrentState]:
         query, write, recurrent = self._program(x)
         read, feed_forward = scan(delta_rule, state.feed_forward, query, write, starts)
-        now, fresh = (read, *recurrent), self.initial_state(x.shape[0], x.device)[1:]
+        now = (read, *recurrent)
         with without_autocast(x.device):
-            y, (weights, units) = by_steps(self._advance, now, state[1:], starts, fresh)
+            if self._is_native(read, state):
+                y, weights, units = _natively(now, state, starts)
+            else:
+                fresh = self.initial_state(x.shape[0], x.device)[1:]
+                y, (weights, units) = by_steps(self._advance, now, state[1:], starts, fresh)
         return self.output(y), FastRecurrentState(feed_forward, weights, units)
+
+    def _is_native(self, read: Tensor, state: FastRecurrentState) -> bool:
+        return self.network.native and recurs_natively(read, state.recurrent, *state.units)
 
     def _program(
         self, x: Float[Tensor, "*BT D"]
@@ -115,10 +133,20 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
         return self.feature_map(query), write, recurrent
 
     def _advance(
-        self, now: tuple[Tensor, Tensor, Tensor, Tensor], before: tuple[Tensor, Units]
+        self, now: Now, before: tuple[Tensor, Units]
     ) -> tuple[Float[Tensor, "B H V"], tuple[Tensor, Units]]:
         read, key, value, beta = now
         weights, units = before
         weights = delta_rule(weights, Write(key, value, beta))
         y, units = self.network.advance(read, weights, units)
         return y, (weights, units)
+
+
+def _natively(
+    now: Now, state: FastRecurrentState, starts: Bool[Tensor, "B T"] | None
+) -> tuple[Float[Tensor, "B T H V"], Tensor, Units]:
+    last, *cells = state.units
+    cell = cells[0] if cells else None
+    inputs = fast_recurrence.Inputs(*now, state.recurrent, last, cell, starts)
+    y, weights, cell = fast_recurrence.unroll(inputs)
+    return y, weights, (y[:, -1].clone(), cell)[: len(state.units)]

@@ -27,3 +27,17 @@ def cuda():
     if not torch.cuda.is_available():
         pytest.skip("needs CUDA")
     return torch.device("cuda")
+
+
+@pytest.fixture(params=range(3))
+def variant(request):
+    """Runs a test once for each set of instructions that this machine has."""
+    # not before jaxtyping watches what is imported
+    from fwrl.kernels.library import library  # noqa: PLC0415
+
+    functions = library().functions
+    if request.param >= functions.fwrl_count() or not functions.fwrl_supports(request.param):
+        pytest.skip("this machine does not have these instructions")
+    functions.fwrl_choose(request.param)
+    yield
+    functions.fwrl_choose(-1)

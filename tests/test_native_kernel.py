@@ -22,17 +22,6 @@ every_rule = pytest.mark.parametrize("name", RULES)
 SIZES = [(32, 32), (3, 5), (16, 64), (33, 17), (4, 80)]
 
 
-@pytest.fixture(params=range(3))
-def variant(request):
-    """Runs a test once for each set of instructions that this machine has."""
-    functions = loading.library().functions
-    if request.param >= functions.fwrl_count() or not functions.fwrl_supports(request.param):
-        pytest.skip("this machine does not have these instructions")
-    functions.fwrl_choose(request.param)
-    yield
-    functions.fwrl_choose(-1)
-
-
 @every_rule
 @pytest.mark.parametrize("times", [1, 2, 63, 64, 65, 257])
 @pytest.mark.parametrize("density", [0, 0.1, 1])

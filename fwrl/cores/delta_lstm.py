@@ -39,7 +39,8 @@ class DeltaLSTMConfig(Config):
     def build(self, input_size: int) -> FastRecurrence:
         """The core for inputs of this size; its state's units are the last output and the cells."""
         size = head_size(self.kind, input_size, self.heads)
-        network = FastNetwork(partial(_advance, self.version), gates=GATES, units=2)
+        advance = partial(_advance, self.version)
+        network = FastNetwork(advance, gates=GATES, units=2, native=self.version == 4)
         return FastRecurrence(input_size, size, network, scale_output=self.scale_output)
 
 

@@ -36,7 +36,7 @@ class DeltaRNNConfig(Config):
     def build(self, input_size: int) -> FastRecurrence:
         """The core for inputs of this size; its state holds the last output as its only units."""
         size = head_size(self.kind, input_size, self.heads)
-        network = FastNetwork(partial(_advance, self.version))
+        network = FastNetwork(partial(_advance, self.version), native=self.version == 2)
         return FastRecurrence(input_size, size, network, self.feature_map, self.scale_output)
 
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import softmax
+from fwrl.kernels import recurrent_delta, recurs_natively
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
@@ -71,8 +72,13 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
         self, x: Float[Tensor, "B D"], state: RecurrentDeltaState
     ) -> tuple[Float[Tensor, "B E"], RecurrentDeltaState]:
         (projected,) = self.slow(x)
+        inputs = self._inputs(projected.unsqueeze(1), state, None)
         with without_autocast(x.device):
-            y, state = self._advance(projected, state)
+            if recurs_natively(*inputs[:4]):
+                y, state = _natively(inputs)
+                y = y.squeeze(1)
+            else:
+                y, state = self._advance(projected, state)
         return self.output(y), state
 
     @override
@@ -80,10 +86,23 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
         self, x: Float[Tensor, "B T D"], state: RecurrentDeltaState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], RecurrentDeltaState]:
         (projected,) = self.slow(x)
-        fresh = self.initial_state(x.shape[0], x.device)
+        inputs = self._inputs(projected, state, starts)
         with without_autocast(x.device):
-            y, state = by_steps(self._advance, projected, state, starts, fresh)
+            if recurs_natively(*inputs[:4]):
+                y, state = _natively(inputs)
+            else:
+                fresh = self.initial_state(x.shape[0], x.device)
+                y, state = by_steps(self._advance, projected, state, starts, fresh)
         return self.output(y), state
+
+    def _inputs(
+        self,
+        projected: Float[Tensor, "B T H P"],
+        state: RecurrentDeltaState,
+        starts: Bool[Tensor, "B T"] | None,
+    ) -> recurrent_delta.Inputs:
+        recurrent = at_least_float32(self.recurrent)
+        return recurrent_delta.Inputs(projected, recurrent, *state, starts)
 
     def _advance(
         self, projected: Float[Tensor, "B H P"], state: RecurrentDeltaState
@@ -96,3 +115,10 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
         weights = delta_rule(state.weights, Write(key, value, strength.sigmoid()))
         y = read(weights, query)
         return y, RecurrentDeltaState(weights, y)
+
+
+def _natively(
+    inputs: recurrent_delta.Inputs,
+) -> tuple[Float[Tensor, "B T H V"], RecurrentDeltaState]:
+    y, weights = recurrent_delta.unroll(inputs)
+    return y, RecurrentDeltaState(weights, y[:, -1].clone())

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
+from fwrl.kernels import recurs_natively, self_referential
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
@@ -75,18 +76,27 @@ class SelfReferential(MemoryCore[Tensor]):
     @override
     def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
         with without_autocast(x.device):
-            y, weights = self._advance(self._address(x), self.start + state)
+            address, weights = self._address(x), self.start + state
+            if recurs_natively(address, weights, self.start):
+                given = self_referential.Inputs(address.unsqueeze(1), weights, self.start, None)
+                y, weights = self_referential.unroll(given)
+                y = y.squeeze(1)
+            else:
+                y, weights = self._advance(address, weights)
         return self.output(y.flatten(start_dim=-2)), weights - self.start
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
-        fresh = self.start.expand_as(state)
         with without_autocast(x.device):
-            y, weights = by_steps(
-                self._advance, self._address(x), self.start + state, starts, fresh
-            )
+            address, weights = self._address(x), self.start + state
+            if recurs_natively(address, weights, self.start):
+                given = self_referential.Inputs(address, weights, self.start, starts)
+                y, weights = self_referential.unroll(given)
+            else:
+                fresh = self.start.expand_as(state)
+                y, weights = by_steps(self._advance, address, weights, starts, fresh)
         return self.output(y.flatten(start_dim=-2)), weights - self.start
 
     def _address(self, x: Float[Tensor, "*BT D"]) -> Float[Tensor, "*BT H K"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fwrl.config import nearest
 from fwrl.kernels import channelwise, chunked, chunked_gradient, native, on_gpu, reference, unit
+from fwrl.kernels.library import served
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write, map_write, read
@@ -154,6 +155,11 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule, x)
+
+
+def recurs_natively(*tensors: Tensor) -> bool:
+    """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
+    return _forced.get() in (None, "native") and served(*tensors)
 
 
 def _exact(

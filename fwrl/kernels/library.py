@@ -66,6 +66,48 @@ class Scan(ctypes.Structure):
     )
 
 
+class Recurrent(ctypes.Structure):
+    """``Recurrent`` in c/recurrent.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "state", "y", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "made", "kept")),
+        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
+        *((name, ctypes.c_void_p) for name in ("to_projected", "to_state", "to_y")),
+    )
+
+
+class FastRecurrence(ctypes.Structure):
+    """``FastRecurrence`` in c/fast_recurrence.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size", "gates")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
+        *((name, ctypes.c_void_p) for name in ("state", "y", "cell", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "end_cell")),
+        *((name, ctypes.c_void_p) for name in ("error", "made", "cells", "kept")),
+        *((f"from_{name}", ctypes.c_void_p) for name in ("output", "end", "cell")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("state", "y", "cell")),
+    )
+
+
+class SelfReferential(ctypes.Structure):
+    """``SelfReferential`` in c/self_referential.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("address", "state", "fresh", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end", "made", "change", "kept")),
+        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
+        *((name, ctypes.c_void_p) for name in ("to_address", "to_state", "to_fresh")),
+    )
+
+
 class Features(ctypes.Structure):
     """``Features`` in c/features.h."""
 
@@ -98,6 +140,23 @@ def fill(call: ctypes.Structure, names: Iterable[str], tensors: Iterable[Tensor 
     """Say where tensors without gaps lie; None and empty ones are nowhere."""
     for name, x in zip(names, tensors, strict=True):
         setattr(call, name, None if x is None or not x.numel() else x.data_ptr())
+
+
+def served(*tensors: Tensor) -> bool:
+    """Whether the library is there and such tensors are what it computes with."""
+    fit = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
+    return fit and library().functions is not None
+
+
+def check(failed: int) -> None:
+    """What a scan returned."""
+    if failed:
+        raise MemoryError("the native scan found no memory for its scratch")
+
+
+def or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient of what may not have been used."""
+    return torch.zeros_like(like) if gradient is None else gradient
 
 
 def threads_for(products: int) -> int:

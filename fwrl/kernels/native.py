@@ -18,7 +18,17 @@ from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON
 from fwrl.kernels.chunked import FORMS, prepared
-from fwrl.kernels.library import Scan, fill, library, place, place_one, threads_for
+from fwrl.kernels.library import (
+    Scan,
+    check,
+    fill,
+    library,
+    or_zeros,
+    place,
+    place_one,
+    served,
+    threads_for,
+)
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write
 
@@ -41,8 +51,7 @@ class Inputs(NamedTuple):
 
 def serves(rule: UpdateRule, query: Tensor) -> bool:
     """Whether the library is there and can scan such tensors under this rule."""
-    fits = query.dtype == torch.float32 and query.device.type == "cpu"
-    return fits and rule in FORMS and library().functions is not None
+    return rule in FORMS and served(query)
 
 
 def scan(
@@ -78,7 +87,7 @@ def step(
     state = state.contiguous()
     output, end = write.value.new_empty(write.value.shape), torch.empty_like(state)
     fill(call, ("beta", "decay", "state", "output", "end"), (*strengths, state, output, end))
-    _check(library().functions.fwrl_scan_forward(byref(call)))
+    check(library().functions.fwrl_scan_forward(byref(call)))
     del held
     return output, end
 
@@ -115,7 +124,7 @@ def act(
         None if decay is None else decay.data_ptr(),
         *(state.data_ptr(), None, None, output.data_ptr(), end.data_ptr()),
     )
-    _check(library().functions.fwrl_scan_forward(byref(call)))
+    check(library().functions.fwrl_scan_forward(byref(call)))
     return output, end
 
 
@@ -129,7 +138,7 @@ def run_forward(
     results = _results(inputs, removes, wanted)
     call, held = _call(inputs, removes)
     fill(call, ("output", "end", "error", "kept"), results)
-    _check(library().functions.fwrl_scan_forward(byref(call)))
+    check(library().functions.fwrl_scan_forward(byref(call)))
     del held
     return results
 
@@ -149,7 +158,7 @@ def run_backward(
     to_fresh = gradients[6] if inputs.fresh is None else torch.empty_like(inputs.state)
     names = tuple(f"to_{name}" for name in Inputs._fields[:7])
     fill(call, names, [*gradients[:6], to_fresh])
-    _check(library().functions.fwrl_scan_backward(byref(call)))
+    check(library().functions.fwrl_scan_backward(byref(call)))
     del held
     if inputs.fresh is not None:
         gradients[6] = to_fresh.sum_to_size(inputs.fresh.shape)
@@ -189,11 +198,6 @@ def _call(inputs: Inputs, removes: bool) -> tuple[Scan, list[Tensor]]:
     return call, held + [x for x in rest if x is not None]
 
 
-def _check(failed: int) -> None:
-    if failed:
-        raise MemoryError("the native scan found no memory for its scratch")
-
-
 # The operators: what autograd and torch.compile see of the library.
 
 _INPUTS = (
@@ -226,14 +230,20 @@ def _fake_scan_backward(*given: Any) -> list[Tensor]:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # those that are kept get none, and need no zeros
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:8], *output[2:])
     ctx.removes = inputs[8]
 
 
 @once_differentiable
-def _back(ctx: Any, to_output: Tensor, to_end: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _back(
+    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
     *given, error, kept = ctx.saved_tensors
-    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, to_output, to_end)
+    # what is read is of the shape of the values
+    to_results = or_zeros(to_output, given[2]), or_zeros(to_end, given[5])
+    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, *to_results)
     of_inputs = (None if x is None else g for x, g in zip(given[:7], gradients, strict=True))
     return (*of_inputs, None, None, None)
 

@@ -9,22 +9,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON, normalise, silu
-from fwrl.kernels.library import Features, fill, library, threads_for
+from fwrl.kernels.library import Features, fill, library, served, threads_for
 from fwrl.precision import at_least_float32
 
 
 def unit_silu(x: Float[Tensor, "*B K"], native: bool) -> Float[Tensor, "*B K"]:
     """``silu`` scaled to unit length, in float32 or more; ``native``: in C, where that is there."""
     x = at_least_float32(x)
-    if native and serves(x):
+    if native and served(x):
         return cast(Tensor, torch.ops.fwrl.unit_silu(x))
     return normalise(silu(x), "l2")
-
-
-def serves(x: Tensor) -> bool:
-    """Whether the library is there and can map such a tensor."""
-    fits = x.dtype == torch.float32 and x.device.type == "cpu"
-    return fits and library().functions is not None
 
 
 def _call(x: Tensor) -> tuple[Features, Tensor]:

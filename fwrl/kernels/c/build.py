@@ -14,7 +14,13 @@ import tempfile
 from pathlib import Path
 
 LIBRARY = "libfwrl.so"
-SOURCES = ("dispatch.c", "features.c", "features.h", "scan.c", "scan.h", "unit.h", "vectors.h")
+SOURCES = (
+    *("dispatch.c", "fast_recurrence.c", "fast_recurrence.h", "features.c", "features.h"),
+    *("parts.h", "recurrent.c", "recurrent.h", "scan.c", "scan.h"),
+    *("self_referential.c", "self_referential.h", "softmax.h", "unit.h", "vectors.h", "weights.h"),
+)
+# those that are compiled for each variant
+FILES = ("scan", "features", "recurrent", "fast_recurrence", "self_referential")
 # The instructions of each variant of the files that have several.
 VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
 FLAGS = [
@@ -42,7 +48,7 @@ def build(folder: Path) -> Path:
     files = [("dispatch.c", "dispatch", [f'-DSOURCES="{digest(folder)}"'])]
     for variant in VARIANTS if platform.machine() in ("x86_64", "AMD64") else ["baseline"]:
         instructions = [f"-DVARIANT={variant}", *VARIANTS[variant]]
-        files += [(f"{name}.c", f"{name}_{variant}", instructions) for name in ("scan", "features")]
+        files += [(f"{name}.c", f"{name}_{variant}", instructions) for name in FILES]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for source, name, own in files:
             target = Path(scratch, f"{name}.o")

@@ -1,7 +1,10 @@
 /* The entry points: each call goes to the functions for the best instructions of this machine. */
 
+#include "fast_recurrence.h"
 #include "features.h"
+#include "recurrent.h"
 #include "scan.h"
+#include "self_referential.h"
 
 #if defined(__GNUC__)
 #define PUBLIC __attribute__((visibility("default")))
@@ -18,16 +21,36 @@
 typedef struct {
     const char *name;
     int (*scan_forward)(const Scan *), (*scan_backward)(const Scan *);
+    int (*recurrent_forward)(const Recurrent *), (*recurrent_backward)(const Recurrent *);
+    int (*fast_recurrence_forward)(const FastRecurrence *);
+    int (*fast_recurrence_backward)(const FastRecurrence *);
+    int (*self_referential_forward)(const SelfReferential *);
+    int (*self_referential_backward)(const SelfReferential *);
     void (*features_forward)(const Features *), (*features_backward)(const Features *);
 } Variant;
 
 #define DECLARE(variant)                                                                           \
     int scan_forward_##variant(const Scan *);                                                      \
     int scan_backward_##variant(const Scan *);                                                     \
+    int recurrent_forward_##variant(const Recurrent *);                                            \
+    int recurrent_backward_##variant(const Recurrent *);                                           \
+    int fast_recurrence_forward_##variant(const FastRecurrence *);                                 \
+    int fast_recurrence_backward_##variant(const FastRecurrence *);                                \
+    int self_referential_forward_##variant(const SelfReferential *);                               \
+    int self_referential_backward_##variant(const SelfReferential *);                              \
     void features_forward_##variant(const Features *);                                             \
     void features_backward_##variant(const Features *);
 #define ENTRY(variant)                                                                             \
-    {#variant, scan_forward_##variant, scan_backward_##variant, features_forward_##variant,        \
+    {#variant,                                                                                     \
+     scan_forward_##variant,                                                                       \
+     scan_backward_##variant,                                                                      \
+     recurrent_forward_##variant,                                                                  \
+     recurrent_backward_##variant,                                                                 \
+     fast_recurrence_forward_##variant,                                                            \
+     fast_recurrence_backward_##variant,                                                           \
+     self_referential_forward_##variant,                                                           \
+     self_referential_backward_##variant,                                                          \
+     features_forward_##variant,                                                                   \
      features_backward_##variant},
 
 FOR_EACH_VARIANT(DECLARE)
@@ -68,5 +91,19 @@ PUBLIC const char *fwrl_sources(void) { return SOURCES; }
 
 PUBLIC int fwrl_scan_forward(const Scan *scan) { return now()->scan_forward(scan); }
 PUBLIC int fwrl_scan_backward(const Scan *scan) { return now()->scan_backward(scan); }
+PUBLIC int fwrl_recurrent_forward(const Recurrent *x) { return now()->recurrent_forward(x); }
+PUBLIC int fwrl_recurrent_backward(const Recurrent *x) { return now()->recurrent_backward(x); }
+PUBLIC int fwrl_fast_recurrence_forward(const FastRecurrence *x) {
+    return now()->fast_recurrence_forward(x);
+}
+PUBLIC int fwrl_fast_recurrence_backward(const FastRecurrence *x) {
+    return now()->fast_recurrence_backward(x);
+}
+PUBLIC int fwrl_self_referential_forward(const SelfReferential *x) {
+    return now()->self_referential_forward(x);
+}
+PUBLIC int fwrl_self_referential_backward(const SelfReferential *x) {
+    return now()->self_referential_backward(x);
+}
 PUBLIC void fwrl_features_forward(const Features *x) { now()->features_forward(x); }
 PUBLIC void fwrl_features_backward(const Features *x) { now()->features_backward(x); }

@@ -3,10 +3,6 @@
 #include "features.h"
 #include "unit.h"
 
-#define JOIN2(a, b) a##_##b
-#define JOIN(a, b) JOIN2(a, b)
-#define NAME(name) JOIN(name, VARIANT)
-
 INLINE const float *input_at(const Features *f, int64_t i) {
     return f->input + i / f->group * f->stride + i % f->group * f->size;
 }

@@ -12,6 +12,11 @@
 #define WIDTH 4
 #endif
 
+/* Each variant of a function has a name of its own. */
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+#define NAME(name) JOIN(name, VARIANT)
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias));

@@ -1,0 +1,150 @@
+"""The Recurrent Delta Net in C: its loop over time and the way back, where the library is there."""
+
+from ctypes import byref
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fwrl.kernels.library import Recurrent, check, fill, library, or_zeros, threads_for
+from fwrl.kernels.native import INTERVAL
+from fwrl.shapes import FastWeights
+
+
+class Inputs(NamedTuple):
+    """P = 3 K + 1: query, key and value, and the strength of the write."""
+
+    # what the slow network makes of the input
+    projected: Float[Tensor, "B T H P"]
+    # what is added for tanh of the last output
+    recurrent: Float[Tensor, "H K P"]
+    state: FastWeights
+    y: Float[Tensor, "B H K"]
+    # None: nothing starts
+    starts: Bool[Tensor, "B T"] | None
+
+
+def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], FastWeights]:
+    """What is read at each time, and the last weights; an episode begins with zeros."""
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    if wanted or torch.compiler.is_compiling():
+        output, end, *_ = torch.ops.fwrl.recurrent_delta(*inputs, wanted)
+        return output, end
+    return run_forward(inputs, False)[:2]
+
+
+def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What ``unroll`` returns; what was made at each time, and the states that are kept.
+
+    The last two are empty where no backward pass is ``wanted``.
+    """
+    results = _results(inputs, wanted)
+    call, held = _call(inputs)
+    fill(call, ("output", "end", "made", "kept"), results)
+    check(library().functions.fwrl_recurrent_forward(byref(call)))
+    del held
+    return results
+
+
+def run_backward(
+    inputs: Inputs,
+    saved: tuple[Tensor, Tensor, Tensor],
+    to_results: tuple[Float[Tensor, "B T H K"], FastWeights],
+) -> list[Tensor]:
+    """The gradients of the inputs but the starts; saved: the output, made and kept."""
+    call, held = _call(inputs)
+    given = [x.contiguous() for x in to_results]
+    fill(call, ("output", "made", "kept", "from_output", "from_end"), (*saved, *given))
+    gradients = _gradients(inputs)
+    to_projected, to_recurrent, to_state, to_y = gradients
+    fill(call, ("to_projected", "to_state", "to_y"), (to_projected, to_state, to_y))
+    check(library().functions.fwrl_recurrent_backward(byref(call)))
+    del held
+    before = torch.cat([inputs.y.unsqueeze(1), saved[0][:, :-1]], dim=1)
+    if inputs.starts is not None:
+        before = before.masked_fill(inputs.starts[..., None, None], 0.0)
+    seen, made = (x.flatten(0, 1).transpose(0, 1) for x in (before.tanh(), to_projected))
+    torch.bmm(seen.mT, made, out=to_recurrent)
+    return gradients
+
+
+def _results(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    projected, state = inputs.projected, inputs.state
+    streams, times, *_ = projected.shape
+    count = -(-times // INTERVAL)
+    kept = (*state.shape[:2], count, *state.shape[2:]) if wanted else (0,)
+    return (
+        state.new_empty(streams, times, *state.shape[1:3]),
+        state.new_empty(state.shape),
+        projected.new_empty(projected.shape if wanted else (0,)),
+        state.new_empty(kept),
+    )
+
+
+def _gradients(inputs: Inputs) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in inputs[:4]]
+
+
+def _call(inputs: Inputs) -> tuple[Recurrent, list[Tensor]]:
+    """The call without its results, and the tensors that must live as long as it runs."""
+    streams, times, heads, _ = inputs.projected.shape
+    size = inputs.y.shape[-1]
+    threads = threads_for(inputs.projected.numel() * size)
+    call = Recurrent(streams, times, heads, size, INTERVAL, threads)
+    held = [None if x is None else x.contiguous() for x in inputs]
+    fill(call, Inputs._fields, held)
+    return call, [x for x in held if x is not None]
+
+
+# The operators: what autograd and torch.compile see of the library.
+
+_INPUTS = "Tensor projected, Tensor recurrent, Tensor state, Tensor y, Tensor? starts"
+torch.library.define(
+    "fwrl::recurrent_delta", f"({_INPUTS}, bool wanted) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+torch.library.define(
+    "fwrl::recurrent_delta_backward",
+    f"({_INPUTS}, Tensor output, Tensor made, Tensor kept, Tensor to_output, Tensor to_end)"
+    " -> Tensor[]",
+)
+
+
+@torch.library.impl("fwrl::recurrent_delta", "CPU")
+def _(*given: Any) -> tuple[Tensor, ...]:
+    return run_forward(Inputs(*given[:5]), given[5])
+
+
+def _fake(*given: Any) -> tuple[Tensor, ...]:
+    return _results(Inputs(*given[:5]), given[5])
+
+
+@torch.library.impl("fwrl::recurrent_delta_backward", "CPU")
+def _(*given: Any) -> list[Tensor]:
+    return run_backward(Inputs(*given[:5]), given[5:8], given[8:])
+
+
+def _fake_backward(*given: Any) -> list[Tensor]:
+    return _gradients(Inputs(*given[:5]))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    # those that are kept get none, and need no zeros
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:5], output[0], *output[2:])
+
+
+@once_differentiable
+def _back(
+    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
+) -> tuple[Tensor | None, ...]:
+    given = ctx.saved_tensors
+    to_results = or_zeros(to_output, given[5]), or_zeros(to_end, given[2])
+    gradients = torch.ops.fwrl.recurrent_delta_backward(*given, *to_results)
+    return (*gradients, None, None)
+
+
+torch.library.register_fake("fwrl::recurrent_delta", _fake)
+torch.library.register_fake("fwrl::recurrent_delta_backward", _fake_backward)
+torch.library.register_autograd("fwrl::recurrent_delta", _back, setup_context=_keep)
