@@ -109,7 +109,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [cast(Tensor, parameter.grad) for parameter in trained]
     torch.cat([gradient.flatten() for gradient in gradients], out=bucket)
-    distributed.all_reduce(bucket)
+    if num_processes() == 2 and bucket.device.type == "cpu":
+        # as many bytes as by a ring, which would take two rounds of messages
+        bucket = gather(bucket).sum(0)
+    else:
+        distributed.all_reduce(bucket)
     bucket /= num_processes()
     for gradient, part in zip(gradients, bucket.split(sizes), strict=True):
         gradient.copy_(part.view_as(gradient))
@@ -124,22 +128,43 @@ def moments(
     rows: Float[Tensor, "B D"],
 ) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Number, mean and variance of the rows of all processes together, each with as many."""
-    mean, variance = rows.mean(0), rows.var(0, correction=0)
     if num_processes() == 1:
-        return rows.shape[0], mean, variance
-    means, variances = gather(torch.stack([mean, variance])).unbind(1)
+        return rows.shape[0], rows.mean(0), rows.var(0, correction=0)
+    return _joint_moments(rows.shape[0], gather(_own_moments(rows)))
+
+
+def start_mean_and_std(
+    x: Float[Tensor, "..."],
+) -> Callable[[], tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
+    """Ask for the mean and the deviation, without bias, of the numbers of all processes together.
+
+    They come when what is returned is called: whoever computes something else in between does not
+    wait for the others.
+    """
+    if num_processes() == 1:
+        return lambda: (x.mean(), x.std())
+    numbers = x.reshape(-1, 1).double()
+    arrive = _start_gather(_own_moments(numbers))
+
+    def finish() -> tuple[Tensor, Tensor]:
+        count, mean, variance = _joint_moments(x.numel(), arrive())
+        std = (variance * (count / (count - 1))).sqrt()
+        return mean.to(x.dtype).squeeze(), std.to(x.dtype).squeeze()
+
+    return finish
+
+
+def _own_moments(rows: Float[Tensor, "B D"]) -> Float[Tensor, "2 D"]:
+    return torch.stack([rows.mean(0), rows.var(0, correction=0)])
+
+
+def _joint_moments(
+    count: int, of_each: Float[Tensor, "P 2 D"]
+) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Of the rows of all, given the moments of each, who has ``count`` rows."""
+    means, variances = of_each.unbind(1)
     mean = means.mean(0)
-    variance = (variances + (means - mean).square()).mean(0)
-    return num_processes() * rows.shape[0], mean, variance
-
-
-def mean_and_std(x: Float[Tensor, "..."]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Of the numbers of all processes together, the deviation without bias."""
-    if num_processes() == 1:
-        return x.mean(), x.std()
-    count, mean, variance = moments(x.reshape(-1, 1).double())
-    std = (variance * (count / (count - 1))).sqrt()
-    return mean.to(x.dtype).squeeze(), std.to(x.dtype).squeeze()
+    return len(of_each) * count, mean, (variances + (means - mean).square()).mean(0)
 
 
 def average(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -168,11 +193,20 @@ def alike(text: str) -> bool:
 
 def gather(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "P ..."]:
     """What each process has, in the order of their numbers."""
-    if num_processes() == 1:
-        return x.unsqueeze(0)
+    return x.unsqueeze(0) if num_processes() == 1 else _start_gather(x)()
+
+
+def _start_gather(x: Shaped[Tensor, "..."]) -> Callable[[], Shaped[Tensor, "P ..."]]:
+    """Send, and return what waits for the others."""
     parts = [torch.empty_like(x) for _ in range(num_processes())]
-    distributed.all_gather(parts, x.contiguous())
-    return torch.stack(parts)
+    under_way = distributed.all_gather(parts, x.contiguous(), async_op=True)
+
+    def arrive() -> Tensor:
+        assert under_way is not None, "what is asked for asynchronously is under way"
+        under_way.wait()
+        return torch.stack(parts)
+
+    return arrive
 
 
 def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:

@@ -18,8 +18,8 @@ from agents.distributed import (
     average,
     average_gradients,
     copy_from_first,
-    mean_and_std,
     num_processes,
+    start_mean_and_std,
 )
 from agents.policy import RecurrentPolicy
 from agents.rollout import Rollout, explained_variance
@@ -114,12 +114,15 @@ def ppo_loss(
     policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, clip: float
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The clipped surrogate loss, and what to log of it."""
+    advantage = batch.advantage
+    varies = advantage.numel() * num_processes() > 1
+    # those of the other processes arrive while the policy reads
+    moments = start_mean_and_std(advantage) if config.normalise_advantage and varies else None
     output, _ = policy.unroll(batch.inputs, batch.memory)
     log_ratio = output.action.log_prob(batch.action) - batch.log_prob
     ratio = log_ratio.exp()
-    advantage = batch.advantage
-    if config.normalise_advantage and advantage.numel() * num_processes() > 1:
-        mean, std = mean_and_std(advantage)
+    if moments is not None:
+        mean, std = moments()
         advantage = (advantage - mean) / (std + 1e-8)
     policy_loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 

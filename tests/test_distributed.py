@@ -76,7 +76,7 @@ def test_the_averaged_gradient_is_that_of_the_joined_batch(pair, normalise):
 
 def lonely_number():
     """The advantage of a rollout of one step of one stream, normalised."""
-    mean, std = distributed.mean_and_std(torch.tensor([[3.0, 7.0][distributed.rank()]]))
+    mean, std = distributed.start_mean_and_std(torch.tensor([[3.0, 7.0][distributed.rank()]]))()
     policy, rollout = policy_and_rollout()
     row = take_rows(rollout, ROWS[distributed.rank()].view(1))
     piece = row._replace(
@@ -256,7 +256,7 @@ def test_nobody_waits_for_a_first_process_that_failed(pair):
 
 def test_one_process_computes_as_if_there_were_no_others():
     x = torch.randn(3, 5)
-    mean, std = distributed.mean_and_std(x)
+    mean, std = distributed.start_mean_and_std(x)()
     assert torch.equal(mean, x.mean())
     assert torch.equal(std, x.std())
     layer = nn.Linear(2, 2)
