@@ -37,12 +37,12 @@ class Variant(NamedTuple):
     batch_size: int | None
 
 
-# RecurrentPPO's own minibatches have 128 steps, whatever the rollout.
+# RecurrentPPO's own minibatches have 128 steps, whatever the rollout; "of 128" stands for them.
 RECURRENT = {
     "RecurrentPPO": Variant({}, None),
-    "RecurrentPPO, one shared LSTM": Variant(SHARED, None),
-    "RecurrentPPO, its own minibatches": Variant({}, 128),
-    "RecurrentPPO, its own minibatches, one shared LSTM": Variant(SHARED, 128),
+    "RecurrentPPO, one LSTM": Variant(SHARED, None),
+    "RecurrentPPO of 128": Variant({}, 128),
+    "RecurrentPPO of 128, one LSTM": Variant(SHARED, 128),
 }
 
 
@@ -63,7 +63,7 @@ def measure_training(settings: SpeedSettings, device: torch.device, seed: int) -
         runs["LSTM PPO in one file"] = loop.iterate
         runs[FEED_FORWARD] = _sb3(settings, count, device, seed, None)
         times = yield from in_turns(runs, settings, device, f"{count} environments")
-        shape = f"{count} environments, {settings.num_steps} steps, width {settings.width}"
+        shape = f"{count} environments"
         rows += [
             compare(
                 Compared(OURS, peer, shape, "steps/s"),
