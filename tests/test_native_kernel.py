@@ -1,5 +1,6 @@
 """The kernels in C: every variant equals the reference, and nothing else changes without them."""
 
+import os
 import subprocess
 import sys
 
@@ -233,6 +234,9 @@ torch.testing.assert_close(outputs[:half], outputs[half:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_it_can_be_compiled_over():
-    # in a process without the type checks of the tests, which cannot be compiled
-    subprocess.run([sys.executable, "-c", COMPILED], check=True, timeout=300)
+def test_it_can_be_compiled_over(tmp_path):
+    # in a process without the type checks of the tests, which cannot be compiled; and without what
+    # was compiled before, which would hide a change of the way back
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILED]
+    subprocess.run(command, check=True, timeout=300, env=environment)

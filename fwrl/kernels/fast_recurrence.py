@@ -1,15 +1,16 @@
 """The Delta RNN and the Delta LSTM in C: their loop over time and the way back."""
 
+from collections.abc import Sequence
 from ctypes import byref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fwrl.kernels.library import FastRecurrence, check, fill, library, or_zeros, threads_for
+from fwrl.kernels.library import FastRecurrence, check, fill, library, threads_for
 from fwrl.kernels.native import INTERVAL
+from fwrl.kernels.operators import Operator, register
 
 
 class Inputs(NamedTuple):
@@ -46,7 +47,7 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B G
     """
     wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     if wanted or torch.compiler.is_compiling():
-        y, end, cell, *_ = torch.ops.fwrl.fast_recurrence(*inputs, wanted)
+        y, end, cell, *_ = _fast_recurrence(*inputs, wanted)
     else:
         y, end, cell, *_ = run_forward(inputs, False)
     return y, end, cell
@@ -63,7 +64,7 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
 
 
 def run_backward(
-    inputs: Inputs, saved: Saved, to_results: tuple[Tensor, Tensor, Tensor]
+    inputs: Inputs, saved: Sequence[Tensor], to_results: Sequence[Tensor]
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; of what is None, empty."""
     call, held = _call(inputs)
@@ -107,57 +108,18 @@ def _call(inputs: Inputs) -> tuple[FastRecurrence, list[Tensor]]:
     return call, [x for x in held if x is not None]
 
 
-# The operators: what autograd and torch.compile see of the library.
-
-_INPUTS = (
-    "Tensor read, Tensor key, Tensor value, Tensor beta, Tensor state, Tensor y, Tensor? cell, "
-    "Tensor? starts"
+_fast_recurrence = register(
+    Operator(
+        name="fast_recurrence",
+        inputs=Inputs,
+        schema="Tensor read, Tensor key, Tensor value, Tensor beta, Tensor state, Tensor y, "
+        "Tensor? cell, Tensor? starts",
+        results=7,
+        outputs=3,
+        saved=(0, 3, 4, 5, 6),
+        forward=run_forward,
+        empty=_results,
+        backward=run_backward,
+        gradients=_gradients,
+    )
 )
-_TENSORS = ", ".join(["Tensor"] * 7)
-torch.library.define("fwrl::fast_recurrence", f"({_INPUTS}, bool wanted) -> ({_TENSORS})")
-torch.library.define(
-    "fwrl::fast_recurrence_backward",
-    f"({_INPUTS}, Tensor output, Tensor error, Tensor made, Tensor cells, Tensor kept, "
-    "Tensor to_output, Tensor to_end, Tensor to_cell) -> Tensor[]",
-)
-
-
-@torch.library.impl("fwrl::fast_recurrence", "CPU")
-def _(*given: Any) -> tuple[Tensor, ...]:
-    return run_forward(Inputs(*given[:8]), given[8])
-
-
-def _fake(*given: Any) -> tuple[Tensor, ...]:
-    return _results(Inputs(*given[:8]), given[8])
-
-
-@torch.library.impl("fwrl::fast_recurrence_backward", "CPU")
-def _(*given: Any) -> list[Tensor]:
-    return run_backward(Inputs(*given[:8]), Saved(*given[8:13]), given[13:])
-
-
-def _fake_backward(*given: Any) -> list[Tensor]:
-    return _gradients(Inputs(*given[:8]))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # those that are kept get none, and need no zeros
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:8], output[0], *output[3:])
-
-
-@once_differentiable
-def _back(
-    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, to_cell: Tensor | None, *_: Any
-) -> tuple[Tensor | None, ...]:
-    given = ctx.saved_tensors
-    to_results = or_zeros(to_output, given[8]), or_zeros(to_end, given[4])
-    to_cell = or_zeros(to_cell, given[5])
-    gradients = torch.ops.fwrl.fast_recurrence_backward(*given, *to_results, to_cell)
-    of_inputs = (None if x is None else g for x, g in zip(given[:7], gradients, strict=True))
-    return (*of_inputs, None, None)
-
-
-torch.library.register_fake("fwrl::fast_recurrence", _fake)
-torch.library.register_fake("fwrl::fast_recurrence_backward", _fake_backward)
-torch.library.register_autograd("fwrl::fast_recurrence", _back, setup_context=_keep)

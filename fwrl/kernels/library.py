@@ -145,18 +145,18 @@ def fill(call: ctypes.Structure, names: Iterable[str], tensors: Iterable[Tensor 
 def served(*tensors: Tensor) -> bool:
     """Whether the library is there and such tensors are what it computes with."""
     fit = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
-    return fit and library().functions is not None
+    return fit and _there()
+
+
+@torch.compiler.assume_constant_result
+def _there() -> bool:
+    return library().functions is not None
 
 
 def check(failed: int) -> None:
     """What a scan returned."""
     if failed:
         raise MemoryError("the native scan found no memory for its scratch")
-
-
-def or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient of what may not have been used."""
-    return torch.zeros_like(like) if gradient is None else gradient
 
 
 def threads_for(products: int) -> int:

@@ -8,13 +8,13 @@ For the backward pass the state is kept at every ``INTERVAL`` times; those betwe
 more. The library itself is found by ``fwrl.kernels.library``.
 """
 
+from collections.abc import Sequence
 from ctypes import byref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON
 from fwrl.kernels.chunked import FORMS, prepared
@@ -23,12 +23,12 @@ from fwrl.kernels.library import (
     check,
     fill,
     library,
-    or_zeros,
     place,
     place_one,
     served,
     threads_for,
 )
+from fwrl.kernels.operators import Operator, register
 from fwrl.shapes import FastWeights
 from fwrl.update_rules import UpdateRule, Write
 
@@ -47,6 +47,8 @@ class Inputs(NamedTuple):
     state: FastWeights
     fresh: Float[Tensor, "#B H K V"] | None
     starts: Bool[Tensor, "B T"]
+    # the error is written, not the value
+    removes: bool
 
 
 def serves(rule: UpdateRule, query: Tensor) -> bool:
@@ -65,12 +67,13 @@ def scan(
     """The reference scan up to rounding, in float32."""
     form = FORMS[rule]
     write = prepared(form, write)
-    inputs = Inputs(query, write.key, write.value, write.beta, write.decay, state, fresh, starts)
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    given = (query, write.key, write.value, write.beta, write.decay, state, fresh)
+    inputs = Inputs(*given, starts, form.removes)
+    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     if wanted or torch.compiler.is_compiling():
-        values, end, *_ = torch.ops.fwrl.scan(*inputs, form.removes, wanted)
+        values, end, *_ = _scan(*inputs, wanted)
         return values, end
-    return run_forward(inputs, form.removes, False)[:2]
+    return run_forward(inputs, False)[:2]
 
 
 def step(
@@ -128,15 +131,13 @@ def act(
     return output, end
 
 
-def run_forward(
-    inputs: Inputs, removes: bool, wanted: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What is read and the last state; what was written before beta, and the states that are kept.
 
     The last two are empty where no backward pass is ``wanted``.
     """
-    results = _results(inputs, removes, wanted)
-    call, held = _call(inputs, removes)
+    results = _results(inputs, wanted)
+    call, held = _call(inputs)
     fill(call, ("output", "end", "error", "kept"), results)
     check(library().functions.fwrl_scan_forward(byref(call)))
     del held
@@ -145,12 +146,11 @@ def run_forward(
 
 def run_backward(
     inputs: Inputs,
-    removes: bool,
-    saved: tuple[Tensor, Tensor],
-    to_results: tuple[Float[Tensor, "B T H V"], FastWeights],
+    saved: Sequence[Tensor],
+    to_results: Sequence[Tensor],
 ) -> list[Tensor]:
-    """The gradients of the seven inputs but the starts; of what is None, empty."""
-    call, held = _call(inputs, removes)
+    """The gradients of the first seven inputs; of what is None, empty. Saved: error and kept."""
+    call, held = _call(inputs)
     output, end = (x.contiguous() for x in to_results)
     fill(call, ("output", "end", "error", "kept"), (output, end, *saved))
     gradients = _gradients(inputs)
@@ -169,10 +169,10 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [inputs.query.new_empty((0,) if x is None else x.shape) for x in inputs[:7]]
 
 
-def _results(inputs: Inputs, removes: bool, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _results(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     value, state = inputs.value, inputs.state
     count = -(-value.shape[1] // INTERVAL)
-    error = value.shape if wanted and removes else (0,)
+    error = value.shape if wanted and inputs.removes else (0,)
     kept = (*state.shape[:2], count, *state.shape[2:]) if wanted else (0,)
     return (
         value.new_empty(value.shape),
@@ -182,72 +182,34 @@ def _results(inputs: Inputs, removes: bool, wanted: bool) -> tuple[Tensor, Tenso
     )
 
 
-def _call(inputs: Inputs, removes: bool) -> tuple[Scan, list[Tensor]]:
+def _call(inputs: Inputs) -> tuple[Scan, list[Tensor]]:
     """The call without its results, and the tensors that must live as long as it runs."""
     streams, times, heads, keys = inputs.query.shape
     values = inputs.value.shape[-1]
     fresh_streams = 0 if inputs.fresh is None else inputs.fresh.shape[0]
     threads = threads_for(inputs.query.numel() * values)
     sizes = (streams, times, heads, keys, values)
-    call = Scan(*sizes, removes, INTERVAL, fresh_streams, threads)
+    call = Scan(*sizes, inputs.removes, INTERVAL, fresh_streams, threads)
     held = [place(getattr(call, name), getattr(inputs, name)) for name in Inputs._fields[:3]]
     # the others without gaps
     names = ("beta", "decay", "state", "fresh", "starts")
-    rest = [None if x is None else x.contiguous() for x in inputs[3:]]
+    rest = [None if x is None else x.contiguous() for x in inputs[3:8]]
     fill(call, names, rest)
     return call, held + [x for x in rest if x is not None]
 
 
-# The operators: what autograd and torch.compile see of the library.
-
-_INPUTS = (
-    "Tensor query, Tensor key, Tensor value, Tensor? beta, Tensor? decay, Tensor state, "
-    "Tensor? fresh, Tensor starts, bool removes"
+_scan = register(
+    Operator(
+        name="scan",
+        inputs=Inputs,
+        schema="Tensor query, Tensor key, Tensor value, Tensor? beta, Tensor? decay, Tensor state, "
+        "Tensor? fresh, Tensor starts, bool removes",
+        results=4,
+        outputs=2,
+        saved=(2, 3),
+        forward=run_forward,
+        empty=_results,
+        backward=run_backward,
+        gradients=_gradients,
+    )
 )
-torch.library.define("fwrl::scan", f"({_INPUTS}, bool wanted) -> (Tensor, Tensor, Tensor, Tensor)")
-torch.library.define(
-    "fwrl::scan_backward",
-    f"({_INPUTS}, Tensor error, Tensor kept, Tensor to_output, Tensor to_end) -> Tensor[]",
-)
-
-
-@torch.library.impl("fwrl::scan", "CPU")
-def _(*given: Any) -> tuple[Tensor, ...]:
-    return run_forward(Inputs(*given[:8]), *given[8:])
-
-
-def _fake_scan(*given: Any) -> tuple[Tensor, ...]:
-    return _results(Inputs(*given[:8]), *given[8:])
-
-
-@torch.library.impl("fwrl::scan_backward", "CPU")
-def _(*given: Any) -> list[Tensor]:
-    return run_backward(Inputs(*given[:8]), given[8], given[9:11], given[11:])
-
-
-def _fake_scan_backward(*given: Any) -> list[Tensor]:
-    return _gradients(Inputs(*given[:8]))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # those that are kept get none, and need no zeros
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:8], *output[2:])
-    ctx.removes = inputs[8]
-
-
-@once_differentiable
-def _back(
-    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
-) -> tuple[Tensor | None, ...]:
-    *given, error, kept = ctx.saved_tensors
-    # what is read is of the shape of the values
-    to_results = or_zeros(to_output, given[2]), or_zeros(to_end, given[5])
-    gradients = torch.ops.fwrl.scan_backward(*given, ctx.removes, error, kept, *to_results)
-    of_inputs = (None if x is None else g for x, g in zip(given[:7], gradients, strict=True))
-    return (*of_inputs, None, None, None)
-
-
-torch.library.register_fake("fwrl::scan", _fake_scan)
-torch.library.register_fake("fwrl::scan_backward", _fake_scan_backward)
-torch.library.register_autograd("fwrl::scan", _back, setup_context=_keep)

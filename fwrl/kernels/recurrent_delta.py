@@ -1,15 +1,16 @@
 """The Recurrent Delta Net in C: its loop over time and the way back, where the library is there."""
 
+from collections.abc import Sequence
 from ctypes import byref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fwrl.kernels.library import Recurrent, check, fill, library, or_zeros, threads_for
+from fwrl.kernels.library import Recurrent, check, fill, library, threads_for
 from fwrl.kernels.native import INTERVAL
+from fwrl.kernels.operators import Operator, register
 from fwrl.shapes import FastWeights
 
 
@@ -30,7 +31,7 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], FastWeights]:
     """What is read at each time, and the last weights; an episode begins with zeros."""
     wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     if wanted or torch.compiler.is_compiling():
-        output, end, *_ = torch.ops.fwrl.recurrent_delta(*inputs, wanted)
+        output, end, *_ = _recurrent_delta(*inputs, wanted)
         return output, end
     return run_forward(inputs, False)[:2]
 
@@ -50,8 +51,8 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, T
 
 def run_backward(
     inputs: Inputs,
-    saved: tuple[Tensor, Tensor, Tensor],
-    to_results: tuple[Float[Tensor, "B T H K"], FastWeights],
+    saved: Sequence[Tensor],
+    to_results: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; saved: the output, made and kept."""
     call, held = _call(inputs)
@@ -98,53 +99,17 @@ def _call(inputs: Inputs) -> tuple[Recurrent, list[Tensor]]:
     return call, [x for x in held if x is not None]
 
 
-# The operators: what autograd and torch.compile see of the library.
-
-_INPUTS = "Tensor projected, Tensor recurrent, Tensor state, Tensor y, Tensor? starts"
-torch.library.define(
-    "fwrl::recurrent_delta", f"({_INPUTS}, bool wanted) -> (Tensor, Tensor, Tensor, Tensor)"
+_recurrent_delta = register(
+    Operator(
+        name="recurrent_delta",
+        inputs=Inputs,
+        schema="Tensor projected, Tensor recurrent, Tensor state, Tensor y, Tensor? starts",
+        results=4,
+        outputs=2,
+        saved=(0, 2, 3),
+        forward=run_forward,
+        empty=_results,
+        backward=run_backward,
+        gradients=_gradients,
+    )
 )
-torch.library.define(
-    "fwrl::recurrent_delta_backward",
-    f"({_INPUTS}, Tensor output, Tensor made, Tensor kept, Tensor to_output, Tensor to_end)"
-    " -> Tensor[]",
-)
-
-
-@torch.library.impl("fwrl::recurrent_delta", "CPU")
-def _(*given: Any) -> tuple[Tensor, ...]:
-    return run_forward(Inputs(*given[:5]), given[5])
-
-
-def _fake(*given: Any) -> tuple[Tensor, ...]:
-    return _results(Inputs(*given[:5]), given[5])
-
-
-@torch.library.impl("fwrl::recurrent_delta_backward", "CPU")
-def _(*given: Any) -> list[Tensor]:
-    return run_backward(Inputs(*given[:5]), given[5:8], given[8:])
-
-
-def _fake_backward(*given: Any) -> list[Tensor]:
-    return _gradients(Inputs(*given[:5]))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # those that are kept get none, and need no zeros
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:5], output[0], *output[2:])
-
-
-@once_differentiable
-def _back(
-    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
-) -> tuple[Tensor | None, ...]:
-    given = ctx.saved_tensors
-    to_results = or_zeros(to_output, given[5]), or_zeros(to_end, given[2])
-    gradients = torch.ops.fwrl.recurrent_delta_backward(*given, *to_results)
-    return (*gradients, None, None)
-
-
-torch.library.register_fake("fwrl::recurrent_delta", _fake)
-torch.library.register_fake("fwrl::recurrent_delta_backward", _fake_backward)
-torch.library.register_autograd("fwrl::recurrent_delta", _back, setup_context=_keep)

@@ -1,15 +1,16 @@
 """The self-referential weight matrix in C: its loop over time and the way back."""
 
+from collections.abc import Sequence
 from ctypes import byref
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fwrl.kernels.library import SelfReferential, check, fill, library, or_zeros, threads_for
+from fwrl.kernels.library import SelfReferential, check, fill, library, threads_for
 from fwrl.kernels.native import INTERVAL
+from fwrl.kernels.operators import Operator, register
 from fwrl.shapes import FastWeights
 
 
@@ -28,7 +29,7 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], FastWeights]:
     """What is read at each time before the write, and the last weights."""
     wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     if wanted or torch.compiler.is_compiling():
-        output, end, *_ = torch.ops.fwrl.self_referential(*inputs, wanted)
+        output, end, *_ = _self_referential(*inputs, wanted)
         return output, end
     output, end, *_ = run_forward(inputs, False)
     return output, end
@@ -49,8 +50,8 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
 
 def run_backward(
     inputs: Inputs,
-    saved: tuple[Tensor, Tensor, Tensor],
-    to_results: tuple[Float[Tensor, "B T H K"], FastWeights],
+    saved: Sequence[Tensor],
+    to_results: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; saved: made, change and kept."""
     call, held = _call(inputs)
@@ -77,6 +78,10 @@ def _results(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
     )
 
 
+def _gradients(inputs: Inputs) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in inputs[:3]]
+
+
 def _call(inputs: Inputs) -> tuple[SelfReferential, list[Tensor]]:
     """The call without its results, and the tensors that must live as long as it runs."""
     threads = threads_for(inputs.address.numel() * inputs.state.shape[3])
@@ -86,54 +91,17 @@ def _call(inputs: Inputs) -> tuple[SelfReferential, list[Tensor]]:
     return call, [x for x in held if x is not None]
 
 
-# The operators: what autograd and torch.compile see of the library.
-
-_INPUTS = "Tensor address, Tensor state, Tensor fresh, Tensor? starts"
-torch.library.define(
-    "fwrl::self_referential",
-    f"({_INPUTS}, bool wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+_self_referential = register(
+    Operator(
+        name="self_referential",
+        inputs=Inputs,
+        schema="Tensor address, Tensor state, Tensor fresh, Tensor? starts",
+        results=5,
+        outputs=2,
+        saved=(2, 3, 4),
+        forward=run_forward,
+        empty=_results,
+        backward=run_backward,
+        gradients=_gradients,
+    )
 )
-torch.library.define(
-    "fwrl::self_referential_backward",
-    f"({_INPUTS}, Tensor made, Tensor change, Tensor kept, Tensor to_output, Tensor to_end)"
-    " -> Tensor[]",
-)
-
-
-@torch.library.impl("fwrl::self_referential", "CPU")
-def _(*given: Any) -> tuple[Tensor, ...]:
-    return run_forward(Inputs(*given[:4]), given[4])
-
-
-def _fake(*given: Any) -> tuple[Tensor, ...]:
-    return _results(Inputs(*given[:4]), given[4])
-
-
-@torch.library.impl("fwrl::self_referential_backward", "CPU")
-def _(*given: Any) -> list[Tensor]:
-    return run_backward(Inputs(*given[:4]), given[4:7], given[7:])
-
-
-def _fake_backward(*given: Any) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in given[:3]]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    # those that are kept get none, and need no zeros
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:4], *output[2:])
-
-
-@once_differentiable
-def _back(
-    ctx: Any, to_output: Tensor | None, to_end: Tensor | None, *_: Any
-) -> tuple[Tensor | None, ...]:
-    given = ctx.saved_tensors
-    to_results = or_zeros(to_output, given[0]), or_zeros(to_end, given[1])
-    gradients = torch.ops.fwrl.self_referential_backward(*given, *to_results)
-    return (*gradients, None, None)
-
-
-torch.library.register_fake("fwrl::self_referential", _fake)
-torch.library.register_fake("fwrl::self_referential_backward", _fake_backward)
-torch.library.register_autograd("fwrl::self_referential", _back, setup_context=_keep)
