@@ -180,9 +180,11 @@ def average_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(metrics, values.nanmean(0).tolist(), strict=True))
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any of them."""
-    return flag if num_processes() == 1 else bool(gather(torch.tensor(flag)).any())
+def any_process(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is up in any of them."""
+    if num_processes() == 1:
+        return list(flags)
+    return gather(torch.tensor(flags)).any(0).tolist()
 
 
 def alike(text: str) -> bool:
@@ -218,6 +220,16 @@ def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:
     padded[: rows.shape[0]] = rows
     parts = zip(gather(padded), counts, strict=True)
     return torch.cat([part[:count] for part, count in parts])
+
+
+def gather_bytes(data: bytes) -> list[bytes]:
+    """What each process has, in the order of their numbers; one may have more than another."""
+    if num_processes() == 1:
+        return [data]
+    counts = gather(torch.tensor(len(data))).tolist()
+    padded = torch.zeros(max(counts), dtype=torch.uint8)
+    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return [row[:n].numpy().tobytes() for row, n in zip(gather(padded), counts, strict=True)]
 
 
 def copy_from_first(module: nn.Module) -> None:

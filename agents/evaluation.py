@@ -53,7 +53,7 @@ def evaluate(
     """
     slots = np.arange(envs.num_envs)
     missing = (episodes + slots) // envs.num_envs
-    counter, counted = EpisodeCounter(envs.num_envs), Episodes([], [], [])
+    counter, counted = EpisodeCounter(envs.num_envs), Episodes.none()
     for step in play(policy, envs, seed, deterministic):
         missing -= counter.count(step, counted, wanted=missing > 0)
         if not missing.any():

@@ -6,10 +6,10 @@ through everything that the memory did since; nothing is padded and no time step
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -154,9 +154,11 @@ def ppo_update(
 ) -> dict[str, float]:
     """Improve the policy on one rollout, and on those of the other processes if there are any.
 
+    A minibatch whose gradient has NaN or infinity in it changes nothing, and is counted.
+
     Args:
-        policy: Its normalisers count the rollout in, and its random features are redrawn if that
-            is due, once the updates are through.
+        policy: Its normalisers count the rollout in, unless a minibatch was left out, and its
+            random features are redrawn if that is due, once the updates are through.
         optimizer: Of the policy's parameters.
         rollout: Made by this policy.
         config: The algorithm's numbers.
@@ -182,8 +184,10 @@ def ppo_update(
         loss.backward()
         average_gradients(policy.parameters())
         norms.append(nn.utils.clip_grad_norm_(policy.parameters(), longest).detach())
-        optimizer.step()
-    policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
+        _step_if(norms[-1].isfinite(), optimizer)
+    skipped = int((~torch.stack(norms).isfinite()).sum()) if norms else 0
+    if not skipped:
+        policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
     # not between minibatches: those replay what was acted under one set of directions
     if redraw_when_due(policy):
         copy_from_first(policy)
@@ -197,8 +201,18 @@ def ppo_update(
         "train/learning_rate": now.learning_rate,
         "train/clip_range": now.clip,
         "train/grad_norm": torch.stack(norms).mean().item() if norms else math.nan,
-        "train/n_updates": float(len(norms)),
+        "train/n_updates": float(len(norms) - skipped),
+        "health/skipped_updates": float(skipped),
     }
+
+
+def _step_if(finite: Bool[Tensor, ""], optimizer: Optimizer) -> None:
+    if optimizer.defaults.get("fused"):
+        # leaves everything as it is where this is 1; nobody waits for the number
+        cast(Any, optimizer).found_inf = (~finite).float()
+        optimizer.step()
+    elif finite:
+        optimizer.step()
 
 
 def _all_minibatches(rollout: Rollout, config: PPOConfig) -> Iterator[Rollout]:

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -18,6 +21,8 @@ from fwrl.bench.results import number_or_text, read_rows, write_rows
 from fwrl.cli import main
 from fwrl.cli.benchmarking import settings_of
 from fwrl.config import ConfigError
+
+ROOT = Path(__file__).parent.parent
 
 
 class SquaresSettings(Settings):
@@ -203,6 +208,39 @@ def test_a_point_is_held_by_all_its_columns():
     assert holds(rows, {"method": "delta", "keys": 20})
     assert not holds(rows, {"method": "delta", "keys": 40})
     assert not holds(rows, {"method": "delta", "seed": 0})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_a_benchmark_that_was_stopped(number, tmp_path):
+    words = ["bench", "sorting", "--preset", "cpu", "--jobs", "2", "--out", "here"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fwrl", *words],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(processes_of(process.pid)) >= 4)
+        time.sleep(2)
+        process.send_signal(number)
+        assert process.wait(20) == (75 if number == signal.SIGTERM else -number)
+        wait_until(lambda: not processes_of(process.pid))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def processes_of(session):
+    words = ["pgrep", "-s", str(session)]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+
+
+def wait_until(condition, seconds=40):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_several_processes_find_what_one_finds(command):

@@ -8,7 +8,7 @@ import yaml
 
 from envs.tasks import TASKS
 from fwrl.cli.run_config import RunConfig, load_run_config
-from fwrl.cli.training import prepare
+from fwrl.cli.setup import prepare
 from fwrl.cores.lstm import LSTMConfig
 
 ROOT = Path(__file__).parent.parent

@@ -210,16 +210,16 @@ def test_target_kl_stops_all_or_none(pair, spread):
 def exchange():
     mine = distributed.rank()
     episodes = [
-        Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True]),
-        Episodes([], [], []),
+        Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True], []),
+        Episodes.none(),
     ]
-    silent = [Episodes([7.0], [1], []), Episodes([8.0, 9.0], [2, 3], [])]
+    silent = [Episodes([7.0], [1], [], []), Episodes([8.0, 9.0], [2, 3], [], [])]
     metrics = [{"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 5.0}]
     return (
         gather_episodes(episodes[mine]),
         gather_episodes(silent[mine]),
         distributed.average_metrics(metrics[mine]),
-        [distributed.any_process(flag) for flag in (False, mine == 1, True)],
+        distributed.any_process(False, mine == 1, True),
         [distributed.alike(text) for text in ("same", str(mine))],
         [
             distributed.from_first(each)
@@ -230,8 +230,8 @@ def exchange():
 
 def test_what_is_exchanged(pair):
     for first, second, metrics, flags, alike, data in pair(exchange):
-        assert first == Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True])
-        assert second == Episodes([7.0, 8.0, 9.0], [1, 2, 3], [])
+        assert first == Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True], [])
+        assert second == Episodes([7.0, 8.0, 9.0], [1, 2, 3], [], [])
         assert metrics == {"a": 1.5, "b": 5.0}
         assert flags == [False, True, True]
         assert alike == [True, False]

@@ -113,7 +113,7 @@ def test_the_success_rate_is_that_of_the_counted_episodes_or_nothing():
 
 
 def test_a_summary_by_hand():
-    found = summarise(Episodes([4.0, 0.0, 1.0, 3.0], [1, 2, 3, 4], [True, False, True, True]))
+    found = summarise(Episodes([4.0, 0.0, 1.0, 3.0], [1, 2, 3, 4], [True, False, True, True], []))
     assert found.return_mean == 2.0
     assert found.return_std == pytest.approx(np.sqrt(2.5))
     # the middle half: 1 and 3

@@ -263,13 +263,13 @@ def test_an_episode_counter_counts_over_several_calls():
         none = np.zeros(2, bool)
         return CountingStep(None, np.array(reward), np.array(ended), none, None, success)
 
-    counter, episodes = EpisodeCounter(2), Episodes([], [], [])
+    counter, episodes = EpisodeCounter(2), Episodes.none()
     assert not counter.count(step([1.0, 2.0], [False, False]), episodes).any()
     assert counter.count(
         step([1.5, 0.5], [False, True], np.array([False, True])), episodes
     ).tolist() == [False, True]
     counter.count(step([1.0, 9.0], [True, False], np.array([False, True])), episodes)
-    assert episodes == Episodes([2.5, 3.5], [2, 3], [True, False])
+    assert episodes == Episodes([2.5, 3.5], [2, 3], [True, False], [])
     # unwanted episodes end too, but nobody writes them down
     unwanted = counter.count(step([0.0, 1.0], [False, True]), episodes, np.array([True, False]))
     assert not unwanted.any()

@@ -8,7 +8,7 @@ from agents.evaluation import evaluate, summarise
 from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl.cli.run_config import load_run_config
-from fwrl.cli.training import prepare
+from fwrl.cli.setup import prepare
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

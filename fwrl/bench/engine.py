@@ -63,18 +63,20 @@ def measure(
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         queue = manager.Queue()
-        try:
-            with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
+        others = set(multiprocessing.active_children())
+        with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
+            try:
                 waiting = {pool.submit(_send, queue, name, settings, p, folder) for p in points}
                 while waiting:
                     finished, waiting = wait(waiting, INTERVAL, FIRST_COMPLETED)
                     yield from _received(queue)
                     for future in finished:
                         future.result()
-        except BaseException:
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
+            except BaseException:
+                # before the pool is left, which would wait for all that they have begun
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.terminate()
+                raise
 
 
 def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterator[Message]:
@@ -98,7 +100,11 @@ def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterat
 
 # a queue is a manager's proxy, of a class that is made at run time
 def _send(queue: Any, name: str, settings: Settings, point: Row, folder: Path) -> None:
+    parent = multiprocessing.parent_process()
     for message in _messages(name, settings, point, folder):
+        if parent is not None and not parent.is_alive():
+            # it was killed; nobody reads this any more
+            return
         queue.put(message)
 
 

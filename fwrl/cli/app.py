@@ -1,8 +1,10 @@
 """The commands. What a command needs is imported when it runs, so that help comes at once."""
 
 import os
+import shlex
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -44,29 +46,43 @@ def train(
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.allocator import keep_freed_memory
     from fwrl.cli.run_config import load_run_config
-    from fwrl.cli.run_directory import default_run_directory, find_config, open_run
-    from fwrl.cli.training import STOPPED, join, prepare, train
+    from fwrl.cli.run_directory import claimed, default_run_directory, find_config, open_run
+    from fwrl.cli.setup import join, prepare
+    from fwrl.cli.stopping import stop_signals
+    from fwrl.cli.training import STOPPED, train
 
     keep_freed_memory()
     changes = overrides or []
     path = find_config(config)
     run_config = load_run_config(path, changes)
     directory = run_dir or default_run_directory(path, changes)
-    join(run_config)
-    setup = prepare(run_config)
+    with ExitStack() as stack:
+        received = stack.enter_context(stop_signals())
+        join(run_config)
+        setup = prepare(run_config)
 
-    def open_it() -> bytes:
-        # what a launcher starts again after a failure goes on from what it saved
-        return b"yes" if open_run(directory, run_config, fresh and not restarted()) else b""
+        def open_it() -> bytes:
+            # what a launcher starts again after a failure goes on from what it saved
+            stack.enter_context(claimed(directory, fresh and not restarted()))
+            return b"yes" if open_run(directory, run_config) else b""
 
-    continued = bool(from_first(open_it))
-    code = train(run_config, setup, directory, continued, Console(quiet=not is_first()))
+        continued = bool(from_first(open_it))
+        console = Console(quiet=not is_first())
+        code = train(run_config, setup, directory, continued, received, console)
     if is_first() and code == STOPPED:
-        typer.echo("stopped and saved; the same command continues")
-    elif is_first():
+        typer.echo(f"stopped and saved; it goes on with\n{_command_to_continue()}")
+    elif is_first() and code == 0:
         typer.echo(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}")
     leave()
     raise typer.Exit(code)
+
+
+def _command_to_continue() -> str:
+    """What the user typed, without what would start anew."""
+    program, *words = sys.argv
+    name = Path(program).name
+    started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
+    return f"{started} {shlex.join(word for word in words if word != '--fresh')}"
 
 
 @app.command()

@@ -15,7 +15,7 @@ from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import holds, measure, name_of
 from fwrl.bench.results import DOCUMENT, TABLE, machine, read_rows, write_document, write_rows
-from fwrl.cli.run_directory import named_directory, open_directory, versions
+from fwrl.cli.run_directory import claimed, named_directory, open_directory, versions
 from fwrl.cli.training import FINISHED, STOPPED
 from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, nearest, validate
@@ -52,7 +52,14 @@ def run_benchmark(request: Request, console: Console) -> int:
     changes = sorted(text for text in request.overrides if not _is_axis(settings, text))
     folder = request.out or named_directory([request.name, request.preset, *changes])
     may_change = {*MAY_CHANGE, *settings.axes}
-    open_directory(folder, settings, may_change, request.fresh, "choose another --out")
+    with claimed(folder, request.fresh):
+        open_directory(folder, settings, may_change, "choose another --out")
+        return _fill(request, benchmark, settings, folder, console)
+
+
+def _fill(
+    request: Request, benchmark: Benchmark, settings: Settings, folder: Path, console: Console
+) -> int:
     points = benchmark.points(settings)
     try:
         stopped = _measure_missing(request, benchmark, settings, points, folder, console)

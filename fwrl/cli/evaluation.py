@@ -100,7 +100,7 @@ def _film(
     torch.manual_seed(seed)
     envs = make_envs(config.env, 1, evaluation=True, render=True)
     frames: list[NDArray[np.uint8]] = []
-    counter, ended = EpisodeCounter(1), Episodes([], [], [])
+    counter, ended = EpisodeCounter(1), Episodes.none()
     for step in islice(play(policy, envs, seed, not stochastic), LONGEST_VIDEO):
         if counter.count(step, ended).any():
             break

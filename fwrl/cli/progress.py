@@ -52,7 +52,7 @@ class ProgressReport:
 
     def say(self, line: str) -> None:
         """One line above the bar."""
-        self.bar.console.print(line, highlight=False, soft_wrap=True)
+        self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -4,21 +4,28 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from agents.saving import best_checkpoint, list_checkpoints
+from agents.saving import list_checkpoints
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
+from fwrl.cli.run_log import TABLE
 from fwrl.cli.yaml_files import configs_directory, differences, read_yaml
 from fwrl.config import Config, ConfigError, ConfigType, validate
 
-CONFIG = "config.yaml"
+CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
+# Written before the configuration.
+FIRST = {"versions.json", "command.txt"}
+# Of two configurations, told in one message.
+MOST_DIFFERENCES = 5
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
 
 
@@ -41,39 +48,77 @@ def named_directory(parts: Sequence[str]) -> Path:
     return Path("runs") / "".join(c if c.isalnum() or c in "._-=+," else "-" for c in name)
 
 
-def open_run(directory: Path, config: RunConfig, fresh: bool) -> bool:
-    """Make the directory this configuration's run; True if one is there to be continued.
+@contextmanager
+def claimed(directory: Path, fresh: bool = False) -> Generator[None]:
+    """The directory belongs to this process alone while inside; it is made if it is not there.
 
     Args:
-        directory: Of the run.
-        config: What the user asked for now.
-        fresh: Start anew; the old run is kept under another name.
+        directory: Of a run, or of results.
+        fresh: Start anew; what is there is kept under another name.
 
     Raises:
-        ConfigError: If the directory holds something else.
+        ConfigError: If another process works in it, or it cannot be made.
     """
-    open_directory(directory, config, MAY_CHANGE, fresh, "choose another --run-dir")
-    return bool(list_checkpoints(directory))
+    if fresh and directory.is_dir() and _content(directory):
+        with _lock(directory):
+            set_aside(directory)
+    with _lock(directory):
+        yield
+
+
+@contextmanager
+def _lock(directory: Path) -> Generator[None]:
+    owner = directory / OWNER
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # the system lets go of it when the process ends, however it ends
+        with FileLock(directory / LOCK, timeout=0):
+            started = datetime.now().astimezone().isoformat(" ", "seconds")
+            owner.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n")
+            yield
+    except Timeout:
+        who = owner.read_text().strip() if owner.is_file() else "another process"
+        raise ConfigError(
+            f"{directory}: in use by {who}; wait until it has ended, or choose another directory"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written ({error.strerror})") from None
+
+
+def open_run(directory: Path, config: RunConfig) -> bool:
+    """Make the directory this configuration's run; True if one is there to be continued.
+
+    Raises:
+        ConfigError: If the directory holds something else, or has lost its checkpoints.
+    """
+    open_directory(directory, config, MAY_CHANGE, "choose another --run-dir")
+    if list_checkpoints(directory):
+        return True
+    table = directory / TABLE
+    # a checkpoint is written before the first line
+    if table.is_file() and len(table.read_text().splitlines()) > 1:
+        raise ConfigError(
+            f"{directory}: has a {TABLE} and no checkpoints; bring them back, "
+            "or start anew with --fresh, which keeps what is there under another name"
+        )
+    return False
 
 
 def open_directory(
-    directory: Path, config: Config, may_change: Collection[str], fresh: bool, otherwise: str
+    directory: Path, config: Config, may_change: Collection[str], otherwise: str
 ) -> None:
     """Make the directory this configuration's own; what is there of the same is kept.
 
     Args:
-        directory: Made if it is not there.
+        directory: Claimed already.
         config: What the user asked for now.
         may_change: The fields in which the configuration that is there may differ.
-        fresh: Start anew; what is there is kept under another name.
         otherwise: What to do where the directory holds something else.
 
     Raises:
         ConfigError: If it does.
     """
-    if fresh and directory.exists():
-        set_aside(directory)
-    if not directory.exists() or not any(directory.iterdir()):
+    if not _content(directory):
         _create(directory, config)
         return
     stored = read_config(directory, type(config))
@@ -83,11 +128,23 @@ def open_directory(
     )
     different = differences(old, new)
     if different:
+        more = len(different) - MOST_DIFFERENCES
+        shown = "; ".join(different[:MOST_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")
         raise ConfigError(
-            f"{directory}: holds another run: {different[0]} differs; "
+            f"{directory}: holds another run, it differs in {shown}; "
             f"{otherwise}, or start anew with --fresh"
         )
     _write_config(directory, config)
+
+
+def _content(directory: Path) -> list[Path]:
+    """What is there, but for what says nothing yet without a configuration."""
+    marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
+    return [
+        path
+        for path in directory.iterdir()
+        if path.name not in marks and not path.name.startswith(f".{CONFIG}.")
+    ]
 
 
 def read_run_config(directory: Path) -> RunConfig:
@@ -120,21 +177,8 @@ def set_aside(directory: Path) -> Path:
     return directory.rename(aside)
 
 
-def prune_checkpoints(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest ``keep`` and the best."""
-    folders = list_checkpoints(directory)
-    if folders:
-        best = best_checkpoint(folders)
-        for folder in folders[:-keep]:
-            if folder != best:
-                shutil.rmtree(folder)
-
-
 def _create(directory: Path, config: Config) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be made ({error.strerror})") from None
+    # last what the directory is known by: before it is there nothing has begun
     (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
     (directory / "command.txt").write_text(shlex.join(sys.argv) + "\n")
     _write_config(directory, config)

@@ -2,8 +2,9 @@
 
 import csv
 import math
+import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.distributed import gather_rows, num_processes
+from agents.distributed import gather_bytes, gather_rows, num_processes
 from agents.evaluation import Summary
 from agents.rollout import Episodes
 from fwrl.cli.run_config import RunConfig
 from fwrl.state import tensors_in
+
+TABLE = "metrics.csv"
 
 # Name -> meaning. Stable-Baselines3's names wherever it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
@@ -48,6 +51,15 @@ METRICS: dict[str, str] = {
     "train/policy_gradient_loss": "the clipped surrogate objective, negated",
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
+    "health/env_faults": "environments that failed and were replaced so far",
+    "health/skipped_updates": "gradient steps so far that NaN or infinity would have spoilt, and "
+    "that were left out",
+    "health/rollbacks": "times so far that the policy was taken back to the last checkpoint, "
+    "because updates could not go on",
+    "health/log_errors": "times that TensorBoard's files or metrics.csv could not be written, "
+    "since the run was started or continued",
+    "health/save_errors": "checkpoints that could not be written, since then",
+    "health/save_s": "seconds that the last checkpoint took",
 }
 
 
@@ -79,12 +91,14 @@ def gather_episodes(episodes: Episodes) -> Episodes:
     """Those that ended in the rollouts of all processes of a training."""
     if num_processes() == 1:
         return episodes
+    told = gather_bytes("\n".join(episodes.faults).encode())
+    faults = [line for text in told for line in text.decode().splitlines()]
     says = len(episodes.successes) == len(episodes.returns)
     successes = episodes.successes if says else [math.nan] * len(episodes.returns)
     columns = torch.tensor([episodes.returns, episodes.lengths, successes], dtype=torch.float64)
     returns, lengths, successes = gather_rows(columns.T).T.tolist()
     said = [bool(success) for success in successes if not math.isnan(success)]
-    return Episodes(returns, [int(length) for length in lengths], said)
+    return Episodes(returns, [int(length) for length in lengths], said, faults)
 
 
 def evaluation_metrics(summary: Summary) -> dict[str, float]:
@@ -109,40 +123,89 @@ def state_norm(memory: Any) -> float:
 
 
 class RunLog:
-    """Writes scalars to TensorBoard and ``metrics.csv``; a continued run goes on in both."""
+    """Writes scalars to TensorBoard and ``metrics.csv``; a continued run goes on in both.
 
-    def __init__(self, directory: Path, config: RunConfig, step: int) -> None:
-        self.writer = SummaryWriter(str(directory), purge_step=step)
-        if step == 0:
-            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            self.writer.add_text("config", f"```yaml\n{text}\n```")
-        path = directory / "metrics.csv"
-        rows = _rows_until(path, step)
-        self.file = path.open("w", newline="")
-        self.rows = csv.DictWriter(self.file, ["step", *METRICS])
-        self.rows.writeheader()
-        self.rows.writerows(rows)
+    What cannot be written is counted in ``errors`` and otherwise ignored: no training ends because
+    of a line in a log.
+    """
+
+    def __init__(
+        self, directory: Path, config: RunConfig, positions: Mapping[str, int] | None
+    ) -> None:
+        """Open both.
+
+        Args:
+            directory: Of the run.
+            config: Told in TensorBoard when the run begins.
+            positions: As ``positions()`` gave them with the checkpoint from which the run
+                continues: what came later will come again, and is cut off. None where there is
+                nothing yet.
+        """
+        self.directory, self.errors = directory, 0
+        if positions is not None:
+            _cut(directory, positions)
+        self.writer: SummaryWriter | None = None
+        path = directory / TABLE
+        columns = _columns(path) or ["step", *METRICS]
+        self.file = path.open("a", newline="")
+        self.rows = csv.DictWriter(self.file, columns, extrasaction="ignore")
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        if positions is None:
+            self._try(lambda: self._tensorboard().add_text("config", f"```yaml\n{text}\n```"))
+        if path.stat().st_size == 0:
+            self._try(self.rows.writeheader)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record all metrics of one step."""
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-        self.rows.writerow({"step": step, **metrics})
 
-    def flush(self) -> None:
-        """Bring everything to the disk."""
-        self.writer.flush()
-        self.file.flush()
+        def scalars() -> None:
+            writer = self._tensorboard()
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, step)
+
+        self._try(scalars)
+        self._try(lambda: self.rows.writerow({"step": step, **metrics}))
+
+    def positions(self) -> dict[str, int]:
+        """The size of each file once everything was brought to the disk."""
+        self._try(lambda: self._tensorboard().flush())
+        self._try(self.file.flush)
+        return {path.name: path.stat().st_size for path in _files(self.directory)}
 
     def close(self) -> None:
         """Flush and let go."""
-        self.writer.close()
-        self.file.close()
+        self._try(lambda: self.writer.close() if self.writer else None)
+        self._try(self.file.close)
+
+    def _tensorboard(self) -> SummaryWriter:
+        if self.writer is None:
+            self.writer = SummaryWriter(str(self.directory))
+        return self.writer
+
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except (OSError, ValueError):
+            # a writer that has failed once fails for ever; the next line gets another one
+            self.errors += 1
+            self.writer = None
 
 
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows up to the checkpoint from which a run continues; what came after it is repeated."""
-    if step == 0 or not path.exists():
+def _files(directory: Path) -> list[Path]:
+    return [*sorted(directory.glob("events.out.tfevents.*")), directory / TABLE]
+
+
+def _cut(directory: Path, positions: Mapping[str, int]) -> None:
+    for path in _files(directory):
+        if path.name not in positions:
+            path.unlink(missing_ok=True)
+        elif path.stat().st_size > positions[path.name]:
+            os.truncate(path, positions[path.name])
+
+
+def _columns(path: Path) -> list[str]:
+    """Of a table that is there already, perhaps from a version with other metrics."""
+    if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        return next(csv.reader(file), [])

@@ -1,111 +1,109 @@
 """The training run: collect, update, log; every so often evaluate and save."""
 
-import signal
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from agents import distributed
-from agents.evaluation import Summary, evaluate, summarise
-from agents.policy import RecurrentPolicy
-from agents.ppo import make_optimizer, ppo_update
+from agents.evaluation import evaluate, summarise
+from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
-from envs import EnvConfigError, VectorEnv, make_envs
-from fwrl.cli.learner import Counters, Learner, describe, restore, save
+from envs import EnvFailure, VectorEnv
+from fwrl.checkpoint import Checkpoint, pack, unpack
 from fwrl.cli.progress import ProgressReport
 from fwrl.cli.run_config import RunConfig
-from fwrl.cli.run_directory import package_versions, prune_checkpoints
-from fwrl.cli.run_log import (
-    RecentEpisodes,
-    RunLog,
-    evaluation_metrics,
-    gather_episodes,
-    state_norm,
+from fwrl.cli.run_log import RunLog, evaluation_metrics, gather_episodes, state_norm
+from fwrl.cli.run_state import (
+    Counters,
+    Run,
+    begin,
+    capture,
+    describe,
+    joined,
+    load_learner,
+    resume,
+    surroundings_of,
 )
-from fwrl.config import ConfigError
-from fwrl.training import choose_device
+from fwrl.cli.saver import Saver, check_space, newest_checkpoint, undefined_in
+from fwrl.cli.setup import Setup, episodes_seed
+from fwrl.cli.stopping import Interrupted, interrupt_updates, interruptible
 
-FINISHED, STOPPED = 0, 75
+FINISHED, FAILED, STOPPED = 0, 1, 75
+# Iterations in a row with skipped updates, until the policy is taken back to the last checkpoint.
+MAX_SKIPPING = 3
+# Times that it is taken back with fewer than so many iterations in between, until training ends.
+MAX_ROLLBACKS, SOUND_ITERATIONS = 3, 100
 
 
-class Setup(NamedTuple):
-    """What a run needs; making it finds the mistakes before anything is written."""
+class Failure(Exception):
+    """Why a training cannot go on. The message is one line."""
 
-    envs: VectorEnv
+
+class Job(NamedTuple):
+    """A run and all that it needs to go on."""
+
+    config: RunConfig
+    run: Run
     evaluation_envs: VectorEnv | None
+    log: RunLog | None
     """None in all processes but the first."""
-    learner: Learner
-
-
-def join(config: RunConfig) -> None:
-    """Meet the other processes of this run, if a launcher has started several.
-
-    Raises:
-        ConfigError: If that is impossible, or they were not started alike.
-    """
-    device = choose_device(config.device)
-    distributed.join(distributed.own_device(device))
-    if not distributed.alike(f"{package_versions()} {device.type} {config.model_dump_json()}"):
-        raise ConfigError(
-            "the processes of this run differ in configuration, device or version; "
-            "start them all by the same command on machines that are set up alike"
-        )
-
-
-def prepare(config: RunConfig) -> Setup:
-    """Environments, policy and optimiser of a configuration.
-
-    Raises:
-        ConfigError: If they cannot be made.
-    """
-    torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    device = distributed.own_device(choose_device(config.device))
-    evaluation_count = min(config.evaluation.num_envs, config.evaluation.episodes)
-    evaluation_envs = None
-    try:
-        envs = make_envs(config.env)
-        if distributed.is_first():
-            evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
-    except EnvConfigError as error:
-        raise ConfigError(str(error)) from None
-    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
-    distributed.copy_from_first(policy)
-    if not distributed.is_first():
-        # the same policy everywhere, but not the same actions
-        torch.manual_seed(_seed(config.seed, 0, distributed.rank()))
-    return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
+    saver: Saver
+    report: ProgressReport
+    received: list[int]
+    """The signals so far."""
 
 
 def train(
-    config: RunConfig, setup: Setup, directory: Path, continued: bool, console: Console
+    config: RunConfig,
+    setup: Setup,
+    directory: Path,
+    continued: bool,
+    received: list[int],
+    console: Console,
 ) -> int:
-    """Train until ``total_steps``, or until asked to stop; returns the exit code."""
-    counters = restore(setup.learner, directory) if continued else Counters()
-    if counters.steps >= config.total_steps:
-        console.print(f"{directory}: finished, {counters.steps:,} steps", soft_wrap=True)
-        return FINISHED
-    log = RunLog(directory, config, counters.steps) if distributed.is_first() else None
-    report = ProgressReport(console, config.total_steps, counters.steps)
-    report.say(f"{directory}: {describe(setup.learner.policy)}{_processes()}")
+    """Train until ``total_steps``, or until asked to stop; returns the exit code.
+
+    Args:
+        config: Of the run.
+        setup: Made of it by ``prepare``; closed at the end.
+        directory: Of the run, opened by ``open_run``.
+        continued: Whether it has checkpoints to go on from.
+        received: Signals; the first one stops the training.
+        console: Where to report.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none of them can be used.
+        ConfigError: If there is no space for checkpoints.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    saver = Saver(directory, config.checkpoint, say)
     try:
-        with stop_signals() as received:
-            stopped = _loop(config, setup, directory, counters, log, report, received)
+        run, positions = _open(config, setup, saver, continued)
+        if run.unfinished is None and run.counters.steps >= config.total_steps:
+            say(f"{directory}: finished, {run.counters.steps:,} steps")
+            return FINISHED
+        run.envs = interruptible(run.envs, received)
+        interrupt_updates(run.learner.optimizer, received)
+        evaluation_envs = setup.evaluation_envs and interruptible(setup.evaluation_envs, received)
+        say(f"{directory}: {describe(setup.learner.policy)}{_processes()}")
+        log = RunLog(directory, config, positions) if distributed.is_first() else None
+        report = ProgressReport(console, config.total_steps, run.counters.steps)
+        try:
+            return _train(Job(config, run, evaluation_envs, log, saver, report, received))
+        finally:
+            report.close()
+            if log is not None:
+                log.close()
     finally:
-        report.close()
-        if log is not None:
-            log.close()
         setup.envs.close()
         if setup.evaluation_envs is not None:
             setup.evaluation_envs.close()
-    return STOPPED if stopped else FINISHED
 
 
 def _processes() -> str:
@@ -113,62 +111,160 @@ def _processes() -> str:
     return f", in {count} processes" if count > 1 else ""
 
 
-def _loop(
-    config: RunConfig,
-    setup: Setup,
-    directory: Path,
-    counters: Counters,
-    log: RunLog | None,
-    report: ProgressReport,
-    received: list[int],
-) -> bool:
-    """Whether it ended because one of the processes received a signal."""
-    envs, evaluation_envs, learner = setup
-    policy, ppo = learner.policy, config.ppo
-    seed = _seed(config.seed, counters.steps) + distributed.rank() * envs.num_envs
-    carry, counter = start(envs, policy, seed), EpisodeCounter(envs.num_envs)
-    recent, stopped = RecentEpisodes(), False
-    num_steps, piece = ppo.num_steps, ppo.sequence_length
-    every = config.evaluation.every_steps
-    evaluated = counters.steps // every
-    while counters.steps < config.total_steps and not stopped:
-        began = time.perf_counter()
-        rollout, carry, episodes = collect(
-            envs, policy, carry, num_steps, ppo.discount, ppo.gae_lambda, counter, piece
-        )
-        acted = time.perf_counter()
-        remaining = 1 - counters.steps / config.total_steps
-        metrics = ppo_update(policy, learner.optimizer, rollout, ppo, remaining)
-        updated = time.perf_counter()
+def _open(
+    config: RunConfig, setup: Setup, saver: Saver, continued: bool
+) -> tuple[Run, dict[str, int] | None]:
+    """The run at its beginning or where it was saved, and how far its logs had come by then."""
+    if not continued:
+        return begin(setup.learner, setup.envs, episodes_seed(config, 0)), None
+    checkpoint = _newest(saver)
+    steps = checkpoint.document["counters"]["steps"]
+    exact = config.checkpoint.resume == "exact"
+    seed = episodes_seed(config, steps)
+    run, notes = resume(setup.learner, setup.envs, checkpoint, seed, exact)
+    before = checkpoint.document.get("surroundings", {})
+    for name, now in surroundings_of(setup.learner.policy, config.num_threads).items():
+        if before.get(name) != now:
+            notes.append(f"{name} was {before.get(name, 'not recorded')} and is {now}")
+    how = f"but not bit for bit: {'; '.join(notes)}" if notes else "bit for bit"
+    saver.say(f"{saver.run}: continues at {steps:,} steps, {how}")
+    return run, checkpoint.document.get("log")
 
-        steps = num_steps * envs.num_envs * distributed.num_processes()
-        counters = counters.after(steps, updated - began)
-        recent.add(gather_episodes(episodes))
-        metrics |= {
-            "time/rollout_s": acted - began,
-            "time/update_s": updated - acted,
-            "memory/state_norm": state_norm(carry.memory),
+
+def _newest(saver: Saver) -> Checkpoint:
+    """The newest checkpoint that is whole; the first process reads it for all."""
+    if distributed.num_processes() == 1:
+        return newest_checkpoint(saver.run, saver.say)
+    read = distributed.from_first(lambda: pack(newest_checkpoint(saver.run, saver.say)))
+    return unpack(read)
+
+
+def _train(job: Job) -> int:
+    """The exit code. Whatever ends the training, what it had reached is saved."""
+    saver, alone = job.saver, distributed.num_processes() == 1
+    try:
+        code = _loop(job)
+    except Interrupted:
+        code = STOPPED
+    except Failure as error:
+        saver.say(f"{saver.run}: {error}")
+        return FAILED
+    except Exception as error:
+        # of several processes the others go on waiting and cannot be asked for their part
+        if alone:
+            _save(job, at_last=True)
+        if not alone or not isinstance(error, EnvFailure):
+            raise
+        saver.say(f"{saver.run}: {error}")
+        return FAILED
+    return code if _save(job, at_last=True) else FAILED
+
+
+def _loop(job: Job) -> int:
+    run, saver = job.run, job.saver
+    saver.reached(capture(run))
+    if run.counters.iterations == 0:
+        _save(job)
+        if distributed.is_first():
+            check_space(saver.run, job.config.checkpoint.keep)
+    while run.unfinished is not None or run.counters.steps < job.config.total_steps:
+        if run.unfinished is None:
+            _iterate(job)
+        due = _evaluation_is_due(job)
+        if due:
+            # an evaluation can be long, and is made once more if it is interrupted
+            saver.reached(capture(run))
+            _evaluate(job)
+        _write(job)
+        saver.reached(capture(run))
+        flags = saver.due(), bool(job.received), saver.lost
+        late, stop, lost = distributed.any_process(*flags)
+        if lost:
+            raise Failure(f"checkpoints could not be written {saver.failures} times in a row")
+        if stop:
+            return STOPPED
+        if due or late:
+            _save(job)
+    return FINISHED
+
+
+def _iterate(job: Job) -> None:
+    """Collect a rollout and update on it."""
+    run, ppo = job.run, job.config.ppo
+    began = time.perf_counter()
+    rollout, run.carry, episodes = collect(
+        run.envs,
+        run.learner.policy,
+        run.carry,
+        ppo.num_steps,
+        ppo.discount,
+        ppo.gae_lambda,
+        run.episodes,
+        ppo.sequence_length,
+    )
+    acted = time.perf_counter()
+    remaining = 1 - run.counters.steps / job.config.total_steps
+    metrics = ppo_update(run.learner.policy, run.learner.optimizer, rollout, ppo, remaining)
+    updated = time.perf_counter()
+    metrics |= {
+        "time/rollout_s": acted - began,
+        "time/update_s": updated - acted,
+        "memory/state_norm": state_norm(run.carry.memory),
+    }
+    episodes = gather_episodes(episodes)
+    run.recent.add(episodes)
+    for fault in episodes.faults:
+        job.saver.say(fault)
+    run.unfinished = distributed.average_metrics(metrics) | run.recent.metrics()
+    run.score = None
+    steps = ppo.num_steps * run.envs.num_envs * distributed.num_processes()
+    skipped = int(metrics["health/skipped_updates"])
+    run.counters = run.counters.after(steps, updated - began, len(episodes.faults), skipped)
+    if run.counters.skipping >= MAX_SKIPPING:
+        _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
+
+
+def _evaluation_is_due(job: Job) -> bool:
+    counters, every = job.run.counters, job.config.evaluation.every_steps
+    at_the_end = counters.steps >= job.config.total_steps
+    return at_the_end or counters.steps // every > counters.evaluated_at // every
+
+
+def _evaluate(job: Job) -> None:
+    """The same episodes every time, and a training that does not notice it was evaluated."""
+    run, config = job.run, job.config
+    run.counters = run.counters._replace(evaluated_at=run.counters.steps)
+    if job.evaluation_envs is None:
+        return
+    chosen, policy = config.evaluation, run.learner.policy
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        episodes = evaluate(
+            policy, job.evaluation_envs, chosen.episodes, config.seed, chosen.deterministic
+        )
+    for fault in episodes.faults:
+        job.saver.say(fault)
+    summary = summarise(episodes)
+    run.score = summary.return_mean
+    run.unfinished = (run.unfinished or {}) | evaluation_metrics(summary)
+    job.saver.say(f"{run.counters.steps:,} steps: evaluated return {run.score:.4g}")
+
+
+def _write(job: Job) -> None:
+    """Report the iteration, which is thereby finished."""
+    counters, metrics = job.run.counters, job.run.unfinished or {}
+    job.run.unfinished = None
+    if job.log is not None:
+        health = {
+            "health/env_faults": counters.env_faults,
+            "health/skipped_updates": counters.skipped_updates,
+            "health/rollbacks": counters.rollbacks,
+            "health/log_errors": job.log.errors,
+            "health/save_errors": job.saver.errors,
+            "health/save_s": job.saver.seconds,
         }
-        metrics = distributed.average_metrics(metrics) | recent.metrics()
-        metrics |= _progress(counters, report)
-        stopped = distributed.any_process(bool(received))
-        due = counters.steps // every > evaluated or counters.steps >= config.total_steps
-        score = None
-        if due and not stopped:
-            evaluated = counters.steps // every
-            if evaluation_envs is not None:
-                summary = _evaluate(config, policy, evaluation_envs)
-                metrics |= evaluation_metrics(summary)
-                score = summary.return_mean
-                report.say(f"{counters.steps:,} steps: evaluated return {score:.4g}")
-            # during an evaluation there is time for a signal
-            stopped = distributed.any_process(bool(received))
-        if log is not None:
-            log.write(counters.steps, metrics)
-        if due or stopped:
-            _save(config, learner, directory, counters, score, log)
-        report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
-    return stopped
+        job.log.write(counters.steps, metrics | health | _progress(counters, job.report))
+    job.report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
 
 
 def _progress(counters: Counters, report: ProgressReport) -> dict[str, float]:
@@ -180,54 +276,46 @@ def _progress(counters: Counters, report: ProgressReport) -> dict[str, float]:
     }
 
 
-def _save(
-    config: RunConfig,
-    learner: Learner,
-    directory: Path,
-    counters: Counters,
-    score: float | None,
-    log: RunLog | None,
-) -> None:
-    if log is not None:
-        log.flush()
-    save(learner, directory, counters, score)
-    if log is not None:
-        prune_checkpoints(directory, config.checkpoint.keep)
+def _save(job: Job, at_last: bool = False) -> bool:
+    """Save what was reached last, if it is not saved; whether it is. All processes call it."""
+    saver, policy = job.saver, job.run.learner.policy
+    captured = saver.latest
+    undefined = undefined_in(captured)
+    spoilt, missing = distributed.any_process(undefined is not None, not saver.is_saved)
+    if spoilt:
+        reason = f"{undefined or 'a state of another process'} is not finite, it is not saved"
+        if at_last:
+            saver.say(f"{saver.run}: {reason}; the last checkpoint stays")
+            return False
+        _roll_back(job, reason)
+        return False
+    if not missing:
+        return True
+    checkpoint = joined(captured, policy, job.config)
+    failed = False
+    if job.log is not None:
+        document = checkpoint.document | {"log": job.log.positions()}
+        failed = not saver.save(checkpoint._replace(document=document), at_last)
+    saver.is_saved = not distributed.any_process(failed)[0]
+    return saver.is_saved
 
 
-@contextmanager
-def stop_signals() -> Generator[list[int]]:
-    """A list that the first SIGINT or SIGTERM fills; the second one interrupts at once.
+def _roll_back(job: Job, reason: str) -> None:
+    """Take the policy back to the last checkpoint; the counters and random numbers go on.
 
-    With several processes it does not, and afterwards signals are ignored: a launcher may repeat
-    what the system has sent to everybody, and ends those that are leaving as soon as one has left.
+    Raises:
+        Failure: If that has been tried too often.
     """
-    received: list[int] = []
-    alone = distributed.num_processes() == 1
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if received and alone:
-            signal.default_int_handler(number, frame)
-        received.append(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, remember) for number in signals]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(signals, previous, strict=True):
-            signal.signal(number, handler if alone else signal.SIG_IGN)
-
-
-def _seed(*numbers: int) -> int:
-    """One made of several: another for each part of a run that was continued, and each process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
-
-
-def _evaluate(config: RunConfig, policy: RecurrentPolicy, envs: VectorEnv) -> Summary:
-    """The same episodes every time, and a training that does not notice it was evaluated."""
-    chosen = config.evaluation
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        episodes = evaluate(policy, envs, chosen.episodes, config.seed, chosen.deterministic)
-    return summarise(episodes)
+    run, saver = job.run, job.saver
+    checkpoint = _newest(saver)
+    counters = run.counters.rolled_back(SOUND_ITERATIONS)
+    if counters.tries > MAX_ROLLBACKS:
+        raise Failure(f"{reason}; taken back {MAX_ROLLBACKS} times, it does not help")
+    steps = checkpoint.document["counters"]["steps"]
+    saver.say(f"{saver.run}: {reason}; the policy is taken back to that of {steps:,} steps")
+    load_learner(run.learner, checkpoint)
+    run.carry = start(
+        run.envs, run.learner.policy, episodes_seed(job.config, counters.steps, counters.rollbacks)
+    )
+    run.episodes = EpisodeCounter(run.envs.num_envs)
+    run.counters = counters

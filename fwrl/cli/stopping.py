@@ -1,0 +1,106 @@
+"""Signals that ask a training to stop: remembered at once, obeyed at the next safe point."""
+
+import signal
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from agents import distributed
+from envs import ArrayTree, EnvStep, Restored, VectorEnv
+
+# What a scheduler sends before it takes the machine away, and what a person does.
+ASKING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
+
+
+class Interrupted(Exception):
+    """A signal has come: what was under way is left as it is and goes no further."""
+
+
+@contextmanager
+def stop_signals() -> Generator[list[int]]:
+    """A list that the first signal fills; a second SIGINT interrupts at once.
+
+    With several processes it does not, and afterwards signals are ignored: a launcher may repeat
+    what the system has sent to everybody, and ends those that are leaving as soon as one has left.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if signal.SIGINT in received and number == signal.SIGINT and _alone():
+            signal.default_int_handler(number, frame)
+        received.append(number)
+
+    previous = [signal.signal(number, remember) for number in ASKING]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(ASKING, previous, strict=True):
+            signal.signal(number, handler if _alone() else signal.SIG_IGN)
+
+
+def interruptible(envs: VectorEnv, received: list[int]) -> VectorEnv:
+    """The environments, whose next step raises ``Interrupted`` once a signal has come.
+
+    Several processes must stop together and therefore go on to the end of their iteration.
+    """
+    return _Interruptible(envs, received) if _alone() else envs
+
+
+def interrupt_updates(optimizer: Optimizer, received: list[int]) -> None:
+    """Let the next update raise ``Interrupted`` once a signal has come."""
+
+    def check(*_: Any) -> None:
+        _check(received)
+
+    if _alone():
+        optimizer.register_step_pre_hook(check)
+
+
+def _alone() -> bool:
+    return distributed.num_processes() == 1
+
+
+def _check(received: list[int]) -> None:
+    if received:
+        raise Interrupted(signal.Signals(received[0]).name)
+
+
+class _Interruptible(VectorEnv):
+    def __init__(self, envs: VectorEnv, received: list[int]) -> None:
+        self.envs, self.received = envs, received
+        self.num_envs = envs.num_envs
+        self.observation_space, self.action_space = envs.observation_space, envs.action_space
+        self.render_fps = envs.render_fps
+
+    @override
+    def reset(self, seed: int | None = None) -> ArrayTree:
+        return self.envs.reset(seed)
+
+    @override
+    def step(self, action: NDArray[Any]) -> EnvStep:
+        _check(self.received)
+        return self.envs.step(action)
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        return self.envs.state()
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        return self.envs.restore(state)
+
+    @override
+    def render(self) -> NDArray[np.uint8] | None:
+        return self.envs.render()
+
+    @override
+    def close(self) -> None:
+        self.envs.close()
