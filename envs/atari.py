@@ -5,6 +5,7 @@ Rewards are the game's own: clipping is left to the learner. With ``frame_stack`
 does not tell in which direction things move: the natural setting for an agent with memory.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -15,7 +16,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from envs.config import Config, EnvConfigError, nearest
-from envs.vector import ArrayTree, EnvStep, VectorEnv
+from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv
 
 # These have no mode for one player.
 MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}
@@ -173,6 +174,14 @@ class _Atari(VectorEnv):
     @override
     def render(self) -> NDArray[np.uint8] | None:
         return self._picture
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        return None
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        raise ValueError("Atari games cannot be restored")
 
     @override
     def close(self) -> None:
