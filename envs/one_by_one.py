@@ -201,7 +201,7 @@ class OneByOne(VectorEnv):
                 what = _summary(error)
                 self._broken.add(slot)
             else:
-                if all(map(_is_finite, leaves(observation))):
+                if all(_is_finite(np.asarray(leaf)) for leaf in leaves(observation)):
                     return observation
                 what = "an observation that is not finite"
             message = self._message(slot, f"reset: {what}")
@@ -231,13 +231,12 @@ def _not_finite(observation: ArrayTree, reward: NDArray[np.float32]) -> dict[int
     parts = [("an observation", leaf) for leaf in leaves(observation)] + [("a reward", reward)]
     for what, leaf in parts:
         if not _is_finite(leaf):
-            rows = [row for row in range(len(leaf)) if not _is_finite(leaf[row])]
+            rows = [row for row in range(len(leaf)) if not _is_finite(leaf[[row]])]
             found = dict.fromkeys(rows, f"{what} that is not finite") | found
     return found
 
 
-def _is_finite(leaf: Any) -> bool:
-    leaf = np.asarray(leaf)
+def _is_finite(leaf: NDArray[Any]) -> bool:
     return leaf.dtype.kind != "f" or bool(np.isfinite(leaf).all())
 
 

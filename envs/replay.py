@@ -7,6 +7,7 @@ has a seed of its own, and with it can be repeated without those before it.
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +22,8 @@ State: TypeAlias = dict[str, NDArray[Any]]
 
 # a sign and 31 bits: what every emulator and generator takes for a seed
 SEED_BITS = 31
+# episodes of a slot whose seeds are made together
+BLOCK = 64
 # rows of actions that there is room for at first
 ROOM = 64
 
@@ -29,8 +32,14 @@ def episode_seed(seed: int, episode: int) -> int:
     """The seed of an episode: the slot's own for the first, then a hash of it and the number."""
     if episode == 0:
         return seed
-    words = np.random.SeedSequence([seed, episode]).generate_state(1)
-    return int(words[0]) >> (32 - SEED_BITS)
+    return _seeds(seed, episode // BLOCK)[episode % BLOCK]
+
+
+# short episodes open often: a block of seeds takes as long to make as one
+@lru_cache(maxsize=1024)
+def _seeds(seed: int, block: int) -> list[int]:
+    words = np.random.SeedSequence([seed, block]).generate_state(BLOCK)
+    return (words >> (32 - SEED_BITS)).tolist()
 
 
 class EpisodeLog:
