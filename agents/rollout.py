@@ -10,7 +10,7 @@ How the columns of a rollout stand to each other::
     memory          the state before t=0; a row is cleared where elapsed is 0, before o_t is read
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -56,6 +56,11 @@ class EnvStep(Protocol):
     @property
     def success(self) -> NDArray[np.bool_] | None:
         """Over N, valid where an episode ended; None if the environment does not say."""
+        ...
+
+    @property
+    def faults(self) -> Mapping[int, str]:
+        """What broke in an environment, in one line, by row; such a row opens a new episode."""
         ...
 
 

@@ -12,9 +12,9 @@ import gymnasium
 from pydantic import BeforeValidator, Field
 
 from envs.atari import AtariConfig, atari_games, make_atari
-from envs.config import EnvConfigError
+from envs.config import EnvConfigError, EnvFailure
 from envs.gymnasium_env import PACKAGES, GymnasiumConfig, make_gymnasium, register
-from envs.vector import ArrayTree, EnvStep, VectorEnv, from_gymnasium, map_arrays
+from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, from_gymnasium, map_arrays
 
 __all__ = [
     "ENVS",
@@ -22,8 +22,10 @@ __all__ = [
     "AtariConfig",
     "EnvConfig",
     "EnvConfigError",
+    "EnvFailure",
     "EnvStep",
     "GymnasiumConfig",
+    "Restored",
     "VectorEnv",
     "env_names",
     "from_gymnasium",

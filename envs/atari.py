@@ -5,17 +5,20 @@ Rewards are the game's own: clipping is left to the learner. With ``frame_stack`
 does not tell in which direction things move: the natural setting for an agent with memory.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from jaxtyping import Bool
 from numpy.typing import NDArray
 from pydantic import Field
 from typing_extensions import override
 
 from envs.config import Config, EnvConfigError, nearest
-from envs.vector import ArrayTree, EnvStep, VectorEnv
+from envs.replay import SEED_BITS, EpisodeLog, check_fit, fingerprints
+from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv
 
 # These have no mode for one player.
 MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}
@@ -55,6 +58,9 @@ class AtariConfig(Config):
     """Where episodes are truncated; the default is half an hour."""
     num_threads: int = Field(default=0, ge=0)
     """Threads of the emulator; 0: one per core."""
+    longest_replay: int = Field(default=100_000, ge=0)
+    """Steps of a game that are remembered, so that a continued run can play them again; a longer
+    game begins anew then."""
 
 
 def atari_games() -> list[str]:
@@ -77,7 +83,7 @@ def make_atari(config: AtariConfig, num_envs: int, evaluation: bool, render: boo
     if evaluation:
         config = config.model_copy(update={"life_loss_terminates": False})
     screen = _colour_screen(config) if render else None
-    return _Atari(_emulators(config, num_envs), config.frame_skip, screen)
+    return _Atari(_emulators(config, num_envs), config, screen)
 
 
 def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None = None) -> Any:
@@ -124,55 +130,110 @@ def _colour_screen(config: AtariConfig) -> Any:
 class _Atari(VectorEnv):
     """Games under our contract.
 
-    ale-py's vector environment cannot render. If there is a ``screen``, it plays slot 0 with the
-    same seed and the same actions, and therefore the same game.
+    Every game is opened with a seed of its own, so that it can be played again: ale-py opens the
+    next one by itself when a game is over, and we open that again. Its vector environment cannot
+    render. If there is a ``screen``, it plays slot 0 with the same seeds and the same actions, and
+    therefore the same games.
     """
 
-    def __init__(self, emulators: Any, frame_skip: int, screen: Any = None) -> None:
+    def __init__(self, emulators: Any, config: AtariConfig, screen: Any = None) -> None:
         self.num_envs = emulators.num_envs
         self.observation_space = emulators.single_observation_space
         self.action_space = emulators.single_action_space
-        self.render_fps = EMULATOR_FPS / frame_skip
+        self.render_fps = EMULATOR_FPS / config.frame_skip
         self._emulators = emulators
         self._screen = screen
         self._picture: NDArray[np.uint8] | None = None
-        # of the game, not of the episode: a lost life does not set it back
+        # its episodes are games: a lost life does not end them
+        self._log = EpisodeLog(self.num_envs, self.action_space, config.longest_replay)
+        # of the game as well
         self._frame = np.zeros(self.num_envs, np.int32)
+        self._shown = np.zeros((self.num_envs, *(self.observation_space.shape or ())), np.uint8)
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
-        # Seeds of slots are 32-bit integers with a sign; both emulators of slot 0 need the same.
-        most = 2**31 - self.num_envs
-        seed = int(np.random.default_rng().integers(most)) if seed is None else seed % most
-        observation, info = self._emulators.reset(seed=seed)
-        self._frame = info["episode_frame_number"]
-        if self._screen is not None:
-            self._picture = self._screen.reset(seed=seed)[0][0, 0]
-        return observation
+        # seeds of emulators are 32-bit integers with a sign
+        self._log.restart(None if seed is None else seed % (2**SEED_BITS - self.num_envs))
+        self._open(np.ones(self.num_envs, np.bool_))
+        return self._shown.copy()
 
     @override
     def step(self, action: NDArray[Any]) -> EnvStep:
         action = np.asarray(action, np.int64)
-        observation, reward, terminated, truncated, info = self._emulators.step(action)
-        if self._screen is not None:
-            picture, its_reward, *_ = self._screen.step(action[:1])
-            assert its_reward[0] == reward[0], "the two emulators of slot 0 play different games"
-            self._picture = picture[0, 0]
+        self._log.record(action)
+        before = self._frame
+        reward, terminated, truncated, info = self._advance(action)
         final_observation = None
         ended = terminated | truncated
         if ended.any():
             # Where a life was lost the game goes on, and ale-py gives no final observation.
-            new_game = ended & (info["episode_frame_number"] <= self._frame)
-            final_observation = np.copy(observation)
-            final_observation[new_game] = info["final_obs"][new_game]
-        self._frame = info["episode_frame_number"]
+            new_game = ended & (self._frame <= before)
+            final_observation = np.copy(self._shown)
+            if new_game.any():
+                final_observation[new_game] = info["final_obs"][new_game]
+                self._log.next(new_game)
+                self._open(new_game)
         return EnvStep(
-            observation, reward.astype(np.float32), terminated, truncated, final_observation
+            self._shown.copy(), reward.astype(np.float32), terminated, truncated, final_observation
         )
 
     @override
     def render(self) -> NDArray[np.uint8] | None:
         return self._picture
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        return {**self._log.state(), "shown": fingerprints(self._shown)}
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        check_fit(state, {"shown": np.zeros(self.num_envs, np.int64)})
+        anew = ~self._log.load(state)
+        self._replay()
+        anew |= fingerprints(self._shown) != state["shown"]
+        if anew.any():
+            self._log.next(anew)
+            self._open(anew)
+        return Restored(anew, self._shown.copy())
+
+    def _replay(self) -> None:
+        """Play all remembered games again, so that they come to their ends at the same time.
+
+        Those that are shorter wait for their turn, in games that nobody will see.
+        """
+        most = int(self._log.steps.max())
+        waits = most - self._log.steps
+        actions = np.zeros((most, self.num_envs), np.int64)
+        for slot, wait in enumerate(waits.tolist()):
+            actions[wait:, slot] = self._log.actions(slot)
+        self._open(np.ones(self.num_envs, np.bool_))
+        for time, action in enumerate(actions):
+            if time > 0 and (waits == time).any():
+                self._open(waits == time)
+            self._advance(action)
+        if most > 0 and (waits == most).any():
+            self._open(waits == most)
+
+    def _open(self, games: Bool[np.ndarray, " N"]) -> None:
+        """Open the games that the log has come to, where ``games`` is True."""
+        slots = np.flatnonzero(games).tolist()
+        seeds = np.array([self._log.episode_seed(slot) for slot in slots], np.int64)
+        # a mask is for emulators that have been reset before
+        options = None if games.all() else {"reset_mask": games}
+        self._shown, info = self._emulators.reset(seed=seeds, options=options)
+        self._frame = info["episode_frame_number"]
+        if self._screen is not None and games[0]:
+            self._picture = self._screen.reset(seed=seeds[:1])[0][0, 0]
+
+    def _advance(self, action: NDArray[np.int64]) -> tuple[Any, Any, Any, Any]:
+        """Reward, terminated, truncated and info of one step of the emulators."""
+        self._shown, reward, terminated, truncated, info = self._emulators.step(action)
+        self._frame = info["episode_frame_number"]
+        if self._screen is not None:
+            picture, its_reward, *_ = self._screen.step(action[:1])
+            assert its_reward[0] == reward[0], "the two emulators of slot 0 play different games"
+            self._picture = picture[0, 0]
+        return reward, terminated, truncated, info
 
     @override
     def close(self) -> None:

@@ -10,6 +10,10 @@ class EnvConfigError(ValueError):
     """An environment that cannot be built as asked. The message is one line."""
 
 
+class EnvFailure(RuntimeError):
+    """An environment that breaks again and again when it is reset. The message is one line."""
+
+
 class Config(BaseModel):
     """The base of the environments' configurations: immutable; an unknown field is an error."""
 

@@ -13,14 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.vector import VectorEnv as GymnasiumVectorEnv
 from pydantic import Field, field_validator
 
 from envs.config import Config, EnvConfigError, nearest, one_line
+from envs.one_by_one import OneByOne
 from envs.vector import VectorEnv, from_gymnasium
 from envs.workers import in_workers
-from envs.wrappers import ActionMask, KeepsLast, with_numeric_mission
+from envs.wrappers import ActionMask, with_numeric_mission
 
 Scalar: TypeAlias = bool | int | float | str | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
@@ -61,6 +60,9 @@ class GymnasiumConfig(Config):
     """Where episodes are truncated; null: where the id says."""
     action_mask: bool = False
     """Whether info["action_mask"] becomes part of the observation."""
+    longest_replay: int = Field(default=100_000, ge=0)
+    """Steps of an episode that are remembered, so that a continued run can play them again; a
+    longer episode begins anew then. Tasks of our own need none."""
 
     @field_validator("id")
     @classmethod
@@ -129,10 +131,17 @@ def register(env_id: str) -> None:
                 ) from error
 
 
-def _make_here(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool) -> VectorEnv:
+def _make_here(
+    spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool, first_slot: int = 0
+) -> VectorEnv:
     """N environments in this process, which may be that of a worker."""
+    batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
     try:
-        return from_gymnasium(_gymnasium_envs(spec, config, num_envs, render))
+        if batched and config.max_episode_steps is None and not config.action_mask:
+            arguments = _arguments(spec, config, render)
+            return from_gymnasium(gymnasium.make_vec(spec, num_envs, **arguments))
+        make = partial(_make_one, spec, config, render)
+        return OneByOne([make] * num_envs, spec.id, config.longest_replay, first_slot)
     except EnvConfigError:
         raise
     except (ImportError, gymnasium.error.Error) as error:
@@ -142,22 +151,12 @@ def _make_here(spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bo
         raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
 
 
-def _gymnasium_envs(
-    spec: EnvSpec, config: GymnasiumConfig, num_envs: int, render: bool
-) -> GymnasiumVectorEnv[Any, Any, Any]:
-    batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
-    if batched and config.max_episode_steps is None and not config.action_mask:
-        return gymnasium.make_vec(spec, num_envs, **_arguments(spec, config, render))
-    make = partial(_make_one, spec, config, render)
-    return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-
-
 def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:
     arguments = _arguments(spec, config, render)
     env: gymnasium.Env[Any, Any] = gymnasium.make(
         spec, config.max_episode_steps, disable_env_checker=True, **arguments
     )
-    env = with_numeric_mission(KeepsLast(env))
+    env = with_numeric_mission(env)
     return ActionMask(env) if config.action_mask else env
 
 

@@ -3,7 +3,7 @@
 This is the only file that imports stable_baselines3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -17,6 +17,7 @@ from envs.vector import (
     DEFAULT_FPS,
     ArrayTree,
     EnvStep,
+    Restored,
     VectorEnv,
     check_spaces,
     map_arrays,
@@ -82,6 +83,14 @@ class _FromSB3(VectorEnv):
             return None
         frame = self.vec_env.get_images()[0]
         return None if frame is None else np.array(frame, np.uint8)
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        return None
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        raise ValueError(f"{type(self.vec_env).__name__} cannot be restored")
 
     @override
     def close(self) -> None:

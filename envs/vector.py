@@ -7,6 +7,7 @@ above this file meets another convention.
 
 import operator
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
@@ -39,6 +40,9 @@ class EnvStep(NamedTuple):
             valid. None when none ended.
         success: Whether the task was solved; only the rows of episodes that ended mean anything.
             None unless the environment says so.
+        faults: What broke, in one line, by row. Where a step broke, the row is truncated, earned
+            nothing, and its last observation is the one before; where only the next episode could
+            not be opened at once, the row is as the step left it. Either way it opens an episode.
     """
 
     observation: ArrayTree
@@ -47,6 +51,19 @@ class EnvStep(NamedTuple):
     truncated: Bool[np.ndarray, " N"]
     final_observation: ArrayTree | None
     success: Bool[np.ndarray, " N"] | None = None
+    faults: Mapping[int, str] = MappingProxyType({})
+
+
+class Restored(NamedTuple):
+    """What ``VectorEnv.restore`` came to.
+
+    Args:
+        anew: Where the episode could not be continued, so that the next one was opened.
+        observation: What all the environments show now.
+    """
+
+    anew: Bool[np.ndarray, " N"]
+    observation: ArrayTree
 
 
 @runtime_checkable
@@ -76,6 +93,26 @@ class VectorEnv(Protocol):
         """What slot 0 looks like now, ``[H W 3]``; None if it was not built to render."""
         ...
 
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        """Copies of all that the environments will do next depends on; None if they cannot say.
+
+        To be asked for between two steps. ``exact`` is among the arrays: False where an episode is
+        too long to be continued. The arrays hold truth values, integers and floats of at most 64
+        bits, and do not depend on how many processes the environments are spread over.
+        """
+        ...
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        """Do from now on what the environments would have that ``state`` was asked of.
+
+        These must have been built from the same configuration; they may be new or used. Where
+        ``anew`` is False, every later answer is the same, bit for bit, over all episodes.
+
+        Raises:
+            ValueError: If the arrays do not fit these environments.
+        """
+        ...
+
     def close(self) -> None:
         """Free what the environments hold; closing twice is harmless."""
         ...
@@ -90,6 +127,14 @@ def map_arrays(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
         branches = zip(tree, *others, strict=True)
         return tuple(map_arrays(function, *branch) for branch in branches)
     return function(tree, *others)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """All the arrays of a tree."""
+    if isinstance(tree, Mapping | tuple):
+        parts = cast(Mapping[str, Any], tree).values() if isinstance(tree, Mapping) else tree
+        return [leaf for part in cast(Any, parts) for leaf in leaves(part)]
+    return [tree]
 
 
 def take_row(tree: ArrayTree, row: int) -> Any:
@@ -164,6 +209,15 @@ def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any]) -> VectorEnv:
     return _FromGymnasium(envs)
 
 
+@runtime_checkable
+class _Restorable(Protocol):
+    """What vector environments of our own can do, though Gymnasium does not ask for it."""
+
+    def state(self) -> dict[str, NDArray[Any]]: ...
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Any: ...
+
+
 class _FromGymnasium(VectorEnv):
     def __init__(self, envs: GymnasiumVectorEnv[Any, Any, Any]) -> None:
         self.envs = envs
@@ -203,6 +257,20 @@ class _FromGymnasium(VectorEnv):
         in_process = getattr(self.envs.unwrapped, "envs", None)
         frame = in_process[0].render() if in_process else (self.envs.render() or (None,))[0]
         return None if frame is None else np.array(frame, np.uint8)
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        if not isinstance(self.envs, _Restorable):
+            return None
+        return {**self.envs.state(), "exact": np.ones(self.num_envs, np.bool_)}
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        restore = getattr(self.envs, "restore", None)
+        if self.state() is None or restore is None:
+            raise ValueError(f"{type(self.envs).__name__} cannot be restored")
+        observation = restore(state)
+        return Restored(np.zeros(self.num_envs, np.bool_), map_arrays(np.array, observation))
 
     @override
     def close(self) -> None:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeAlias, cast
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from envs.config import EnvConfigError, one_line
-from envs.vector import ArrayTree, EnvStep, VectorEnv, map_arrays
+from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
 
 Request: TypeAlias = Literal["reset", "step", "render"]
 # What a worker answers: a result, a mistake of the user, or what broke in the environment.
@@ -77,6 +77,14 @@ class _InWorkers(VectorEnv):
     def render(self) -> NDArray[np.uint8] | None:
         self._pipes[0].send(("render", None))
         return self._receive(self._pipes[:1])[0]
+
+    @override
+    def state(self) -> dict[str, NDArray[Any]] | None:
+        return None
+
+    @override
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
+        raise ValueError("environments in workers cannot be restored")
 
     @override
     def close(self) -> None:
@@ -141,7 +149,8 @@ def _serve(envs: VectorEnv, request: Request, argument: Any) -> Any:
         case "reset":
             return envs.reset(argument)
         case "step":
-            return envs.step(argument)
+            step = envs.step(argument)
+            return step._replace(faults=dict(step.faults))
         case "render":
             return envs.render()
 
@@ -169,6 +178,7 @@ def _join_steps(steps: Sequence[EnvStep]) -> EnvStep:
         np.concatenate([step.truncated for step in steps]),
         final_observation,
         success,
+        {row: what for step in steps for row, what in step.faults.items()},
     )
 
 

@@ -1,6 +1,5 @@
 """What single environments are wrapped in before they are stepped together."""
 
-import copy
 from typing import Any
 
 import gymnasium
@@ -15,20 +14,6 @@ from envs.config import EnvConfigError
 MASK = "action_mask"
 # More than the words of any mission of MiniGrid.
 MISSION_WORDS = 24
-
-
-class KeepsLast(Wrapper[Any, Any, Any, Any]):
-    """The environment, whose last observation of an episode the next reset cannot overwrite.
-
-    Environments may show the same array, changed in place, at every step.
-    """
-
-    @override
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            observation = copy.deepcopy(observation)
-        return observation, reward, terminated, truncated, info
 
 
 def with_numeric_mission(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

@@ -1,5 +1,7 @@
 """Environments whose observations say where they are: slot, episode and step."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ class CountingStep(NamedTuple):
     truncated: np.ndarray
     final_observation: object
     success: np.ndarray | None
+    faults: Mapping[int, str] = MappingProxyType({})
 
 
 class CountingEnv:
@@ -59,6 +62,14 @@ class CountingEnv:
 
     def render(self):
         return None
+
+    def state(self):
+        exact = np.ones(self.num_envs, bool)
+        return {"episode": self.episode.copy(), "steps": self.steps.copy(), "exact": exact}
+
+    def restore(self, state):
+        self.episode, self.steps = state["episode"].copy(), state["steps"].copy()
+        return np.zeros(self.num_envs, bool), self._observation()
 
     def close(self):
         pass

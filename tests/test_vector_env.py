@@ -197,14 +197,17 @@ def test_our_own_tasks_in_batches_equal_one_by_one():
     # a limit that never binds brings the single environments
     single = make_envs(config.model_copy(update={"max_episode_steps": 10_000}))
     assert type(batched.envs).__name__ == "TaskVectorEnv"
-    assert type(single.envs).__name__ == "SyncVectorEnv"
-    for one, other in zip(play(batched, 130), play(single, 130), strict=True):
-        np.testing.assert_array_equal(one.observation, other.observation)
+    assert type(single).__name__ == "OneByOne"
+    for one, other in zip(play(batched, 51), play(single, 51), strict=True):
+        if not one.terminated.any():
+            # the later episodes of single environments have seeds of their own
+            np.testing.assert_array_equal(one.observation, other.observation)
         np.testing.assert_array_equal(one.reward, other.reward)
         np.testing.assert_array_equal(one.terminated, other.terminated)
         if one.terminated.any():
             np.testing.assert_array_equal(one.final_observation, other.final_observation)
             np.testing.assert_array_equal(one.success, other.success)
+    assert one.terminated.all()
 
 
 def test_a_short_limit_truncates_on_the_true_last_observation():
@@ -265,4 +268,4 @@ def test_success_is_none_where_nobody_says():
     steps = play(make_envs(GymnasiumConfig(id="CartPole-v1"), 2), 60)
     assert any(step.terminated.any() for step in steps)
     assert all(step.success is None for step in steps)
-    assert EnvStep._field_defaults == {"success": None}
+    assert EnvStep._field_defaults == {"success": None, "faults": {}}

@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Int, Int64
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from envs.replay import check_fit
 from envs.tasks.sheet import Picture
 
 # What N environments show: arrays of N rows, nested as the observation space is.
@@ -33,6 +34,9 @@ class BatchedTask(ABC):
 
     The caller ends an episode: rows of which ``advance`` said that they terminated or were
     truncated are not advanced again before ``begin`` opened their next episode.
+
+    All that an episode changes is in attributes that are arrays over N; arrays that never change
+    are ``constant``.
     """
 
     # of pictures, as Gymnasium wants to know it
@@ -62,6 +66,17 @@ class BatchedTask(ABC):
     def success(self) -> Bool[np.ndarray, " N"] | None:
         """Whether the episodes that just ended succeeded; None if the task has no such notion."""
         return None
+
+    def changing(self) -> dict[str, NDArray[Any]]:
+        """All that an episode changes, by attribute."""
+        arrays = {n: value for n, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return {name: array for name, array in arrays.items() if array.flags.writeable}
+
+
+def constant(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array, to which nothing can be written any more."""
+    array.flags.writeable = False
+    return array
 
 
 class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
@@ -143,6 +158,24 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             return None
         return tuple(self.task.picture(row) for row in range(self.num_envs))
 
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of all that the next steps and episodes depend on."""
+        arrays = {f"task.{name}": array for name, array in self.task.changing().items()}
+        arrays["generator"] = np.stack([_words(generator) for generator in self._generators])
+        return {name: np.array(array, order="C") for name, array in arrays.items()}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> Observation:
+        """Go on from a state of N environments of the same task: what they show.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        check_fit(state, self.state())
+        for name in self.task.changing():
+            setattr(self.task, name, state[f"task.{name}"].copy())
+        self._generators = [_from_words(words) for words in state["generator"]]
+        return self.task.observe()
+
     def _begin(self, rows: Int[np.ndarray, " R"]) -> None:
         self.task.begin(rows, [self._generators[row] for row in rows.tolist()])
 
@@ -183,6 +216,27 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     @override
     def render(self) -> Picture | None:
         return None if self.render_mode is None else self.task.picture(0)
+
+
+def _words(generator: np.random.Generator) -> Int64[np.ndarray, "6"]:
+    """All of a generator, in words of 64 bits."""
+    inner: Any = generator.bit_generator.state
+    numbers = inner["state"]["state"], inner["state"]["inc"]
+    halves = [half for number in numbers for half in (number >> 64, number % 2**64)]
+    words = np.array([*halves, inner["has_uint32"], inner["uinteger"]], np.uint64)
+    return words.view(np.int64)
+
+
+def _from_words(words: Int64[np.ndarray, "6"]) -> np.random.Generator:
+    high, low, high_step, low_step, has_half, half = words.view(np.uint64).tolist()
+    generator = np.random.default_rng(0)
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": high << 64 | low, "inc": high_step << 64 | low_step},
+        "has_uint32": has_half,
+        "uinteger": half,
+    }
+    return generator
 
 
 def _checked(render_mode: str | None) -> str | None:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float32, Float64, Int
 from typing_extensions import override
 
-from envs.tasks.batched import BatchedTask, Outcome
+from envs.tasks.batched import BatchedTask, Outcome, constant
 from envs.tasks.parameters import choose, in_range, setting
 from envs.tasks.pictures import Limits, Pole, cart_pole
 from envs.tasks.sheet import Picture
@@ -58,7 +58,7 @@ class PositionOnlyCartPole(BatchedTask):
                 stays within its space.
         """
         self.num_envs = in_range(f"{type(self).__name__}: num_envs", num_envs, 1)
-        self._bound = np.array([2 * POSITION_LIMIT, 2 * ANGLE_LIMIT], dtype=np.float32)
+        self._bound = constant(np.array([2 * POSITION_LIMIT, 2 * ANGLE_LIMIT], dtype=np.float32))
         self.observation_space = spaces.Box(-self._bound, self._bound, dtype=np.float32)
         self.action_space = spaces.Discrete(2)
         self.max_steps = max_steps
@@ -66,7 +66,7 @@ class PositionOnlyCartPole(BatchedTask):
         # position, velocity, angle, angular velocity
         self._physics = np.zeros((num_envs, 4))
         self._noise = np.zeros((num_envs, max_steps + 1, 2), dtype=np.float32)
-        self._rows = np.arange(num_envs)
+        self._rows = constant(np.arange(num_envs))
         self._time = np.zeros(num_envs, dtype=np.int64)
 
     @override

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from jaxtyping import Float32, Int
 from typing_extensions import override
 
-from envs.tasks.batched import BatchedTask, Outcome
+from envs.tasks.batched import BatchedTask, Outcome, constant
 from envs.tasks.graphs import (
     NOWHERE,
     NUM_PLACES,
@@ -99,7 +99,7 @@ class GraphMetaRL(BatchedTask):
         self._last_reward = np.zeros(num_envs, dtype=np.float32)
         self._without_reward = np.zeros(num_envs, dtype=np.int64)
         self._time = np.zeros(num_envs, dtype=np.int64)
-        self._rows = np.arange(num_envs)
+        self._rows = constant(np.arange(num_envs))
 
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:

@@ -58,7 +58,11 @@ def published_graphs() -> dict[str, Int[np.ndarray, "graphs transports places"]]
     below = np.random.RandomState(PUBLISHED_SEED).randint
     test = [random_graph(below) for _ in range(GRAPHS_PER_SPLIT)]
     unseen = [unseen_graph(below, np.stack(test)) for _ in range(GRAPHS_PER_SPLIT)]
-    return {"train": np.stack(unseen), "test": np.stack(test)}
+    graphs = {"train": np.stack(unseen), "test": np.stack(test)}
+    for array in graphs.values():
+        # one array for all who ask
+        array.flags.writeable = False
+    return graphs
 
 
 def unseen_graph(

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Int
 from typing_extensions import override
 
-from envs.tasks.batched import BatchedTask, Observation, Outcome
+from envs.tasks.batched import BatchedTask, Observation, Outcome, constant
 from envs.tasks.parameters import in_range
 from envs.tasks.pictures import Answer, Card, table
 from envs.tasks.sheet import Picture
@@ -58,7 +58,7 @@ class ScriptedTask(BatchedTask):
         self._seen = np.zeros((num_envs, length + 1, *columns), dtype=np.int64)
         self._answers = np.zeros((num_envs, length), dtype=np.int64)
         self._prize = np.float32(1 / num_questions)
-        self._rows = np.arange(num_envs)
+        self._rows = constant(np.arange(num_envs))
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._mistakes = np.zeros(num_envs, dtype=np.int64)
         self._last_action = np.zeros(num_envs, dtype=np.int64)

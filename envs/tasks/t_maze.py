@@ -8,7 +8,7 @@ from gymnasium import spaces
 from jaxtyping import Bool, Int, Int8
 from typing_extensions import override
 
-from envs.tasks.batched import BatchedTask, Outcome
+from envs.tasks.batched import BatchedTask, Outcome, constant
 from envs.tasks.parameters import choose, in_range, setting
 from envs.tasks.pictures import Maze, t_maze
 from envs.tasks.sheet import Picture
@@ -82,8 +82,8 @@ class TMaze(BatchedTask):
             "TMaze: num_distractors", num_distractors, self.rules.num_distractors, 0, 8
         )
         # by: is it the first observation, cue, position
-        self._looks = LOOKS[variant](corridor_length)
-        self._distractor_bits = bits(np.arange(2**distractors), distractors)
+        self._looks = constant(LOOKS[variant](corridor_length))
+        self._distractor_bits = constant(bits(np.arange(2**distractors), distractors))
         self.observation_space = spaces.MultiBinary(self._looks.shape[-1] + distractors)
         self.action_space = spaces.Discrete(4)
         self._cue = np.zeros(num_envs, dtype=np.int64)
@@ -92,7 +92,7 @@ class TMaze(BatchedTask):
         self._distractors = np.zeros((num_envs, self.time_limit + 1), dtype=np.uint8)
         self._turned = np.zeros(num_envs, dtype=bool)
         self._success = np.zeros(num_envs, dtype=bool)
-        self._rows = np.arange(num_envs)
+        self._rows = constant(np.arange(num_envs))
 
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:

@@ -1,0 +1,196 @@
+"""Episodes that can be played again: the seed of each, and the actions since it opened.
+
+Environments that we did not write tell nobody what they will do next. But seeded alike and acted
+upon alike they do the same, so the way to a state can be kept instead of the state. Every episode
+has a seed of its own, and with it can be repeated without those before it.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
+
+from envs.vector import leaves
+
+# Named arrays; all but "actions" have a leading axis over the N slots.
+State: TypeAlias = dict[str, NDArray[Any]]
+
+# a sign and 31 bits: what every emulator and generator takes for a seed
+SEED_BITS = 31
+# episodes of a slot whose seeds are made together
+BLOCK = 64
+# rows of actions that there is room for at first
+ROOM = 64
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed of an episode: the slot's own for the first, then a hash of it and the number."""
+    if episode == 0:
+        return seed
+    return _seeds(seed, episode // BLOCK)[episode % BLOCK]
+
+
+# short episodes open often: a block of seeds takes as long to make as one
+@lru_cache(maxsize=1024)
+def _seeds(seed: int, block: int) -> list[int]:
+    words = np.random.SeedSequence([seed, block]).generate_state(BLOCK)
+    return (words >> (32 - SEED_BITS)).tolist()
+
+
+class EpisodeLog:
+    """What N slots need to play their running episodes again.
+
+    Args:
+        num_envs: N.
+        action_space: Of one environment; its actions are arrays of one shape.
+        longest: Actions that are remembered of an episode; one that gets longer is forgotten.
+    """
+
+    def __init__(self, num_envs: int, action_space: spaces.Space[Any], longest: int) -> None:
+        self.longest = longest
+        # of the slot, whose episodes are numbered from 0
+        self.seed: Int64[np.ndarray, " N"] = np.zeros(num_envs, np.int64)
+        self.episode: Int64[np.ndarray, " N"] = np.full(num_envs, -1)
+        # actions since the episode opened
+        self.steps: Int64[np.ndarray, " N"] = np.zeros(num_envs, np.int64)
+        self._rows = np.arange(num_envs)
+        room = (num_envs, min(ROOM, longest), *(action_space.shape or ()))
+        self._actions = np.zeros(room, action_space.dtype)
+
+    def restart(self, seed: int | None) -> None:
+        """New seeds, ``seed + i`` for slot i, and the first episode; None: the next episode."""
+        num_envs = len(self.seed)
+        if seed is None and self.episode[0] >= 0:
+            self.next(self._rows)
+            return
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**SEED_BITS - num_envs))
+        self.seed = seed % (2**63 - num_envs) + np.arange(num_envs)
+        self.episode[:] = 0
+        self.steps[:] = 0
+
+    def next(self, slots: Any) -> None:
+        """The next episode opens in these slots."""
+        self.episode[slots] += 1
+        self.steps[slots] = 0
+
+    def episode_seed(self, slot: int) -> int:
+        """With what the running episode of a slot opened."""
+        return episode_seed(int(self.seed[slot]), int(self.episode[slot]))
+
+    def record(self, action: NDArray[Any]) -> None:
+        """Remember one action for every slot."""
+        most = int(self.steps.max())
+        if most < self.longest:
+            if most == self._actions.shape[1]:
+                self._make_room(2 * most)
+            self._actions[self._rows, self.steps] = action
+        else:
+            fits = np.flatnonzero(self.steps < self.longest)
+            self._actions[fits, self.steps[fits]] = action[fits]
+        self.steps += 1
+
+    def actions(self, slot: int) -> NDArray[Any]:
+        """Those of the running episode, in order."""
+        return self._actions[slot, : self.steps[slot]].copy()
+
+    def describe(self, slot: int) -> str:
+        """Where a slot is, for somebody who wants to go there again."""
+        return f"episode seed {self.episode_seed(slot)}, after {self.steps[slot]} actions"
+
+    def state(self) -> State:
+        """All of the above. Of forgotten episodes, where ``exact`` is False, there is no action."""
+        exact = self.steps <= self.longest
+        length = np.where(exact, self.steps, 0)
+        actions = [self._actions[slot, :many] for slot, many in enumerate(length.tolist())]
+        return {
+            "seed": self.seed.copy(),
+            "episode": self.episode.copy(),
+            "exact": exact,
+            "length": length,
+            "actions": np.concatenate(actions),
+        }
+
+    def load(self, state: Mapping[str, NDArray[Any]]) -> Bool[np.ndarray, " N"]:
+        """Go on from a state; True for the slots of which it has all the actions.
+
+        Raises:
+            ValueError: If the state is not one of as many slots with such actions.
+        """
+        own = self.state()
+        check_fit(state, {**own, "actions": state.get("actions", own["actions"])})
+        length, actions = state["length"], state.get("actions", own["actions"][:0])
+        wanted = (int(length.sum()), *self._actions.shape[2:])
+        if actions.dtype != self._actions.dtype or actions.shape != wanted or length.min() < 0:
+            raise ValueError(_misfit("actions", actions, self._actions.dtype, wanted))
+        self.seed, self.episode = state["seed"].copy(), state["episode"].copy()
+        self.steps = length.copy()
+        self._make_room(int(length.max()))
+        for slot, part in enumerate(np.split(actions, np.cumsum(length)[:-1])):
+            self._actions[slot, : len(part)] = part
+        return state["exact"].copy()
+
+    def _make_room(self, many: int) -> None:
+        more = max(many - self._actions.shape[1], 0)
+        widths = [(0, 0), (0, more), *[(0, 0)] * (self._actions.ndim - 2)]
+        self._actions = np.pad(self._actions, widths)
+
+
+def fingerprints(observation: Any) -> Int64[np.ndarray, " N"]:
+    """A number for each row of a batch of observations; rows that differ hardly ever share it."""
+    parts = leaves(observation)
+    numbers = np.zeros(len(parts[0]), np.int64)
+    for row in range(len(numbers)):
+        number = 0
+        for leaf in parts:
+            number = zlib.crc32(np.ascontiguousarray(leaf[row]).tobytes(), number)
+        numbers[row] = number
+    return numbers
+
+
+def check_fit(state: Mapping[str, NDArray[Any]], like: Mapping[str, NDArray[Any]]) -> None:
+    """Nothing, if the state has arrays of these names, types and shapes.
+
+    Raises:
+        ValueError: The first one that it does not have, in one line.
+    """
+    for name, array in like.items():
+        if name not in state:
+            raise ValueError(f"state of environments: there is no {name!r}")
+        if state[name].dtype != array.dtype or state[name].shape != array.shape:
+            raise ValueError(_misfit(name, state[name], array.dtype, array.shape))
+
+
+def _misfit(name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> str:
+    given = f"{array.dtype}{list(array.shape)}"
+    return f"state of environments: {name!r} is {given}; it should be {dtype}{list(shape)}"
+
+
+def split_state(state: Mapping[str, NDArray[Any]], sizes: Sequence[int]) -> list[State]:
+    """The states of the first ``sizes[0]`` slots, of the ``sizes[1]`` after them, and so on.
+
+    Raises:
+        ValueError: If these are not all the slots there are.
+    """
+    parts: list[State] = [{} for _ in sizes]
+    for name, array in state.items():
+        lengths = sizes
+        if name == "actions":
+            per_slot = np.split(state.get("length", array[:0]), np.cumsum(sizes)[:-1])
+            lengths = [int(part.sum()) for part in per_slot]
+        if array.shape[:1] != (sum(lengths),):
+            wanted = (sum(lengths), *array.shape[1:])
+            raise ValueError(_misfit(name, array, array.dtype, wanted))
+        for part, piece in zip(parts, np.split(array, np.cumsum(lengths)[:-1]), strict=True):
+            part[name] = piece
+    return parts
+
+
+def join_states(parts: Sequence[State]) -> State:
+    """The state of all the slots in a row."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
