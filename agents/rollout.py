@@ -97,6 +97,13 @@ class Episodes(NamedTuple):
     returns: list[float]
     lengths: list[int]
     successes: list[bool]
+    faults: list[str]
+    """One line on each environment that failed; such an episode counts nowhere else."""
+
+    @classmethod
+    def none(cls) -> "Episodes":
+        """Lists that are still empty."""
+        return cls([], [], [], [])
 
 
 class Rollout(NamedTuple):
@@ -154,6 +161,9 @@ class EpisodeCounter:
         self.lengths += 1
         last = step.terminated | step.truncated
         chosen = last if wanted is None else last & wanted
+        if step.faults:
+            episodes.faults.extend(step.faults.values())
+            chosen = chosen & ~np.isin(np.arange(len(last)), list(step.faults))
         if last.any():
             episodes.returns.extend(self.returns[chosen].tolist())
             episodes.lengths.extend(self.lengths[chosen].tolist())
@@ -203,7 +213,7 @@ def collect(
     piece = sequence_length or num_steps
     columns: list[tuple[Any, ...]] = []
     memories: list[Any] = []
-    episodes = Episodes([], [], [])
+    episodes = Episodes.none()
     for t in range(num_steps):
         if t % piece == 0:
             memories.append(memory)
