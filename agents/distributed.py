@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed, nn
@@ -228,7 +229,7 @@ def gather_bytes(data: bytes) -> list[bytes]:
         return [data]
     counts = gather(torch.tensor(len(data))).tolist()
     padded = torch.zeros(max(counts), dtype=torch.uint8)
-    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    padded[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
     return [row[:n].numpy().tobytes() for row, n in zip(gather(padded), counts, strict=True)]
 
 

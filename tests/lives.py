@@ -30,7 +30,7 @@ encoder: {{normalise_observations: {floats}, image_features: 32}}
 reward: {{normalise: true}}
 ppo: {{num_steps: 16, minibatches: 2, epochs: 2, learning_rate_schedule: linear}}
 evaluation: {{every_steps: {every}, episodes: 2, num_envs: 2}}
-checkpoint: {{every_minutes: 0.0005}}
+checkpoint: {{every_minutes: {minutes}}}
 total_steps: {steps}
 """
 # Name -> environment, whether it is observed in floats, core, steps between evaluations, and all.
@@ -55,14 +55,13 @@ PATIENCE = 120
 PRELOADED = ["torch", "agents.ppo", "fwrl.cli.training", "fwrl.cli.app", "popgym", "minigrid"]
 
 
-def write_config(name, folder):
-    """The configuration file of one of ``TRAININGS``."""
+def write_config(name, folder, minutes=10):
+    """The configuration file of one of ``TRAININGS``, saved besides whenever so long has passed."""
     env, floats, core, every, steps = TRAININGS[name]
     path = folder / f"{name}.yaml"
     core = "{kind: " + core + "}"
-    path.write_text(
-        SMALL.format(env=env, core=core, floats=str(floats).lower(), every=every, steps=steps)
-    )
+    values = {"floats": str(floats).lower(), "every": every, "steps": steps, "minutes": minutes}
+    path.write_text(SMALL.format(env=env, core=core, **values))
     return path
 
 
@@ -92,15 +91,15 @@ def whole_life(*words, said=os.devnull):
     return process.exitcode
 
 
-def fingerprint(run):
-    """A hash of everything in the newest checkpoint but times and the sizes of logs."""
+def fingerprint(run, without=()):
+    """A hash of everything in the newest checkpoint but times, sizes of logs, and these tensors."""
     content = load_checkpoint(list_checkpoints(run)[-1])
     document = {key: value for key, value in content.document.items() if key != "log"}
     document["counters"] = {k: v for k, v in document["counters"].items() if k != "seconds"}
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     for file, group in sorted(content.tensors.items()):
         for name, leaf in sorted(group.items()):
-            if not name.startswith(tuple(f"unfinished.{word}" for word in VOLATILE)):
+            if not name.startswith((*without, *(f"unfinished.{word}" for word in VOLATILE))):
                 digest.update(f"{file} {name} {leaf.dtype} {leaf.shape}".encode())
                 digest.update(leaf.numpy().tobytes())
     return digest.hexdigest()
@@ -155,7 +154,7 @@ def _main():
     os.chdir(folder)
     undisturbed, seconds = {}, {}
     for name in wanted.trainings:
-        config = write_config(name, folder)
+        config = write_config(name, folder, minutes=0.0005)
         began = time.monotonic()
         assert whole_life("train", config, "--run-dir", folder / name) == 0
         seconds[name] = time.monotonic() - began

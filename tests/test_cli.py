@@ -54,7 +54,7 @@ def test_train_evaluate_and_look(config, monkeypatch, capsys):
     code, _, _ = fwrl(monkeypatch, capsys, "train", config)
     assert code == 0
     run = Path("runs/tiny")
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"128", "256"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"0", "128", "256"}
     assert yaml.safe_load((run / "config.yaml").read_text())["stack"]["width"] == 16
     assert "torch" in json.loads((run / "versions.json").read_text())
     assert "train" in (run / "command.txt").read_text()
@@ -104,7 +104,7 @@ def test_another_configuration_is_refused_and_fresh_keeps_the_old_run(config, mo
     words = ("train", config, "seed=1", "--run-dir", "runs/tiny")
     code, _, err = fwrl(monkeypatch, capsys, *words)
     assert code == 2
-    assert "seed (0 there, 1 here) differs" in err
+    assert "it differs in seed (0 there, 1 here)" in err
     assert fwrl(monkeypatch, capsys, *words, "--fresh")[0] == 0
     assert yaml.safe_load(Path("runs/tiny.1/config.yaml").read_text())["seed"] == 0
     assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["seed"] == 1
@@ -219,7 +219,7 @@ def test_checkpoints_that_do_not_serve(config, monkeypatch, capsys):
     run = Path("runs/tiny")
     code, _, err = fwrl(monkeypatch, capsys, "evaluate", run, "--checkpoint", "7")
     assert code == 2
-    assert "no checkpoint '7'; it should be best, last, a path or a step (128, 256)" in err
+    assert "no checkpoint '7'; it should be best, last, a path or a step (0, 128, 256)" in err
 
     # a checkpoint of another shape: it describes a wider policy than its tensors make
     folder = run / "checkpoints/256"
@@ -244,7 +244,7 @@ def test_a_signal_saves_and_the_run_goes_on(config, tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert b"the same command continues" in out
+    assert b"stopped and saved; it goes on with\npython -m fwrl train" in out
     reached = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
 
     finish = [*command[:-1], f"total_steps={reached + 64}"]

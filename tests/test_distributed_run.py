@@ -4,7 +4,6 @@ import csv
 import hashlib
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +14,18 @@ from unittest import mock
 
 import pytest
 import torch
+from lives import fingerprint, rows
 from processes import PATIENCE, Group, commands, outcomes
 from rich.console import Console
 
 from agents import distributed
 from agents.saving import list_checkpoints, load_policy
 from envs import GymnasiumConfig, make_envs
-from fwrl.checkpoint import Checkpoint, load_checkpoint, optimizer_tensors, pack, unpack
-from fwrl.cli import training
-from fwrl.cli.learner import restore
+from fwrl.checkpoint import Checkpoint, load_checkpoint, pack, unpack
+from fwrl.cli import run_state, setup, training
 from fwrl.cli.run_config import load_run_config
 from fwrl.cli.run_directory import open_run
+from fwrl.cli.saver import newest_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -70,31 +70,33 @@ def run_here(config, directory, *overrides):
     """What one of several processes had whenever all saved, and the seeds of its environments."""
     saved, seeds = [], []
 
-    def save(learner, *arguments):
-        moments = optimizer_tensors(learner.optimizer)
+    def joined(captured, *arguments):
+        groups = captured.tensors
         # in an order that does not depend on how they were loaded
-        remembered = [moments[name] for name in sorted(moments)]
-        learned = digest([*learner.policy.state_dict().values(), *remembered])
-        saved.append((learned, digest([torch.get_rng_state()])))
-        original_save(learner, *arguments)
+        remembered = [groups["optimizer"][name] for name in sorted(groups["optimizer"])]
+        learned = digest([*groups["policy"].values(), *remembered])
+        saved.append((learned, digest([groups["process"]["generator.torch"]])))
+        return original_joined(captured, *arguments)
 
     def start(envs, policy, seed):
         seeds.append(seed)
         return original_start(envs, policy, seed)
 
-    original_save, original_start = training.save, training.start
+    original_joined, original_start = training.joined, run_state.start
     run_config = load_run_config(config, overrides)
-    training.join(run_config)
-    setup = training.prepare(run_config)
-    continued = distributed.from_first(
-        lambda: b"yes" if open_run(directory, run_config, False) else b""
-    )
+    setup.join(run_config)
+    made = setup.prepare(run_config)
+    directory.mkdir(exist_ok=True)
+    continued = distributed.from_first(lambda: b"yes" if open_run(directory, run_config) else b"")
     quiet = Console(quiet=True)
-    with mock.patch.multiple(training, save=save, start=start):
-        code = training.train(run_config, setup, directory, bool(continued), quiet)
+    with (
+        mock.patch.object(training, "joined", joined),
+        mock.patch.object(run_state, "start", start),
+    ):
+        code = training.train(run_config, made, directory, bool(continued), [], quiet)
     # whoever follows must not go on before the first has written
     distributed.any_process(False)
-    return code, saved, seeds, setup.evaluation_envs is not None
+    return code, saved, seeds, made.evaluation_envs is not None
 
 
 def rows_of(directory):
@@ -108,7 +110,7 @@ def test_the_processes_are_equal_whenever_they_save(pair, config, tmp_path):
     assert (first[0], second[0]) == (0, 0)
     policies, numbers = ([[each[i] for each in one[1]] for one in (first, second)] for i in (0, 1))
     assert policies[0] == policies[1]
-    assert len(set(policies[0])) == 2
+    assert len(set(policies[0])) == 3
     assert not set(numbers[0]) & set(numbers[1])
     assert second[2] == [first[2][0] + 4]
     assert (first[3], second[3]) == (True, False)
@@ -119,40 +121,41 @@ def test_the_processes_are_equal_whenever_they_save(pair, config, tmp_path):
     assert [float(row["train/learning_rate"]) for row in rows] == pytest.approx(
         [3e-4 * share for share in (1, 0.75, 0.5, 0.25)]
     )
-    assert [path.name for path in list_checkpoints(run)] == ["256", "512"]
+    assert [path.name for path in list_checkpoints(run)] == ["0", "256", "512"]
     tensors, _ = load_checkpoint(run / "checkpoints/512")
-    generators = tensors["generators"]
-    assert digest([generators["torch"]]) == numbers[0][-1]
-    assert digest([generators["torch.1"]]) == numbers[1][-1]
+    for number, own in enumerate(numbers):
+        assert digest([tensors[f"process.{number}"]["generator.torch"]]) == own[-1]
     assert digest(load_policy(run, "last").state_dict().values()) == digest(
         tensors["policy"][name] for name in load_policy(run, "last").state_dict()
     )
     assert load_policy(run, "last").encoder.output_size
 
 
-def test_two_processes_go_on_alike_each_time(pair, config, tmp_path):
-    run, copy = tmp_path / "run", tmp_path / "copy"
-    (_, before, seeds, _), _ = pair(run_here, config, run)
-    shutil.copytree(run, copy)
-    once = pair(run_here, config, run, "total_steps=1024")
-    again = pair(run_here, config, copy, "total_steps=1024")
-    assert once == again
-    (code, first, more_seeds, _), (_, second, *_) = once
-    assert code == 0
+def test_two_processes_go_on_as_if_they_had_never_stopped(pair, config, tmp_path):
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    constant = "ppo.learning_rate_schedule=constant"
+    pair(run_here, config, run, constant)
+    continued = pair(run_here, config, run, constant, "total_steps=1024")
+    undisturbed = pair(run_here, config, whole, constant, "total_steps=1024")
+    for (code, saved, *_), (_, others, *_) in zip(continued, undisturbed, strict=True):
+        assert code == 0
+        assert saved[-1] == others[-1]
+    (_, first, *_), (_, second, *_) = continued
     assert [each[0] for each in first] == [each[0] for each in second]
-    assert not set(before) & set(first)
-    assert not set(seeds) & set(more_seeds)
+    assert fingerprint(run) == fingerprint(whole)
+    assert rows(run) == rows(whole)
     assert [int(row["step"]) for row in rows_of(run)] == list(range(128, 1025, 128))
-    finished = pair(run_here, config, run, "total_steps=1024")
+    finished = pair(run_here, config, run, constant, "total_steps=1024")
     assert [(code, saved) for code, saved, *_ in finished] == [(0, []), (0, [])]
 
 
 def restored(config, run):
     """The counters, the learner and the random numbers after a restore in this process."""
-    setup = training.prepare(load_run_config(config))
-    counters = restore(setup.learner, run)
-    learned = digest(setup.learner.policy.state_dict().values())
-    return counters, learned, digest([torch.get_rng_state()])
+    made = setup.prepare(load_run_config(config))
+    content = unpack(distributed.from_first(lambda: pack(newest_checkpoint(run, str))))
+    gone_on, _ = run_state.resume(made.learner, made.envs, content, 7, exact=True)
+    learned = digest(made.learner.policy.state_dict().values())
+    return gone_on.counters, learned, digest([torch.get_rng_state()])
 
 
 def test_a_run_goes_on_in_another_number_of_processes(pair, config, tmp_path):
@@ -165,13 +168,13 @@ def test_a_run_goes_on_in_another_number_of_processes(pair, config, tmp_path):
     code, *_ = run_here(config, run, "total_steps=576")
     assert code == 0
     # what one process saved has no numbers for the second, which takes some that were not used
-    alone = load_checkpoint(run / "checkpoints/576").tensors["generators"]
-    assert alone.keys() == {"torch"}
+    tensors = load_checkpoint(run / "checkpoints/576").tensors
+    assert "process.1" not in tensors
     (now, mine, one), (then, theirs, other) = pair(restored, config, run)
     assert now == then
     assert now.steps == 576
     assert mine == theirs
-    assert one == digest([alone["torch"]])
+    assert one == digest([tensors["process.0"]["generator.torch"]])
     assert other not in {one, second[-1][1]}
     assert pair(run_here, config, run, "total_steps=704")[1][0] == 0
     assert [int(row["step"]) for row in rows_of(run)] == [128, 256, 384, 512, 576, 704]
@@ -204,11 +207,11 @@ def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
             processes[number].send_signal(signal.SIGTERM)
         (code, out, err), (other, nothing, silent) = outcomes(processes)
     assert (code, other) == (75, 75), err + silent
-    assert "the same command continues" in out
+    assert "stopped and saved" in out
     assert nothing == ""
     newest = list_checkpoints(run)[-1]
     assert rows_of(run)[-1]["step"] == newest.name
-    assert "torch.1" in load_checkpoint(newest).tensors["generators"]
+    assert "process.1" in load_checkpoint(newest).tensors
 
 
 def test_a_signal_to_a_process_and_all_it_started_spares_its_environments():
@@ -278,7 +281,7 @@ def test_torchrun(config, tmp_path):
     with launch(tmp_path, *words):
         wait_for_a_checkpoint(tmp_path / "endless")
     # the launcher has been sent a signal
-    assert "the same command continues" in (tmp_path / "said").read_text()
+    assert "stopped and saved" in (tmp_path / "said").read_text()
     newest = list_checkpoints(tmp_path / "endless")[-1].name
     assert rows_of(tmp_path / "endless")[-1]["step"] == newest
 

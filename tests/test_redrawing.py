@@ -10,7 +10,8 @@ from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.ppo import PPOConfig, make_optimizer, ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import redraw_when_due
-from fwrl.cli.learner import Counters, Learner, restore, save
+from fwrl.checkpoint import Checkpoint, optimizer_tensors, pack, unpack
+from fwrl.cli.run_state import Learner, load_learner
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.random_features import RandomFeatures, random_directions
 from fwrl.stack import StackConfig
@@ -86,7 +87,7 @@ def test_a_rollout_and_its_update_see_the_same_directions():
         assert not any(torch.equal(old, new) for old, new in pairs)
 
 
-def test_a_run_that_continues_draws_the_same_directions_at_the_same_update(tmp_path):
+def test_a_run_that_continues_draws_the_same_directions_at_the_same_update():
     config = PPOConfig()
 
     def make_learner():
@@ -97,7 +98,9 @@ def test_a_run_that_continues_draws_the_same_directions_at_the_same_update(tmp_p
     learner = make_learner()
     for _ in range(4):
         redraw_when_due(learner.policy)
-    save(learner, tmp_path, Counters(), None)
+    learned = {"policy": learner.policy.state_dict()}
+    learned["optimizer"] = optimizer_tensors(learner.optimizer)
+    saved, numbers = pack(Checkpoint(learned, {})), torch.get_rng_state()
 
     def next_directions(policy):
         drawn = []
@@ -109,7 +112,8 @@ def test_a_run_that_continues_draws_the_same_directions_at_the_same_update(tmp_p
     whole = next_directions(learner.policy)
     assert not torch.equal(whole[0], whole[1])
     continued = make_learner()
-    restore(continued, tmp_path)
+    load_learner(continued, unpack(saved))
+    torch.set_rng_state(numbers)
     for here, there in zip(whole, next_directions(continued.policy), strict=True):
         assert torch.equal(here, there)
 

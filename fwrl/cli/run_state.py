@@ -164,7 +164,7 @@ def resume(
     load_learner(learner, checkpoint)
     run = begin(learner, envs, seed)
     try:
-        run.counters = Counters(**document["counters"])
+        run.counters, run.score = Counters(**document["counters"]), document["score"]
     except (KeyError, TypeError):
         raise CheckpointError("its counters are not those of a training") from None
     own = tensors.get(PROCESS.format(rank()))
@@ -187,7 +187,8 @@ def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
     """
     try:
         load_tensors(learner.policy, checkpoint.tensors["policy"], "policy")
-        load_optimizer(learner.optimizer, checkpoint.tensors["optimizer"])
+        # before the first update there is nothing
+        load_optimizer(learner.optimizer, checkpoint.tensors.get("optimizer", {}))
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"not what this configuration trains: {error}") from None
 
