@@ -56,6 +56,8 @@ class GymnasiumConfig(Config):
     """How many are stepped together, in each process of a training."""
     workers: int = Field(default=0, ge=0)
     """Processes they are spread over; 0: this process."""
+    worker_timeout: float = Field(default=120.0, gt=0)
+    """Seconds after which a worker that does not answer is replaced; its episodes are lost."""
     max_episode_steps: int | None = Field(default=None, ge=1)
     """Where episodes are truncated; null: where the id says."""
     action_mask: bool = False
@@ -99,7 +101,12 @@ def make_gymnasium(
         return _make_here(spec, config, num_envs, render)
     workers = min(config.workers, num_envs)
     sizes = [len(range(worker, num_envs, workers)) for worker in range(workers)]
-    return in_workers([partial(_make_here, spec, config, size, render) for size in sizes])
+    first = [sum(sizes[:worker]) for worker in range(workers)]
+    makers = [
+        partial(_make_here, spec, config, size, render, slot)
+        for size, slot in zip(sizes, first, strict=True)
+    ]
+    return in_workers(makers, config.id, config.worker_timeout)
 
 
 def find_spec(env_id: str) -> EnvSpec:

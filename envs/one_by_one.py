@@ -78,11 +78,20 @@ class OneByOne(VectorEnv):
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
         self.log.restart(seed)
+        return self._open_all()
+
+    def open(self, seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> ArrayTree:
+        """The first observations of the episodes of these numbers, of slots with these seeds."""
+        self.log.seed, self.log.episode = seeds.copy(), episodes.copy()
+        self.log.steps[:] = 0
+        return self._open_all()
+
+    def _open_all(self) -> ArrayTree:
         faults: dict[int, str] = {}
         for slot in range(self.num_envs):
             replace_row(self._shown, slot, self._open(slot, faults))
         for message in faults.values():
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         return map_arrays(np.array, self._shown)
 
     @override
@@ -207,7 +216,7 @@ class OneByOne(VectorEnv):
             message = self._message(slot, f"reset: {what}")
             faults[slot] = f"{faults[slot]}; then {message}" if slot in faults else message
             self.log.next(slot)
-        raise EnvFailure(faults[slot])
+        raise EnvFailure(f"{MOST_FAILED_RESETS} resets in a row failed: {faults[slot]}")
 
     def _rebuild_if_broken(self, slot: int) -> None:
         if slot in self._broken:

@@ -1,165 +1,244 @@
 """Environments spread over processes: each worker steps its share, all workers at the same time.
 
 Worthwhile where a step of one environment takes much longer than sending it through a pipe (about
-a tenth of a millisecond).
+a tenth of a millisecond). A worker that ends or hangs is replaced, and its episodes are lost.
 """
 
-import multiprocessing
-import os
-import signal
-import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeAlias, cast
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from gymnasium.vector.utils import CloudpickleWrapper
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.config import EnvConfigError, one_line
+from envs.config import EnvConfigError, EnvFailure
+from envs.one_by_one import MOST_FAILED_RESETS
+from envs.replay import EpisodeLog, episode_seed, join_states, split_state
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
+from envs.worker_process import Opening, Request, Share, Worker, WorkerLostError
 
-Request: TypeAlias = Literal["reset", "step", "render"]
-# What a worker answers: a result, a mistake of the user, or what broke in the environment.
-Answer: TypeAlias = tuple[Literal["result", "mistake", "failure"], Any]
-
-# One thread per worker: more would only get into each other's way.
-ONE_THREAD = dict.fromkeys(
-    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"], "1"
-)
+# for a new process to import what it needs and to build its environments, at least
+START_SECONDS = 120.0
+# for all workers together to end by themselves
+GRACE_SECONDS = 3.0
 
 
-def in_workers(makers: Sequence[Callable[[], VectorEnv]]) -> VectorEnv:
+def in_workers(
+    makers: Sequence[Callable[[], VectorEnv]], name: str = "environments", timeout: float = 120.0
+) -> VectorEnv:
     """The environments of all ``makers`` in a row, each maker's in a process of its own.
+
+    Args:
+        makers: Called in the processes; again, if one has to be replaced.
+        name: What messages call the environments.
+        timeout: Seconds after which a worker that does not answer is replaced.
 
     Raises:
         EnvConfigError: If a maker raised it.
+        EnvFailure: If a process ended while it built its environments.
     """
-    return _InWorkers(makers)
+    return _InWorkers(makers, name, timeout)
 
 
 class _InWorkers(VectorEnv):
-    def __init__(self, makers: Sequence[Callable[[], VectorEnv]]) -> None:
-        # A forked process would inherit locks that threads of this one hold.
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection[Any, Any]] = []
-        self._processes: list[Any] = []
-        with _environment(ONE_THREAD):
-            for make in makers:
-                ours, theirs = context.Pipe()
-                # what a script of the user's registered cannot be found by name over there
-                process = context.Process(
-                    target=_work, args=(theirs, CloudpickleWrapper(cast(Any, make))), daemon=True
-                )
-                process.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._processes.append(process)
-        described = self._receive()
-        self._sizes = [size for size, *_ in described]
-        self.num_envs = sum(self._sizes)
-        _, self.observation_space, self.action_space, self.render_fps = described[0]
+    def __init__(
+        self, makers: Sequence[Callable[[], VectorEnv]], name: str, timeout: float
+    ) -> None:
+        self._makers, self._name, self._timeout = makers, name, timeout
+        # why workers were lost that nothing has replaced yet
+        self._lost: dict[int, str] = {}
+        self._workers = [Worker(make) for make in makers]
+        shares: list[Share] = self._receive([self._start_limit()] * len(makers))
+        for number, reason in self._lost.items():
+            self.close()
+            raise EnvFailure(f"{name}: worker {number} {reason} while it was starting")
+        sizes = [share.num_envs for share in shares]
+        self.num_envs = sum(sizes)
+        _, self.observation_space, self.action_space, self.render_fps, self._numbered = shares[0]
+        self._sizes = sizes
+        ends = np.cumsum(sizes).tolist()
+        self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        # of what was opened where; the actions are remembered by the workers
+        self._log = EpisodeLog(self.num_envs, self.action_space, longest=0)
+        self._shown: list[Any] = [None] * len(makers)
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
-        offsets = np.cumsum([0, *self._sizes[:-1]]).tolist()
-        seeds = [None if seed is None else seed + offset for offset in offsets]
-        return _join(self._ask("reset", seeds))
+        self._log.restart(seed)
+        for number, rows in enumerate(self._rows):
+            first = None if seed is None else int(self._log.seed[rows.start])
+            self._send(number, "reset", self._opening(number, first))
+        for number, answer in enumerate(self._receive()):
+            self._note(number, answer)
+        self._replace_all()
+        return _join(self._shown)
 
     @override
     def step(self, action: NDArray[Any]) -> EnvStep:
-        shares = np.split(np.asarray(action), np.cumsum(self._sizes)[:-1])
-        return _join_steps(self._ask("step", shares))
+        self._log.steps += 1
+        for number, share in enumerate(np.split(np.asarray(action), np.cumsum(self._sizes)[:-1])):
+            self._send(number, "step", share)
+        steps: list[EnvStep] = []
+        for number, answer in enumerate(self._receive()):
+            if answer is None:
+                steps.append(self._lost_step(number))
+            else:
+                step, episodes = answer
+                self._note(number, (step.observation, episodes))
+                steps.append(step)
+        joined = _join_steps(steps, [rows.start for rows in self._rows])
+        ended = joined.terminated | joined.truncated
+        self._log.steps[ended] = 0
+        if not self._numbered:
+            self._log.episode[ended] += 1
+        return joined
 
     @override
     def render(self) -> NDArray[np.uint8] | None:
-        self._pipes[0].send(("render", None))
-        return self._receive(self._pipes[:1])[0]
+        self._send(0, "render")
+        return self._receive(numbers=[0])[0]
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
-        return None
+        for number in range(len(self._workers)):
+            self._send(number, "state")
+        parts = self._receive()
+        if self._lost and not self._numbered:
+            return None
+        # where a worker is lost, at least which episodes are to be opened next
+        known = {**self._log.state(), "shown": np.zeros(self.num_envs, np.int64)}
+        known["exact"][:] = False
+        substitutes = split_state(known, self._sizes)
+        return join_states(
+            [substitutes[n] if part is None else part for n, part in enumerate(parts)]
+        )
 
     @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
-        raise ValueError("environments in workers cannot be restored")
+        parts = split_state(state, self._sizes)
+        for number, part in enumerate(parts):
+            self._send(number, "restore", part)
+        # as long for each action to be repeated as for a step
+        answers = self._receive([self._limit(1 + len(part.get("actions", ()))) for part in parts])
+        misfits = [answer for answer in answers if isinstance(answer, str)]
+        if misfits:
+            raise ValueError(misfits[0])
+        if self._numbered:
+            self._log.load(state)
+        anew = np.ones(self.num_envs, np.bool_)
+        for number, answer in enumerate(answers):
+            if answer is not None:
+                restored, episodes = answer
+                anew[self._rows[number]] = restored.anew
+                self._note(number, (restored.observation, episodes))
+        self._log.steps[anew] = 0
+        self._replace_all()
+        return Restored(anew, _join(self._shown))
 
     @override
     def close(self) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join()
-        self._pipes, self._processes = [], []
+        for worker in self._workers:
+            worker.hang_up()
+        ending = time.monotonic() + GRACE_SECONDS
+        for worker in self._workers:
+            worker.end(max(ending - time.monotonic(), 0.0))
+        self._workers = []
 
-    def _ask(self, request: Request, arguments: Sequence[Any]) -> list[Any]:
-        for pipe, argument in zip(self._pipes, arguments, strict=True):
-            # A worker that died is noticed when its answer is missing.
-            with suppress(ConnectionError):
-                pipe.send((request, argument))
-        return self._receive()
+    def _limit(self, times: int = 1) -> float:
+        return time.monotonic() + times * self._timeout
 
-    def _receive(self, pipes: Sequence[Any] | None = None) -> list[Any]:
-        """The results of the workers; their first error is raised after all have answered."""
-        answers = [_answer(pipe) for pipe in (self._pipes if pipes is None else pipes)]
-        for number, (outcome, result) in enumerate(answers):
-            if outcome != "result":
+    def _start_limit(self) -> float:
+        return time.monotonic() + max(self._timeout, START_SECONDS)
+
+    def _opening(self, number: int, seed: int | None) -> Opening:
+        rows = self._rows[number]
+        return Opening(seed, self._log.seed[rows], self._log.episode[rows])
+
+    def _send(self, number: int, request: Request, argument: Any = None) -> None:
+        if number not in self._lost:
+            self._workers[number].send(request, argument)
+
+    def _receive(
+        self, limits: Sequence[float] | None = None, numbers: Sequence[int] | None = None
+    ) -> list[Any]:
+        """The answers of the workers; None where one is or gets lost.
+
+        Args:
+            limits: When to give up each of them; after the usual time if None.
+            numbers: Of which workers; of all if None.
+        """
+        numbers = range(len(self._workers)) if numbers is None else numbers
+        limits = [self._limit()] * len(numbers) if limits is None else limits
+        answers: list[Any] = [None] * len(numbers)
+        for place, (number, limit) in enumerate(zip(numbers, limits, strict=True)):
+            if number in self._lost:
+                continue
+            try:
+                answers[place] = self._workers[number].receive(limit)
+            except WorkerLostError as lost:
+                self._lost[number] = str(lost)
+                self._workers[number].end()
+            except (EnvConfigError, EnvFailure):
                 self.close()
-                if outcome == "mistake":
-                    raise EnvConfigError(result)
-                raise RuntimeError(f"environment worker {number} failed: {result}")
-        return [result for _, result in answers]
+                raise
+            except RuntimeError as error:
+                self.close()
+                raise RuntimeError(f"environment worker {number} failed: {error}") from error
+        return answers
 
+    def _note(self, number: int, answer: tuple[ArrayTree, NDArray[Any] | None] | None) -> None:
+        """Remember what a worker shows, and in which episodes."""
+        if answer is not None:
+            self._shown[number], episodes = answer
+            if episodes is not None:
+                self._log.episode[self._rows[number]] = episodes
 
-def _answer(pipe: Any) -> Answer:
-    try:
-        return pipe.recv()
-    except (EOFError, ConnectionError):
-        return "failure", "its process ended without a word"
+    def _lost_step(self, number: int) -> EnvStep:
+        """The step of a lost worker's environments, which another one goes on with."""
+        size, before = self._sizes[number], self._shown[number]
+        faults = self._replace(number)
+        reward, no, yes = np.zeros(size, np.float32), np.zeros(size, bool), np.ones(size, bool)
+        return EnvStep(self._shown[number], reward, no, yes, before, None, faults)
 
+    def _replace_all(self) -> None:
+        for number in list(self._lost):
+            for message in self._replace(number).values():
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
 
-def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
-    """A worker's life: build, answer requests, end when the other end of the pipe closes."""
-    # An interrupt is for the main process, which then closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # so is what a launcher of several processes sends to the main process and all it has started
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
-    with suppress(EOFError, ConnectionError):
-        try:
-            envs = make()
-            spaces = envs.observation_space, envs.action_space
-            pipe.send(("result", (envs.num_envs, *spaces, envs.render_fps)))
-            while True:
-                request, argument = pipe.recv()
-                pipe.send(("result", _serve(envs, request, argument)))
-        except (EOFError, ConnectionError):
-            raise
-        except EnvConfigError as error:
-            pipe.send(("mistake", one_line(error)))
-        # whatever an environment raises must reach the main process
-        except Exception:
-            pipe.send(("failure", traceback.format_exc()))
+    def _replace(self, number: int) -> dict[int, str]:
+        """Another worker in place of a lost one, with new episodes; what was lost, by its rows.
 
+        Raises:
+            EnvFailure: If several in a row are lost while they open the episodes.
+        """
+        rows = self._rows[number]
+        why = f"worker {number} {self._lost.pop(number)}"
+        slots = range(rows.start, rows.stop)
+        faults = {slot - rows.start: self._message(slot, why) for slot in slots}
+        for _ in range(MOST_FAILED_RESETS):
+            self._log.next(rows)
+            self._workers[number] = Worker(self._makers[number])
+            self._receive([self._start_limit()], [number])
+            seed = episode_seed(int(self._log.seed[rows.start]), int(self._log.episode[rows.start]))
+            self._send(number, "reset", self._opening(number, seed))
+            self._note(number, self._receive(numbers=[number])[0])
+            if number not in self._lost:
+                return faults
+            why = f"worker {number} {self._lost.pop(number)} while it reset its environments"
+        self.close()
+        raise EnvFailure(self._message(rows.start, why))
 
-def _serve(envs: VectorEnv, request: Request, argument: Any) -> Any:
-    match request:
-        case "reset":
-            return envs.reset(argument)
-        case "step":
-            step = envs.step(argument)
-            return step._replace(faults=dict(step.faults))
-        case "render":
-            return envs.render()
+    def _message(self, slot: int, what: str) -> str:
+        return f"{self._name}: slot {slot}, {self._log.describe(slot)}: {what}"
 
 
 def _join(trees: Sequence[ArrayTree]) -> ArrayTree:
     return map_arrays(lambda *leaves: np.concatenate(leaves), *trees)
 
 
-def _join_steps(steps: Sequence[EnvStep]) -> EnvStep:
+def _join_steps(steps: Sequence[EnvStep], first_rows: Sequence[int]) -> EnvStep:
     """One step of all environments; where a worker has nothing to tell its rows mean nothing."""
     final_observation: ArrayTree | None = None
     if any(step.final_observation is not None for step in steps):
@@ -178,20 +257,9 @@ def _join_steps(steps: Sequence[EnvStep]) -> EnvStep:
         np.concatenate([step.truncated for step in steps]),
         final_observation,
         success,
-        {row: what for step in steps for row, what in step.faults.items()},
+        {
+            first + row: what
+            for first, step in zip(first_rows, steps, strict=True)
+            for row, what in step.faults.items()
+        },
     )
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Generator[None]:
-    """Processes started inside see these environment variables."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

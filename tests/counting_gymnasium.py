@@ -1,4 +1,4 @@
-"""Gymnasium environments whose observations say seed, episode and step, and one that breaks."""
+"""Gymnasium environments whose observations say seed, episode and step, and two that break."""
 
 from contextlib import contextmanager
 from typing import ClassVar
@@ -99,13 +99,22 @@ class Breaking(Counting):
         raise ZeroDivisionError("it broke")
 
 
+class Shapeless(Counting):
+    def show(self):
+        return super().show()[: 3 - (self.time > 0)]
+
+
+IDS = {"Counting-v0": Counting, "Breaking-v0": Breaking, "Shapeless-v0": Shapeless}
+
+
 @contextmanager
 def in_the_registry():
-    """Both under their Gymnasium ids."""
-    gymnasium.register("Counting-v0", Counting)
-    gymnasium.register("Breaking-v0", Breaking)
+    """All under their Gymnasium ids."""
+    for env_id, made in IDS.items():
+        gymnasium.register(env_id, made)
     yield
-    del gymnasium.registry["Counting-v0"], gymnasium.registry["Breaking-v0"]
+    for env_id in IDS:
+        del gymnasium.registry[env_id]
 
 
 def counting(num_envs, workers=0, render=False, action_mask=False, **options):

@@ -73,6 +73,20 @@ def test_any_environment_continues_by_playing_again(env_id):
     assert ended >= 3
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCarContinuous-v0", "fwrl/TMaze-v0"])
+def test_the_state_is_the_same_whatever_the_number_of_workers(env_id):
+    config = GymnasiumConfig(id=env_id, num_envs=4)
+    # no rows but those of slots may be told apart by their number
+    two, none, three = (
+        make_envs(config.model_copy(update={"workers": workers})) for workers in (2, 0, 3)
+    )
+    assert_continues(two, [none, three], cut=90, num_steps=60)
+    # a short limit, so that those episodes also end that no policy is needed for
+    short = config.model_copy(update={"max_episode_steps": 25})
+    in_workers = make_envs(short.model_copy(update={"workers": 3}))
+    assert assert_continues(make_envs(short), [in_workers], cut=40, num_steps=60) >= 4
+
+
 def test_an_episode_opens_with_a_seed_of_its_own():
     envs = make_envs(GymnasiumConfig(id="CartPole-v1", max_episode_steps=5), 2)
     envs.reset(8)

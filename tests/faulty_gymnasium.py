@@ -1,0 +1,98 @@
+"""A Gymnasium environment that breaks once in the way it is told."""
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import GymnasiumConfig, make_envs
+
+# the slot that breaks, by its seed, and the action that does it
+SLOT, ACTION = 1, 4
+LENGTH = 6
+# of one slot only: seeds of later episodes are larger
+SLOTS = 1000
+
+
+class Faulty(gymnasium.Env):
+    """Shows the time and random numbers; every episode has ``LENGTH`` steps."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (2,)), "b": spaces.Discrete(100)})
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, how=""):
+        self.how = how
+        # naive: the same array for ever
+        self.shown = np.zeros(2, np.float32)
+        self.breaks = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.how == "never resets" and seed >= SLOTS:
+            raise OSError("the simulator is not there")
+        if self.how == "resets at times" and seed >= SLOTS and seed % 5 == 0:
+            raise OSError("not this one")
+        if self.how == "opens with nan" and seed >= SLOTS and seed % 5 == 0:
+            return {"a": np.full(2, np.nan, np.float32), "b": 0}, {}
+        self.breaks = seed == SLOT
+        self.time = 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.time += 1
+        observation = self.show()
+        reward = self.np_random.normal() + action
+        if self.breaks and self.time == ACTION:
+            # what it shows is spoilt already
+            self.shown[:] = 8
+            if self.how in BREAKS:
+                BREAKS[self.how]()
+            if self.how == "nan":
+                self.shown[1] = np.nan
+            if self.how == "inf":
+                reward = -np.inf
+        return observation, reward, self.time == LENGTH, False, {"is_success": action == 1}
+
+    def show(self):
+        self.shown[:] = self.time, self.np_random.normal()
+        return {"a": self.shown, "b": self.time}
+
+
+def divide():
+    raise ZeroDivisionError("it broke\nand this is the second line")
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def leave():
+    raise SystemExit(2)
+
+
+BREAKS = {
+    "raise": divide,
+    "interrupt": interrupt,
+    "leave": leave,
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": lambda: time.sleep(1000),
+}
+
+
+@contextmanager
+def in_the_registry():
+    gymnasium.register("Faulty-v0", Faulty)
+    yield
+    del gymnasium.registry["Faulty-v0"]
+
+
+def faulty(how="", workers=0, num_envs=4, worker_timeout=60.0):
+    config = GymnasiumConfig(
+        id="Faulty-v0", options={"how": how}, workers=workers, worker_timeout=worker_timeout
+    )
+    return make_envs(config, num_envs)
