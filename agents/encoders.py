@@ -32,7 +32,7 @@ class EncoderConfig(Config):
     image: Literal["auto", "nature", "impala", "grid"] = "auto"
     """The network for images. ``auto`` goes by the shorter side: ``nature`` from 36 pixels on,
     ``impala`` from 16 on, and below ``grid``, for maps of symbols such as MiniGrid's view."""
-    image_features: int = Field(default=512, ge=1)
+    image_features: int = Field(default=512, ge=1, le=2**18)
     """Size of an image's feature vector."""
     previous_action: bool = True
     """Whether the last action is among the features; zeros when an episode begins."""

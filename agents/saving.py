@@ -1,23 +1,48 @@
-"""Policies on disk: what a checkpoint says of its policy, and where a run keeps its checkpoints."""
+"""Policies on disk: in the checkpoints of a run, and as one file; nothing in them is executed."""
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.spaces import space_from_json, space_to_json
 from fwrl.checkpoint import (
     MANIFEST,
     CheckpointError,
+    check_tensors,
+    describe_tensors,
     load_checkpoint,
     load_tensors,
     read_document,
+    recover_checkpoint,
+    recover_checkpoints,
 )
 from fwrl.config import ConfigError, validate
+from fwrl.json_files import parse_json, without_infinities
+from fwrl.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
+from fwrl.state import tensors_in
+from fwrl.tensor_files import (
+    ENDING,
+    LONGEST_HEADER,
+    Described,
+    Header,
+    from_bytes,
+    read_header,
+    to_bytes,
+)
 
 CHECKPOINTS = "checkpoints"
+# What a single file says beside its tensors stands under this name of its metadata.
+DOCUMENT = "fwrl"
+EXPORT_FORMAT = 1
+# In bytes: constants of a policy, and what it remembers of one stream.
+MOST_UNSAVED = 256 * MEBIBYTE
 
 
 def describe_policy(policy: RecurrentPolicy) -> dict[str, Any]:
@@ -29,40 +54,154 @@ def describe_policy(policy: RecurrentPolicy) -> dict[str, Any]:
     }
 
 
-def build_policy(description: Any, where: str) -> RecurrentPolicy:
+def build_policy(
+    description: Any, tensors: Mapping[str, Tensor | Described], where: str
+) -> RecurrentPolicy:
     """The policy that ``describe_policy`` described, with new parameters.
 
+    It is first built without memory, and is refused unless these are its tensors: what a
+    description asks for is allocated only where a file of that size comes with it.
+
+    Args:
+        description: What ``describe_policy`` returned, or anything.
+        tensors: What comes with it; names, shapes and types are read.
+        where: Opens the messages.
+
     Raises:
-        CheckpointError: If the description is not one.
+        CheckpointError: If the description is not one, or of other tensors.
     """
     try:
-        return RecurrentPolicy(
-            space_from_json(description["observation_space"]),
-            space_from_json(description["action_space"]),
-            validate(PolicyConfig, description["config"]),
-        )
+        seen = space_from_json(description["observation_space"])
+        actions = space_from_json(description["action_space"])
+        config = validate(PolicyConfig, description["config"])
+        with torch.device("meta"):
+            shape = RecurrentPolicy(seen, actions, config)
+            check_tensors(shape, tensors, where)
+            _check_unsaved(shape)
+        return RecurrentPolicy(seen, actions, config)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: it describes no policy ({error!r})") from None
-    except (ConfigError, ValueError) as error:
+    # PyTorch raises RuntimeError where sizes cannot be multiplied or memory is short
+    except (ConfigError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{where}: its policy cannot be built: {error}") from None
 
 
+def _check_unsaved(policy: RecurrentPolicy) -> None:
+    """Bound what a policy allocates that no file holds: constants, and the memory of one stream."""
+    saved = policy.state_dict().keys()
+    constants = [leaf for name, leaf in policy.named_buffers() if name not in saved]
+    needed = sum(leaf.nbytes for leaf in [*constants, *tensors_in(policy.initial_state(1))])
+    if needed > MOST_UNSAVED:
+        raise ValueError(f"{needed:,} bytes beside its parameters are over {MOST_UNSAVED:,}")
+
+
 def load_policy(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> RecurrentPolicy:
-    """A trained policy, from a run directory or a checkpoint folder; nothing in it is executed.
+    """A trained policy, from a run or an exported file; nothing in it is executed.
 
     Args:
-        path: A run directory, or one of its ``checkpoints/<step>``.
+        path: A run directory, one of its ``checkpoints/<step>``, or a ``.safetensors`` file that
+            ``fwrl export`` wrote.
         checkpoint: ``best``, ``last``, a step, or a path; only for a run directory.
         device: Where to put it.
 
     Raises:
         CheckpointError: If there is none, or it is damaged.
     """
-    folder = find_checkpoint(Path(path), checkpoint)
-    content = load_checkpoint(folder)
-    policy = build_policy(content.document.get("policy", {}), str(folder))
-    load_tensors(policy, content.tensors.get("policy", {}), str(folder))
+    path = Path(path)
+    if is_exported(path):
+        policy = _load_exported(path)
+    else:
+        folder = find_checkpoint(path, checkpoint)
+        described = read_document(folder).get("policy", {})
+        policy = build_policy(described, describe_tensors(folder, "policy"), str(folder))
+        content = load_checkpoint(folder, only=["policy"])
+        load_tensors(policy, content.tensors.get("policy", {}), str(folder))
     return policy.to(torch.device(device)).eval()
+
+
+def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
+    """Write a policy as one file, whole or not at all.
+
+    Args:
+        path: Replaced if it exists.
+        policy: Its tensors and its description are written.
+        document: What else the file shall say; anything JSON can say.
+    """
+    said = {"format": EXPORT_FORMAT, "policy": describe_policy(policy), **document}
+    text = json.dumps(without_infinities(said))
+    tensors = policy.state_dict()
+    metadata = {DOCUMENT: text, "sha256": _digest(text, tensors)}
+    replace_plain(path, to_bytes(tensors, metadata))
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path means a single file rather than a directory."""
+    return path.suffix == ENDING and not path.is_dir()
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    """What an exported file says beside its tensors, which are not read.
+
+    Raises:
+        CheckpointError: If it is no such file.
+    """
+    return _exported_document(_exported_header(path), path)
+
+
+def _load_exported(path: Path) -> RecurrentPolicy:
+    header = _exported_header(path)
+    described = _exported_document(header, path).get("policy", {})
+    policy = build_policy(described, header.tensors, str(path))
+    size = sum(each.size for each in header.tensors.values())
+    try:
+        tensors, read = from_bytes(read_plain(path, size + 8 + LONGEST_HEADER, links=True), path)
+    except (FileError, FileNotFoundError) as error:
+        raise CheckpointError(str(error)) from None
+    digest = _digest(read.metadata.get(DOCUMENT, ""), tensors)
+    if read != header or read.metadata.get("sha256") != digest:
+        raise CheckpointError(f"{path}: damaged, its sha256 is not the one it says")
+    load_tensors(policy, tensors, str(path))
+    return policy
+
+
+def _exported_header(path: Path) -> Header:
+    try:
+        return read_header(path, links=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _exported_document(header: Header, path: Path) -> dict[str, Any]:
+    text = header.metadata.get(DOCUMENT)
+    if text is None:
+        raise CheckpointError(f"{path}: not a policy that `fwrl export` wrote")
+    try:
+        document = parse_json(text.encode(), str(path))
+    except (FileError, UnicodeError) as error:
+        raise CheckpointError(str(error)) from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path}: not a policy that `fwrl export` wrote")
+    document = cast(dict[str, Any], document)
+    chosen = document.get("format")
+    if type(chosen) is not int or chosen != EXPORT_FORMAT:
+        raise CheckpointError(
+            f"{path}: exported in format {chosen!r}; this version of fwrl reads {EXPORT_FORMAT}"
+        )
+    return document
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of all that is said and all tensors, in whatever order a file has them."""
+    digest = hashlib.sha256(text.encode())
+    for name, leaf in sorted(tensors.items()):
+        digest.update(f"\n{name} {leaf.dtype} {list(leaf.shape)}\n".encode())
+        numbers = leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(numbers.data)
+    return digest.hexdigest()
 
 
 def find_checkpoint(run: Path, which: str = "best") -> Path:
@@ -71,6 +210,7 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
     Raises:
         CheckpointError: Saying what is missing.
     """
+    recover_checkpoint(run)
     if (run / MANIFEST).is_file():
         return run
     if which not in ("best", "last"):
@@ -85,19 +225,27 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """All checkpoint folders of a run, oldest first."""
-    folders = [path for path in (run / CHECKPOINTS).glob("*") if path.name.isdigit()]
+    recover_checkpoints(run / CHECKPOINTS)
+    found = (run / CHECKPOINTS).glob("*")
+    folders = [path for path in found if path.name.isascii() and path.name.isdigit()]
     return sorted(folders, key=lambda path: int(path.name))
 
 
 def best_checkpoint(folders: list[Path]) -> Path:
-    """The one with the highest score, the later of equals; the last if none has been evaluated."""
+    """The one with the highest score, the later of equals; the last if none has been evaluated.
 
-    def score(folder: Path) -> float:
-        value = read_document(folder).get("score")
+    One that cannot be read is the best only where none can.
+    """
+
+    def score(folder: Path) -> tuple[bool, float]:
+        try:
+            value = read_document(folder).get("score")
+        except CheckpointError:
+            return False, -math.inf
         # a return may be NaN, which would pass for the highest
         if not isinstance(value, int | float) or math.isnan(value):
-            return -math.inf
-        return float(value)
+            return True, -math.inf
+        return True, float(value)
 
     return max(reversed(folders), key=score)
 

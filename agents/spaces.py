@@ -12,6 +12,15 @@ Json = dict[str, Any]
 # the key of a Dict observation that says which actions are possible; it is not encoded
 ACTION_MASK = "action_mask"
 
+# No environment comes near these; they bound what a description can make allocate.
+MOST_LEVELS = 16
+MOST_PARTS = 256
+MOST_AXES = 16
+MOST_FACTORS = 2**16
+MOST_CHOICES = 2**24
+# In bytes: five pictures of 1920 by 1080 in colour.
+LARGEST_OBSERVATION = 2**25
+
 
 def one_line(space: spaces.Space[Any]) -> str:
     """The space in words; Gymnasium spreads unequal bounds over several lines."""
@@ -68,43 +77,98 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
 
 
 def space_from_json(description: Any) -> spaces.Space[Any]:
-    """The space that ``space_to_json`` described.
+    """The space that ``space_to_json`` described, if it is one of a size that occurs.
 
     Raises:
         ValueError: If the description is not one.
     """
     try:
-        match description["type"]:
-            case "Discrete":
-                dtype = _dtype(description.get("dtype", "int64"))
-                n, start = int(description["n"]), int(description["start"])
-                return spaces.Discrete(n, start=start, dtype=dtype)
-            case "MultiDiscrete":
-                dtype = _dtype(description.get("dtype", "int64"))
-                nvec = np.array(description["nvec"], dtype=dtype)
-                start = np.array(description.get("start", np.zeros_like(nvec)), dtype=dtype)
-                return spaces.MultiDiscrete(nvec, start=start, dtype=dtype)
-            case "MultiBinary":
-                return spaces.MultiBinary(description["shape"])
-            case "Box":
-                shape = tuple(int(size) for size in description["shape"])
-                dtype = _dtype(description["dtype"])
-                low, high = (
-                    np.broadcast_to(np.array(_number(description[bound]), dtype=dtype), shape)
-                    for bound in ("low", "high")
-                )
-                return spaces.Box(low, high, dtype=dtype)
-            case "Dict":
-                parts = cast(Mapping[str, Json], description["spaces"])
-                # pairs keep their order, a mapping would be sorted; encoders go by the order
-                return spaces.Dict([(name, space_from_json(part)) for name, part in parts.items()])
-            case "Tuple":
-                return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
-            case other:
-                raise ValueError(f"unknown kind of space {other!r}")
+        # all of it, before the first array is made
+        size = _measure(description, MOST_LEVELS)
+        if size > LARGEST_OBSERVATION:
+            raise ValueError(f"{size:,} bytes; it should have at most {LARGEST_OBSERVATION:,}")
+        return _build(description)
     # Gymnasium asserts what a space must be
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
         raise ValueError(f"not the description of a space: {error!r}") from None
+
+
+def _measure(description: Any, levels: int) -> int:
+    """How many bytes a member of the space has; raises ValueError where that is out of bounds."""
+    if levels == 0:
+        raise ValueError(f"spaces stand in one another for more than {MOST_LEVELS} levels")
+    match description["type"]:
+        case "Box":
+            return _count(description["shape"]) * _dtype(description["dtype"], np.number)().itemsize
+        case "MultiBinary":
+            shape = description["shape"]
+            return _count([shape] if isinstance(shape, int) else shape)
+        case "Dict" | "Tuple":
+            parts = description["spaces"]
+            parts = list(parts.values() if description["type"] == "Dict" else parts)
+            if len(parts) > MOST_PARTS:
+                raise ValueError(f"{len(parts):,} parts; it should have at most {MOST_PARTS}")
+            return sum(_measure(part, levels - 1) for part in parts)
+        case _:
+            return 8
+
+
+def _count(shape: Any) -> int:
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{len(shape):,} axes; it should have at most {MOST_AXES}")
+    # an axis of size 0 would hide the others
+    return math.prod(max(int(size), 1) for size in shape)
+
+
+def _build(description: Any) -> spaces.Space[Any]:
+    match description["type"]:
+        case "Discrete":
+            dtype = _dtype(description.get("dtype", "int64"), np.integer)
+            n, start = _choices(int(description["n"])), int(description["start"])
+            return spaces.Discrete(n, start=start, dtype=dtype)
+        case "MultiDiscrete":
+            return _multi_discrete(description)
+        case "MultiBinary":
+            return spaces.MultiBinary(description["shape"])
+        case "Box":
+            return _box(description)
+        case "Dict":
+            parts = cast(Mapping[str, Json], description["spaces"])
+            # pairs keep their order, a mapping would be sorted; encoders go by the order
+            return spaces.Dict([(name, _build(part)) for name, part in parts.items()])
+        case "Tuple":
+            return spaces.Tuple([_build(part) for part in description["spaces"]])
+        case other:
+            raise ValueError(f"unknown kind of space {other!r}")
+
+
+def _multi_discrete(description: Json) -> spaces.MultiDiscrete:
+    dtype = _dtype(description.get("dtype", "int64"), np.integer)
+    nvec = np.array(description["nvec"], dtype=dtype)
+    if nvec.size > MOST_FACTORS:
+        raise ValueError(f"{nvec.size:,} factors; it should have at most {MOST_FACTORS:,}")
+    # before they are added, which could overflow
+    _choices(int(nvec.max(initial=0)) * nvec.size)
+    start = np.array(description.get("start", np.zeros_like(nvec)), dtype=dtype)
+    return spaces.MultiDiscrete(nvec, start=start, dtype=dtype)
+
+
+def _box(description: Json) -> spaces.Box:
+    dtype = _dtype(description["dtype"], np.number)
+    shape = tuple(int(size) for size in description["shape"])
+    # where a bound does not fit its type, Gymnasium says so, or the bound is another number
+    with np.errstate(all="ignore"):
+        low, high = (
+            np.broadcast_to(np.array(_number(description[bound]), dtype=dtype), shape)
+            for bound in ("low", "high")
+        )
+        return spaces.Box(low, high, dtype=dtype)
+
+
+def _choices(count: int) -> int:
+    if count > MOST_CHOICES:
+        raise ValueError(f"{count:,} choices; it should have at most {MOST_CHOICES:,}")
+    return count
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:
@@ -124,8 +188,11 @@ def _finite(bound: Any) -> Any:
 def _number(bound: Any) -> Any:
     if isinstance(bound, list):
         return [_number(part) for part in cast(list[Any], bound)]
-    return float(bound) if isinstance(bound, str) else bound
+    return {"inf": math.inf, "-inf": -math.inf}[bound] if isinstance(bound, str) else bound
 
 
-def _dtype(name: Any) -> Any:
-    return np.dtype(cast(str, name)).type
+def _dtype(name: Any, kind: type[np.generic]) -> Any:
+    dtype = np.dtype(cast(str, name))
+    if not np.issubdtype(dtype, kind) or np.issubdtype(dtype, np.complexfloating):
+        raise ValueError(f"numbers of a space cannot be of type {name!r}")
+    return dtype.type

@@ -71,9 +71,12 @@ class GymnasiumConfig(Config):
     def _imports_nothing(cls, value: str) -> str:
         if ":" in value:
             raise ValueError(
-                f"{value!r} asks to import code; import the module that registers the environment "
-                f"yourself and give only {value.rpartition(':')[2]!r}"
+                f"{value!r} asks to import code; say `--import MODULE` in the command, with the "
+                f"module that registers the environment, and give only {value.rpartition(':')[2]!r}"
             )
+        # environments of Gymnasium that make another one of any name, in a package of their own
+        if value.startswith(("GymV21Environment", "GymV26Environment")):
+            raise ValueError(f"{value!r} asks to import code; register the environment itself")
         return value
 
     @field_validator("options")

@@ -7,14 +7,21 @@ and what would be right.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fwrl.plain_files import OneLineError
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
 
+# Of a layer, and of how often something is repeated. A configuration may be a stranger's: nobody
+# needs more, and a machine would not give it.
+Size = Annotated[int, Field(gt=0, le=2**18)]
+Count = Annotated[int, Field(gt=0, le=2**10)]
 
-class ConfigError(ValueError):
+
+class ConfigError(OneLineError):
     """A configuration that cannot be what its author meant. The message is one line."""
 
 

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.cells import Gate
-from fwrl.config import Config
+from fwrl.config import Config, Count, Size
 from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
 
@@ -21,10 +21,10 @@ Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
 class StackConfig(Config):
     """The layers around a memory core."""
 
-    width: PositiveInt = 128
+    width: Size = 128
     """Of the stream that the layers add to."""
-    layers: PositiveInt = 1
-    feed_forward: PositiveInt | None = None
+    layers: Count = 1
+    feed_forward: Size | None = None
     """Hidden units after each core; None: twice the width."""
     gate: bool = False
     """Gates in place of additions, as in GTrXL."""

@@ -30,6 +30,13 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1")
 ]
 
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import", metavar="MODULE", help="Run a module that registers environments; repeatable."
+    ),
+]
+
 
 @app.command()
 def train(
@@ -41,10 +48,12 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; an old run there is set aside.")
     ] = False,
+    imports: Imports = None,
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.allocator import keep_freed_memory
+    from fwrl.cli.modules import import_modules
     from fwrl.cli.run_config import load_run_config
     from fwrl.cli.run_directory import claimed, default_run_directory, find_config, open_run
     from fwrl.cli.setup import join, prepare
@@ -55,6 +64,7 @@ def train(
     changes = overrides or []
     path = find_config(config)
     run_config = load_run_config(path, changes)
+    import_modules(imports or [])
     directory = run_dir or default_run_directory(path, changes)
     with ExitStack() as stack:
         received = stack.enter_context(stop_signals())
@@ -87,23 +97,40 @@ def _command_to_continue() -> str:
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, or a file of `fwrl export`.")],
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     video: Annotated[Path | None, typer.Option(help="A folder for a video of one episode.")] = None,
+    imports: Imports = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
     from fwrl.allocator import keep_freed_memory
     from fwrl.cli.evaluation import evaluate_run, report
+    from fwrl.cli.modules import import_modules
 
     keep_freed_memory()
+    import_modules(imports or [])
     result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video)
     typer.echo(report(result, as_json))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    file: Annotated[Path, typer.Argument(help="Its name ends with .safetensors.")],
+    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a trained policy as one file, which evaluate and load_policy read."""
+    from fwrl.cli.export import export_run
+
+    folder = export_run(run, file, checkpoint, force)
+    typer.echo(f"{folder} is now {file}\nfwrl evaluate {file}")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,30 +12,44 @@ from numpy.typing import NDArray
 from agents.evaluation import evaluate, play, summarise
 from agents.policy import RecurrentPolicy
 from agents.rollout import EpisodeCounter, Episodes
-from agents.saving import find_checkpoint, load_policy
+from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
 from envs import AtariConfig, EnvConfigError, make_envs
-from fwrl.checkpoint import read_document
+from fwrl.checkpoint import CheckpointError, read_document
+from fwrl.cli.export import steps_of
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import read_run_config
 from fwrl.cli.video import write_video
-from fwrl.config import ConfigError
+from fwrl.config import ConfigError, validate
+from fwrl.json_files import without_infinities
+from fwrl.plain_files import replace_plain
+from fwrl.tensor_files import ENDING
 from fwrl.training import choose_device
 
 # An episode longer than this many steps is cut in a video; the evaluation counts it whole.
 LONGEST_VIDEO = 10_000
 
 
+class Trained(NamedTuple):
+    """A policy that can be evaluated: where it is, and the run that it comes from."""
+
+    path: Path
+    config: RunConfig
+    steps: int
+
+
 def evaluate_run(
     run: Path, episodes: int, checkpoint: str, stochastic: bool, seed: int, video: Path | None
 ) -> dict[str, Any]:
-    """Play ``episodes`` episodes and write what they gave to ``evaluations/``.
+    """Play ``episodes`` episodes and write what they gave to ``evaluations/`` of the run.
+
+    Of an exported file it is only returned: there is no run directory.
 
     Raises:
         ConfigError: If the directory is no run, or its environment cannot be made here.
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
-    config = read_run_config(run)
-    folder = find_checkpoint(run, checkpoint)
+    trained = _find(run, checkpoint)
+    config, folder = trained.config, trained.path
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
     try:
@@ -51,7 +65,7 @@ def evaluate_run(
         "env": env_name(config),
         "core": config.core.kind,
         "checkpoint": str(folder),
-        "steps": read_document(folder)["counters"]["steps"],
+        "steps": trained.steps,
         "episodes": episodes,
         "deterministic": not stochastic,
         "seed": seed,
@@ -60,8 +74,22 @@ def evaluate_run(
     }
     if film is not None:
         result["video"] = str(film)
-    _write(run / "evaluations", folder.name, result)
+    if not is_exported(run):
+        _write(run / "evaluations", folder.name, result)
     return result
+
+
+def _find(run: Path, checkpoint: str) -> Trained:
+    """What there is to evaluate, in a run directory or in a file that was exported."""
+    if not is_exported(run):
+        config, folder = read_run_config(run), find_checkpoint(run, checkpoint)
+        return Trained(folder, config, steps_of(read_document(folder), folder))
+    document = read_exported(run)
+    try:
+        config = validate(RunConfig, document.get("run"), str(run))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    return Trained(run, config, steps_of(document, run))
 
 
 def env_name(config: RunConfig) -> str:
@@ -72,7 +100,7 @@ def env_name(config: RunConfig) -> str:
 def report(result: dict[str, Any], as_json: bool) -> str:
     """The result as JSON, or as a few lines for people."""
     if as_json:
-        return json.dumps(result)
+        return json.dumps(without_infinities(result))
     low, high = result["return_ci95"]
     lines = [
         f"{result['env']}, {result['core']} memory, after {result['steps']:,} steps "
@@ -83,6 +111,8 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     ]
     if result["success_rate"] is not None:
         lines.append(f"success {result['success_rate']:.1%}")
+    if result["checkpoint"].endswith(ENDING):
+        lines.append("not written anywhere: an exported file has no run directory")
     if "video" in result:
         lines.append(f"video   {result['video']}")
     return "\n".join(lines)
@@ -116,6 +146,10 @@ def _film(
 
 
 def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
+    # a run may be a stranger's, and the link lead anywhere
+    if folder.is_symlink():
+        raise ConfigError(f"{folder}: is a symbolic link; it should be a folder of the run")
     folder.mkdir(exist_ok=True)
     name = f"{step}_seed{result['seed']}_{'best' if result['deterministic'] else 'sampled'}.json"
-    (folder / name).write_text(json.dumps(result, indent=1) + "\n")
+    text = json.dumps(without_infinities(result), indent=1)
+    replace_plain(folder / name, f"{text}\n".encode())

@@ -64,10 +64,10 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     total_steps: int = Field(ge=1)
     """Environment steps, over all environments of all processes."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes CUDA where there is some."""
-    num_threads: int = Field(default=1, ge=1)
+    num_threads: int = Field(default=1, ge=1, le=2**10)
     """Of PyTorch on the CPU. Small recurrent work is fastest on one."""
 
     @property

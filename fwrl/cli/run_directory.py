@@ -164,9 +164,9 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such run directory")
-    if not (directory / CONFIG).is_file():
+    if not os.path.lexists(directory / CONFIG):
         raise ConfigError(f"{directory}: not a run directory, it has no {CONFIG}")
-    return validate(model, read_yaml(directory / CONFIG), str(directory / CONFIG))
+    return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
 
 
 def set_aside(directory: Path) -> Path:

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from typing_extensions import override
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from fwrl.config import ConfigError
+from fwrl.plain_files import MEBIBYTE, FileError, read_plain
 
+LARGEST_FILE = MEBIBYTE
+MOST_LEVELS = 32
+MOST_DIGITS = 100
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+TEXT = "tag:yaml.org,2002:str"
+# What a word without quotes may be, beside text.
+PLAIN = {*NUMBERS, "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"}
 # What is meant where a file names no kind.
 DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
 
@@ -19,31 +30,110 @@ def configs_directory() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
     """The mapping in a YAML file.
+
+    Args:
+        path: Of the file.
+        links: Whether the last name of the path may be a symbolic link.
 
     Raises:
         ConfigError: If there is no such file, or no mapping in it.
     """
     try:
-        values = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        values = parse_yaml(read_plain(path, LARGEST_FILE, links).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such file; `fwrl list configs` shows what there is"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except FileError as error:
+        raise ConfigError(str(error)) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not YAML: {_words(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}; it should hold key: value lines")
     return cast(dict[str, Any], values)
 
 
+def parse_yaml(text: str) -> Any:
+    """The value that a text says in the part of YAML that configurations need.
+
+    That is mappings with keys of text, each once; lists, texts, numbers, true, false and null. What
+    names types or repeats what stands elsewhere is refused, and so is deep nesting.
+
+    Raises:
+        yaml.YAMLError: If it says none.
+    """
+    try:
+        return _Loader(text).get_single_data()
+    # numbers that are none after all, such as 0b
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _words(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the picture of the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return str(error)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 3e-4 as text; this one reads a number."""
+    """Strict where YAML is generous; and 3e-4, a text in YAML 1.1, is a number."""
+
+    levels = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            raise ComposerError(problem="*aliases are not read here", problem_mark=mark)
+        if getattr(event, "anchor", None) is not None:
+            raise ComposerError(problem="&anchors are not read here", problem_mark=mark)
+        if getattr(event, "tag", None) is not None:
+            raise ComposerError(problem=f"no type can be named: {event.tag!r}", problem_mark=mark)
+        self.levels += 1
+        if self.levels > MOST_LEVELS:
+            raise ComposerError(problem=f"more than {MOST_LEVELS} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = key.value
+            if key.tag != TEXT:
+                raise ConstructorError(
+                    problem=f"the key {name!r} is no text; quotes make it one",
+                    problem_mark=key.start_mark,
+                )
+            if name in seen:
+                raise ConstructorError(
+                    problem=f"the key {name!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    @override
+    def construct_scalar(self, node: Any) -> Any:
+        if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
+            raise ConstructorError(
+                problem=f"a number has {len(node.value):,} digits", problem_mark=node.start_mark
+            )
+        return super().construct_scalar(node)
 
 
+# Without dates, merged keys and the like, which no configuration has.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -57,8 +147,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: For a text that is no override, or leads into what has no keys.
     """
-    for override in sorted(overrides, key=lambda text: not _sets_kind(text)):
-        _apply(values, override)
+    for text in sorted(overrides, key=lambda text: not _sets_kind(text)):
+        _apply(values, text)
 
 
 def _sets_kind(override: str) -> bool:
@@ -71,9 +161,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{override!r}: not an override; it should be KEY=VALUE, like seed=1")
     try:
-        value = _Loader(text).get_single_data()
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: {text!r} is not a YAML value") from None
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {text!r} is not a YAML value: {_words(error)}") from None
     *parents, name = key.split(".")
     mapping = values
     for i, parent in enumerate(parents):

@@ -5,11 +5,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.kernels import outer_decay
 from fwrl.precision import at_least_float32
@@ -37,12 +36,12 @@ class AGaLiTeConfig(Config):
         source="Pramanik et al. 2023",
     )
     kind: Literal["agalite"] = "agalite"
-    heads: PositiveInt = 4
-    head_size: PositiveInt | None = None
+    heads: Count = 4
+    head_size: Size | None = None
     """V, of keys, queries and values before the features; None: the input size by the heads."""
-    features: PositiveInt = 8
+    features: Size = 8
     """How many times the head size a key is: an outer product with so many projections."""
-    rank: PositiveInt = 2
+    rank: Size = 2
     """Pairs of vectors r that stand for the matrix; more come nearer to the exact form."""
     exact: bool = False
     """GaLiTe: the matrix itself; ``rank`` is not used."""

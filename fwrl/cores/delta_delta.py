@@ -5,11 +5,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
@@ -32,7 +31,7 @@ class DeltaDeltaConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["delta_delta"] = "delta_delta"
-    heads: PositiveInt = 4
+    heads: Count = 4
     learned_initial_state: bool = False
     """Whether the first memory begins with weights that are learned, in place of zeros."""
     scale_output: bool = False

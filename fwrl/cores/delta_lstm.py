@@ -5,10 +5,9 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About
 from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
@@ -28,7 +27,7 @@ class DeltaLSTMConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["delta_lstm"] = "delta_lstm"
-    heads: PositiveInt = 4
+    heads: Count = 4
     version: Literal[1, 2, 3, 4] = 4
     """4 reads back softmax(h), and its update is linear; 2 squashes the update to (0, 1); 3 is 2
     and adds what the update's feed-forward memory read to h; 1 squashes the update, reads h back as

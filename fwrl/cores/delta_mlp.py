@@ -6,11 +6,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
@@ -35,10 +34,10 @@ class DeltaMLPConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["delta_mlp"] = "delta_mlp"
-    heads: PositiveInt = 4
-    blocks: PositiveInt = 1
+    heads: Count = 4
+    blocks: Count = 1
     """Of two fast layers each."""
-    expansion: PositiveInt = 4
+    expansion: Size = 4
     """How many times wider than a head the layer inside a block is."""
 
     def build(self, input_size: int) -> "DeltaMLP":

@@ -4,10 +4,9 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About
 from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
@@ -25,7 +24,7 @@ class DeltaRNNConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["delta_rnn"] = "delta_rnn"
-    heads: PositiveInt = 4
+    heads: Count = 4
     version: Literal[1, 2] = 2
     """1 squashes the sum, y <- softmax(q W + y R); 2 only what is read back."""
     feature_map: Literal["elu_plus_one", "softmax"] = "elu_plus_one"

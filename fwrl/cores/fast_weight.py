@@ -5,13 +5,13 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.cells import ShortConvolution
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.decay import Decay
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
@@ -45,10 +45,10 @@ class FastWeightConfig(Config):
         source="Schlag et al. 2021; Yang et al. 2024",
     )
     kind: Literal["fast_weight"] = "fast_weight"
-    heads: PositiveInt = 4
-    key_size: PositiveInt | None = None
+    heads: Count = 4
+    key_size: Size | None = None
     """Of each head, before the feature map; None: the input size divided by the heads."""
-    value_size: PositiveInt | None = None
+    value_size: Size | None = None
     """Of each head; None: the input size divided by the heads."""
     update_rule: Literal[
         "sum",
@@ -76,9 +76,9 @@ class FastWeightConfig(Config):
         "favor_relu",
     ] = "silu"
     """Of keys and queries; ``fwrl list features`` explains each."""
-    nu: PositiveInt = 1
+    nu: Count = 1
     """Shifts of dpfp."""
-    num_features: PositiveInt = 64
+    num_features: Size = 64
     """Random directions of the favor maps; hyperbolic and trigonometric make two of each."""
     directions: Directions = "orthogonal"
     """Of the favor maps: orthogonal in blocks, the same with equal lengths, or independent."""
@@ -94,10 +94,10 @@ class FastWeightConfig(Config):
     """Divides what is read by the sum of the weights that made it."""
     max_beta: Literal[1, 2] = 1
     """The largest write strength; 2 lets the delta rule reflect, so that it can count parity."""
-    num_householder: PositiveInt = 1
+    num_householder: Count = 1
     """Writes at each time, each with a key, a value and a beta of its own: DeltaProduct (Siems et
     al. 2025). More than one lets the state change by a product of as many reflections."""
-    short_convolution: NonNegativeInt = 0
+    short_convolution: int = Field(default=0, ge=0, le=2**10)
     """Times that a causal convolution of queries, keys and values spans, 4 as a rule; 0: none."""
     learned_initial_state: bool = False
     """Whether episodes begin with fast weights that are learned, in place of zeros."""

@@ -9,13 +9,12 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.cells import LSTMCell, LSTMState
-from fwrl.config import Config
+from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
@@ -50,11 +49,11 @@ class FastWeightMemoryConfig(Config):
         source="Schlag et al. 2021",
     )
     kind: Literal["fast_weight_memory"] = "fast_weight_memory"
-    hidden_size: PositiveInt | None = None
+    hidden_size: Size | None = None
     """Of the LSTM, and the size of the output; None: the input size."""
-    memory_size: PositiveInt = 16
+    memory_size: Size = 16
     """Of a value, and of each part of a key: the memory holds the third power of it."""
-    reads: PositiveInt = 3
+    reads: Count = 3
     """How many reads are chained; each asks for what the one before has found."""
     scale_write: bool = True
     """Divides the write strength by the memory size."""

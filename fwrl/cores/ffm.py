@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32
 from fwrl.recurrence import linear_recurrence
@@ -37,11 +37,11 @@ class FFMConfig(Config):
         source="Morad et al. 2023",
     )
     kind: Literal["ffm"] = "ffm"
-    memory_size: PositiveInt = 32
+    memory_size: Size = 32
     """Traces m of the input, each with a rate of forgetting."""
-    context_size: PositiveInt = 4
+    context_size: Size = 4
     """Turning speeds c of each trace, by which relative times are told apart."""
-    max_period: PositiveInt = 1024
+    max_period: int = Field(default=1024, gt=0, le=2**31)
     """Of the slowest turn at first; the slowest trace is almost forgotten after so many times.
     Both are learned from there."""
 

@@ -4,12 +4,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
 from fwrl.precision import at_least_float32
 from fwrl.recurrence import by_steps
@@ -25,7 +24,7 @@ class GRUConfig(Config):
         source="Cho et al. 2014",
     )
     kind: Literal["gru"] = "gru"
-    hidden_size: PositiveInt | None = None
+    hidden_size: Size | None = None
     """None: the input size."""
 
     def build(self, input_size: int) -> "GRU":

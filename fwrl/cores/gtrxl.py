@@ -4,13 +4,12 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.attention import Positions, WindowedAttention, extend, remember
 from fwrl.cells import Gate
-from fwrl.config import Config
+from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32
 from fwrl.recurrence import time_in_episode
@@ -33,12 +32,12 @@ class GTrXLConfig(Config):
         source="Parisotto et al. 2020; Dai et al. 2019",
     )
     kind: Literal["gtrxl"] = "gtrxl"
-    heads: PositiveInt = 4
-    window: PositiveInt = 64
+    heads: Count = 4
+    window: Size = 64
     """How many times are seen, the present one included."""
     positions: Positions = "relative"
     """How scores depend on the age of a remembered input."""
-    feed_forward: PositiveInt | None = None
+    feed_forward: Size | None = None
     """Hidden units after the attention; None: twice the input size."""
     gate_bias: float = 2.0
     """The larger, the less of the block the stream takes in at first."""

@@ -4,13 +4,13 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.attention import WindowedAttention, extend, remember
-from fwrl.config import Config
+from fwrl.config import Config, Count, Size
 from fwrl.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32, without_autocast
@@ -36,17 +36,17 @@ class InfiniteFormerConfig(Config):
         source="Martins et al. 2022",
     )
     kind: Literal["infinite_former"] = "infinite_former"
-    heads: PositiveInt = 4
-    window: PositiveInt = 32
+    heads: Count = 4
+    window: Size = 32
     """How many times the short-term memory is left with when a segment leaves it."""
-    segment: PositiveInt = 16
+    segment: Size = 16
     """How many times leave together."""
-    basis_functions: int = Field(default=64, ge=4)
+    basis_functions: int = Field(default=64, ge=4, le=2**14)
     """Of the long-term memory; half of them narrow, half wide."""
     widths: tuple[PositiveFloat, PositiveFloat] | None = None
     """Standard deviations of the two halves; None: 0.01 and 0.05 as published for 512 functions,
     or one and two spacings of the grid where that is more."""
-    samples: PositiveInt = 64
+    samples: Size = 64
     """At how many points the old signal is read before it is fitted again."""
     contraction: float = Field(default=0.75, gt=0, lt=1)
     """What part of the memory the past is left with when a segment comes in."""
@@ -55,7 +55,7 @@ class InfiniteFormerConfig(Config):
     sticky: bool = False
     """Whether what was attended to keeps more room. The samples are evenly spaced quantiles of the
     attention, a hundredth of them spread over everything, in place of random draws."""
-    bins: PositiveInt = 128
+    bins: Size = 128
     """Of the histogram of attention, if sticky."""
     input_gate: bool = False
     """Whether a convolution over a segment gates what is taken in."""

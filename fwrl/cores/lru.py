@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32
 from fwrl.recurrence import linear_recurrence
@@ -36,7 +36,7 @@ class LRUConfig(Config):
         source="Orvieto et al. 2023; Lu et al. 2023",
     )
     kind: Literal["lru"] = "lru"
-    state_size: PositiveInt | None = None
+    state_size: Size | None = None
     """Complex numbers N that are remembered; None: the input size."""
     min_modulus: Modulus = 0.9
     """Of the eigenvalues at first: how much of the past the fastest of them keeps."""

@@ -4,12 +4,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor
 from typing_extensions import override
 
 from fwrl.cells import LSTMCell, LSTMState
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
 from fwrl.recurrence import by_steps
 
@@ -24,7 +23,7 @@ class LSTMConfig(Config):
         source="Hochreiter and Schmidhuber 1997",
     )
     kind: Literal["lstm"] = "lstm"
-    hidden_size: PositiveInt | None = None
+    hidden_size: Size | None = None
     """None: the input size."""
     forget_bias: float = 1.0
     """Added to the forget gate, which so begins open (Jozefowicz et al. 2015)."""

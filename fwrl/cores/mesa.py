@@ -6,12 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.decay import Decay
 from fwrl.feature_maps import FeatureMap, FeatureOptions
@@ -38,9 +37,9 @@ class MesaConfig(Config):
         source="von Oswald et al. 2023; von Oswald et al. 2025",
     )
     kind: Literal["mesa"] = "mesa"
-    heads: PositiveInt = 4
+    heads: Count = 4
     """Each takes an equal part of the input size for its keys and for its values."""
-    iterations: PositiveInt = 12
+    iterations: Count = 12
     """Of conjugate gradients, at each read; never more than the size of a head, which are enough.
     The default solves to a ten-thousandth for heads of size 32 under the ridge of the beginning;
     18 do so under the smallest ridge that can be learned."""

@@ -4,11 +4,10 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
 
 
@@ -19,7 +18,7 @@ class NoMemoryConfig(Config):
         update="nothing is kept", cost="4D^2", parallel=True, source="a control"
     )
     kind: Literal["none"] = "none"
-    hidden_size: PositiveInt | None = None
+    hidden_size: Size | None = None
     """None: twice the input size."""
 
     def build(self, input_size: int) -> "NoMemory":

@@ -4,11 +4,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import softmax
 from fwrl.kernels import recurrent_delta, recurs_natively
@@ -29,7 +28,7 @@ class RecurrentDeltaConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["recurrent_delta"] = "recurrent_delta"
-    heads: PositiveInt = 4
+    heads: Count = 4
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 

@@ -5,12 +5,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.kernels import scan, scan_step
 from fwrl.precision import at_least_float32
@@ -35,8 +34,8 @@ class RWKV7Config(Config):
         source="Peng et al. 2025",
     )
     kind: Literal["rwkv7"] = "rwkv7"
-    heads: PositiveInt = 4
-    rank: PositiveInt = 16
+    heads: Count = 4
+    rank: Size = 16
     """Units of the bottlenecks through which decays and removal rates come."""
 
     def build(self, input_size: int) -> "RWKV7":

@@ -4,11 +4,10 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.kernels import recurs_natively, self_referential
 from fwrl.precision import at_least_float32, without_autocast
@@ -37,7 +36,7 @@ class SelfReferentialConfig(Config):
         source="Irie et al. 2022",
     )
     kind: Literal["self_referential"] = "self_referential"
-    heads: PositiveInt = 8
+    heads: Count = 8
     """Each takes an equal part of the input; the published agents have 8 of 16 units."""
 
     def build(self, input_size: int) -> "SelfReferential":
@@ -61,7 +60,7 @@ class SelfReferential(MemoryCore[Tensor]):
         self.input_size = self.output_size = input_size
         self.heads, self.size = config.heads, head_size(config.kind, input_size, config.heads)
         sizes = torch.tensor([self.size, self.size, self.size, 4])
-        blocks = torch.eye(4).repeat_interleave(sizes, dim=1)
+        blocks = torch.eye(4).repeat_interleave(sizes, dim=1, output_size=3 * self.size + 4)
         self.register_buffer("blocks", blocks, persistent=False)
         self.start = nn.Parameter(
             torch.randn(self.heads, self.size, blocks.shape[1]) / self.size**0.5

@@ -4,12 +4,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor
 from typing_extensions import override
 
 from fwrl.cells import LSTMCell, LSTMState
-from fwrl.config import Config, head_size
+from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
@@ -29,7 +28,7 @@ class SlowRNNConfig(Config):
         source="Irie et al. 2021",
     )
     kind: Literal["slow_rnn"] = "slow_rnn"
-    heads: PositiveInt = 4
+    heads: Count = 4
     forget_bias: float = 0.0
     """Added to the LSTM's forget gate; the published code adds nothing."""
     scale_output: bool = False

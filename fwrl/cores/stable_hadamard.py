@@ -4,11 +4,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config
+from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.feature_maps import normalise
 from fwrl.precision import at_least_float32, without_autocast
@@ -44,9 +43,9 @@ class StableHadamardConfig(Config):
         source="Le et al. 2024",
     )
     kind: Literal["stable_hadamard"] = "stable_hadamard"
-    memory_size: PositiveInt = 24
+    memory_size: Size = 24
     """S, of keys and of values."""
-    rows: PositiveInt = 128
+    rows: Size = 128
     """Of the learned table of factors."""
 
     def build(self, input_size: int) -> "StableHadamard":

@@ -4,12 +4,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
 from torch import Tensor
 from typing_extensions import override
 
 from fwrl.attention import Positions, WindowedAttention, extend, remember
-from fwrl.config import Config
+from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.recurrence import time_in_episode
 
@@ -24,8 +23,8 @@ class WindowAttentionConfig(Config):
         source="Vaswani et al. 2017; Beltagy et al. 2020",
     )
     kind: Literal["window_attention"] = "window_attention"
-    heads: PositiveInt = 4
-    window: PositiveInt = 64
+    heads: Count = 4
+    window: Size = 64
     """How many times are seen, the present one included."""
     positions: Positions = "rotary"
     """How scores depend on the age of a key: rotations (Su et al. 2021), sinusoids with learned

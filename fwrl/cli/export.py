@@ -1,0 +1,56 @@
+"""``fwrl export``: a trained policy as one file, with all that is needed to evaluate it."""
+
+from pathlib import Path
+
+from agents.saving import export_policy, find_checkpoint, load_policy
+from fwrl.checkpoint import CheckpointError, read_document
+from fwrl.cli.run_directory import read_run_config
+from fwrl.config import ConfigError
+from fwrl.tensor_files import ENDING
+
+
+def export_run(run: Path, file: Path, checkpoint: str, force: bool) -> Path:
+    """Write a checkpoint's policy to ``file``; returns the checkpoint.
+
+    Args:
+        run: A run directory.
+        file: Ends with ``.safetensors``.
+        checkpoint: ``best``, ``last``, a step or a path.
+        force: Replace a file that is there.
+
+    Raises:
+        ConfigError: If the file cannot be written, or the directory is no run.
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    if file.suffix != ENDING:
+        raise ConfigError(f"{file}: a policy is written as safetensors; use {file.stem}{ENDING}")
+    if file.is_dir() or (file.exists() and not force):
+        raise ConfigError(f"{file}: is there already; choose another name, or --force replaces it")
+    config = read_run_config(run)
+    folder = find_checkpoint(run, checkpoint)
+    document = read_document(folder)
+    said = {
+        "run": config.model_dump(mode="json"),
+        "steps": steps_of(document, folder),
+        "score": document.get("score"),
+    }
+    policy = load_policy(folder)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        export_policy(file, policy, said)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def steps_of(document: dict[str, object], where: Path) -> int:
+    """How many environment steps a checkpoint or an exported file says that it took.
+
+    Raises:
+        CheckpointError: If it does not say.
+    """
+    counters = document.get("counters", document)
+    steps = counters.get("steps") if isinstance(counters, dict) else None
+    if type(steps) is not int:
+        raise CheckpointError(f"{where}: it does not say after how many steps it was written")
+    return steps
