@@ -65,17 +65,27 @@ def write_config(name, folder, minutes=10):
     return path
 
 
-def begin_life(*words, said=os.devnull):
-    """A process that runs ``fwrl`` with these words; it begins quickly, as everything is loaded."""
+def begin_life(*words, said=os.devnull, before=None, arguments=()):
+    """A process that runs ``fwrl`` with these words; it begins quickly, as everything is loaded.
+
+    Args:
+        words: After ``fwrl``.
+        said: The file that receives what it says.
+        before: What the process calls first.
+        arguments: Of that.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    # a daemon could not start workers
-    process = context.Process(target=_live, args=([str(word) for word in words], str(said)))
+    # not a daemon, which could not start workers
+    words = [str(word) for word in words]
+    process = context.Process(target=_live, args=(words, str(said), before, arguments))
     process.start()
     return process
 
 
-def _live(words, said):
+def _live(words, said, before, arguments):
+    if before is not None:
+        before(*arguments)
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -168,9 +178,11 @@ def _main():
         ended[name] += 1
         equal[name] += (fingerprint(run), rows(run)) == undisturbed[name]
         shutil.rmtree(run)
-        print(f"{name}: {killed[name]} kills, {equal[name]} of {ended[name]} equal", flush=True)
+        sys.stdout.write(f"{name}: {killed[name]} kills, {equal[name]} of {ended[name]} equal\n")
+        sys.stdout.flush()
     shutil.rmtree(folder)
-    print(f"{killed.total()} kills, {equal.total()} of {ended.total()} trainings equal")
+    total = f"{equal.total()} of {ended.total()} trainings equal"
+    sys.stdout.write(f"{killed.total()} kills, {total}\n")
     return equal.total() != ended.total()
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import torch
 
 from agents.saving import CHECKPOINTS, best_checkpoint, list_checkpoints
-from fwrl.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from fwrl.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from fwrl.cli.run_config import CheckpointConfig
 from fwrl.config import ConfigError
 
@@ -66,7 +72,7 @@ class Saver:
         try:
             save_checkpoint(folder, checkpoint.tensors, checkpoint.document)
             # read back, before anything older is given up
-            load_checkpoint(folder)
+            verify_checkpoint(folder)
             prune_checkpoints(self.run, self.config.keep)
         except (OSError, CheckpointError) as error:
             self.errors += 1
