@@ -12,6 +12,10 @@ from agents.policy import RecurrentPolicy
 from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, following_inputs, start
 
 
+# Of one environment, in the mean, until an evaluation gives up.
+MOST_FAULTS = 10
+
+
 class Summary(NamedTuple):
     """What is reported of an evaluation, in the environment's own units."""
 
@@ -50,11 +54,16 @@ def evaluate(
 
     Taking whatever ends first would favour short episodes; fixed shares do not. They are those of
     Stable-Baselines3's ``evaluate_policy``, so equal seeds give equal episodes.
+
+    Raises:
+        RuntimeError: If the environments fail again and again.
     """
     slots = np.arange(envs.num_envs)
     missing = (episodes + slots) // envs.num_envs
     counter, counted = EpisodeCounter(envs.num_envs), Episodes.none()
     for step in play(policy, envs, seed, deterministic):
+        if len(counted.faults) > MOST_FAULTS * envs.num_envs:
+            raise RuntimeError(f"evaluation: environments keep failing: {counted.faults[-1]}")
         missing -= counter.count(step, counted, wanted=missing > 0)
         if not missing.any():
             break

@@ -160,23 +160,42 @@ def resume(
     Raises:
         CheckpointError: If it does not fit.
     """
-    tensors, document = checkpoint
     load_learner(learner, checkpoint)
     run = begin(learner, envs, seed)
+    own = checkpoint.tensors.get(PROCESS.format(rank()))
     try:
-        run.counters, run.score = Counters(**document["counters"]), document["score"]
-    except (KeyError, TypeError):
-        raise CheckpointError("its counters are not those of a training") from None
-    own = tensors.get(PROCESS.format(rank()))
-    _load_metrics(run, tensors.get("metrics", {}))
-    if own is None:
-        # not those of its last part in this training, if it ever had one
-        torch.manual_seed(torch.initial_seed() + run.counters.steps)
-        return run, ["the episodes under way were not saved"]
-    notes = _load_streams(run, own) if exact else ["checkpoint.resume is 'fast'"]
-    # last, so that nothing that was built or played again has used any of them
-    load_generators(own, learner.policy.device)
+        run.counters, run.score = counters_of(checkpoint), checkpoint.document["score"]
+        _load_metrics(run, checkpoint.tensors.get("metrics", {}))
+        if own is None:
+            # not those of its last part in this training, if it ever had one
+            torch.manual_seed(torch.initial_seed() + run.counters.steps)
+            return run, ["the episodes under way were not saved"]
+        notes = _load_streams(run, own) if exact else ["checkpoint.resume is 'fast'"]
+        # last, so that nothing that was built or played again has used any of them
+        load_generators(own, learner.policy.device)
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing; it was saved by something else") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError, IndexError) as error:
+        raise CheckpointError(f"it cannot be continued: {' '.join(str(error).split())}") from None
     return run, notes
+
+
+def counters_of(checkpoint: Checkpoint) -> Counters:
+    """How far the training had come that a checkpoint holds.
+
+    Raises:
+        CheckpointError: If it does not say.
+    """
+    try:
+        counters = Counters(**checkpoint.document["counters"])
+        # what is no number cannot be compared
+        if all(number >= 0 for number in counters):
+            return counters
+    except (KeyError, TypeError):
+        pass
+    raise CheckpointError("its counters are not those of a training")
 
 
 def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
@@ -219,7 +238,8 @@ def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
         return ["these environments cannot say where they are: all episodes begin anew"]
     fresh = run.carry
     saved = [own[f"carry.{i}"] for i in range(sum(name.startswith("carry.") for name in own))]
-    if [leaf.shape for leaf in saved] != [leaf.shape for leaf in tensors_in(fresh)]:
+    alike = [(leaf.shape, leaf.dtype) for leaf in tensors_in(fresh)]
+    if [(leaf.shape, leaf.dtype) for leaf in saved] != alike:
         raise CheckpointError("what its streams remember is not what this policy remembers")
     leaves = iter(saved)
 
@@ -227,10 +247,7 @@ def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
         return next(leaves).to(leaf.device)
 
     carry = map_tensors(take, fresh)
-    try:
-        anew, observation = run.envs.restore(state)
-    except ValueError as error:
-        raise CheckpointError(f"its environments are not these: {error}") from None
+    anew, observation = run.envs.restore(state)
     returns, lengths = own["returns"].numpy().copy(), own["lengths"].numpy().copy()
     if anew.any():
         device = run.learner.policy.device

@@ -21,6 +21,7 @@ from fwrl.cli.run_state import (
     Run,
     begin,
     capture,
+    counters_of,
     describe,
     joined,
     load_learner,
@@ -118,7 +119,7 @@ def _open(
     if not continued:
         return begin(setup.learner, setup.envs, episodes_seed(config, 0)), None
     checkpoint = _newest(saver)
-    steps = checkpoint.document["counters"]["steps"]
+    steps = counters_of(checkpoint).steps
     exact = config.checkpoint.resume == "exact"
     seed = episodes_seed(config, steps)
     run, notes = resume(setup.learner, setup.envs, checkpoint, seed, exact)
@@ -311,7 +312,7 @@ def _roll_back(job: Job, reason: str) -> None:
     counters = run.counters.rolled_back(SOUND_ITERATIONS)
     if counters.tries > MAX_ROLLBACKS:
         raise Failure(f"{reason}; taken back {MAX_ROLLBACKS} times, it does not help")
-    steps = checkpoint.document["counters"]["steps"]
+    steps = counters_of(checkpoint).steps
     saver.say(f"{saver.run}: {reason}; the policy is taken back to that of {steps:,} steps")
     load_learner(run.learner, checkpoint)
     run.carry = start(
