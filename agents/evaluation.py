@@ -12,6 +12,10 @@ from agents.policy import RecurrentPolicy
 from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, following_inputs, start
 
 
+class EvaluationError(RuntimeError):
+    """Environments that fail so often that nothing can be evaluated. The message is one line."""
+
+
 # Of one environment, in the mean, until an evaluation gives up.
 MOST_FAULTS = 10
 
@@ -56,14 +60,14 @@ def evaluate(
     Stable-Baselines3's ``evaluate_policy``, so equal seeds give equal episodes.
 
     Raises:
-        RuntimeError: If the environments fail again and again.
+        EvaluationError: If the environments fail again and again.
     """
     slots = np.arange(envs.num_envs)
     missing = (episodes + slots) // envs.num_envs
     counter, counted = EpisodeCounter(envs.num_envs), Episodes.none()
     for step in play(policy, envs, seed, deterministic):
         if len(counted.faults) > MOST_FAULTS * envs.num_envs:
-            raise RuntimeError(f"evaluation: environments keep failing: {counted.faults[-1]}")
+            raise EvaluationError(f"environments fail again and again: {counted.faults[-1]}")
         missing -= counter.count(step, counted, wanted=missing > 0)
         if not missing.any():
             break

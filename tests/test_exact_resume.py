@@ -166,6 +166,7 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
         return fingerprint(run) if code == 0 else code
 
     expected = end(content, "same")
+    assert isinstance(expected, str)
     assert end(content, "again") == expected
     items = [item for item in saved_items(content) if item not in NOTHING | TOLD]
     items = [item for item in items if not item[1].startswith(CHECKED)]
@@ -186,7 +187,7 @@ def contents(thing, path="", seen=None):
     seen = {} if seen is None else seen
     if id(thing) in seen or (callable(thing) and not isinstance(thing, nn.Module)):
         return
-    seen[id(thing)] = thing
+    seen[id(thing)] = path, thing
     if isinstance(thing, np.random.Generator):
         yield path, str(thing.bit_generator.state)
     elif isinstance(thing, np.ndarray | torch.Tensor):
@@ -196,8 +197,8 @@ def contents(thing, path="", seen=None):
         yield path, thing
     elif isinstance(thing, Mapping):
         for key, part in thing.items():
-            # a parameter is a key in an optimiser
-            name = list(thing).index(key) if isinstance(key, torch.Tensor) else key
+            # an optimiser has parameters for keys
+            name = seen[id(key)][0] if isinstance(key, torch.Tensor) else key
             yield from contents(part, f"{path}.{name}", seen)
     elif isinstance(thing, list | tuple | deque):
         for number, part in enumerate(thing):

@@ -68,14 +68,13 @@ def claimed(directory: Path, fresh: bool = False) -> Generator[None]:
 
 @contextmanager
 def _lock(directory: Path) -> Generator[None]:
-    owner = directory / OWNER
+    # the system lets go of it when the process ends, however it ends
+    lock, owner = FileLock(directory / LOCK, timeout=0), directory / OWNER
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # the system lets go of it when the process ends, however it ends
-        with FileLock(directory / LOCK, timeout=0):
-            started = datetime.now().astimezone().isoformat(" ", "seconds")
-            owner.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n")
-            yield
+        lock.acquire()
+        started = datetime.now().astimezone().isoformat(" ", "seconds")
+        owner.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n")
     except Timeout:
         who = owner.read_text().strip() if owner.is_file() else "another process"
         raise ConfigError(
@@ -83,6 +82,10 @@ def _lock(directory: Path) -> Generator[None]:
         ) from None
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(directory: Path, config: RunConfig) -> bool:

@@ -192,15 +192,18 @@ class RunLog:
 
 
 def _files(directory: Path) -> list[Path]:
-    return [*sorted(directory.glob("events.out.tfevents.*")), directory / TABLE]
+    return [
+        path for pattern in ("events.out.tfevents.*", TABLE) for path in directory.glob(pattern)
+    ]
 
 
 def _cut(directory: Path, positions: Mapping[str, int]) -> None:
     for path in _files(directory):
-        if path.name not in positions:
-            path.unlink(missing_ok=True)
-        elif path.stat().st_size > positions[path.name]:
-            os.truncate(path, positions[path.name])
+        size = positions.get(path.name)
+        if size is None:
+            path.unlink()
+        elif path.stat().st_size > size:
+            os.truncate(path, size)
 
 
 def _columns(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from agents import distributed
-from agents.evaluation import evaluate, summarise
+from agents.evaluation import EvaluationError, evaluate, summarise
 from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from envs import EnvFailure, VectorEnv
@@ -154,7 +154,7 @@ def _train(job: Job) -> int:
         # of several processes the others go on waiting and cannot be asked for their part
         if alone:
             _save(job, at_last=True)
-        if not alone or not isinstance(error, EnvFailure):
+        if not alone or not isinstance(error, EnvFailure | EvaluationError):
             raise
         saver.say(f"{saver.run}: {error}")
         return FAILED
