@@ -128,6 +128,8 @@ class EpisodeLog:
         wanted = (int(length.sum()), *self._actions.shape[2:])
         if actions.dtype != self._actions.dtype or actions.shape != wanted or length.min() < 0:
             raise ValueError(_misfit("actions", actions, self._actions.dtype, wanted))
+        if min(state["seed"].min(), state["episode"].min()) < 0:
+            raise ValueError("state of environments: these were never reset")
         self.seed, self.episode = state["seed"].copy(), state["episode"].copy()
         self.steps = length.copy()
         self._make_room(int(length.max()))

@@ -101,7 +101,9 @@ def test_one_environment_breaks(how, what, workers):
 )
 def test_a_worker_is_lost(how, what, timeout):
     envs = faulty(how, 2, worker_timeout=timeout)
+    lost = envs._workers[0].process
     play = assert_broke_as_it_should(envs, [0, 1], what)
+    assert not lost.is_alive()
     assert_goes_on_from_its_state(envs, [faulty(how)], play)
 
 
