@@ -78,7 +78,7 @@ def offences(text, path="x.py"):
                 named = node.args and isinstance(node.args[0], ast.Constant)
                 if name.split(".")[-1] == "import_module" and not named and path not in IMPORTERS:
                     found.append(name)
-            case ast.Name(id=name) if name in NAMES or name in MODULES:
+            case ast.Name(id=name) if name in NAMES | MODULES - {"code"}:
                 found.append(name)
             case ast.Attribute(attr=name) if name in LOADERS | NAMES - {"compile", "eval"}:
                 found.append(dotted(node))
