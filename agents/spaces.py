@@ -12,6 +12,13 @@ Json = dict[str, Any]
 # the key of a Dict observation that says which actions are possible; it is not encoded
 ACTION_MASK = "action_mask"
 
+DTYPES: dict[str, type[np.generic]] = {
+    dtype.__name__: dtype
+    for dtype in (
+        *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
+        *(np.float16, np.float32, np.float64),
+    )
+}
 # No environment comes near these; they bound what a description can make allocate.
 MOST_LEVELS = 16
 MOST_PARTS = 256
@@ -192,7 +199,8 @@ def _number(bound: Any) -> Any:
 
 
 def _dtype(name: Any, kind: type[np.generic]) -> Any:
-    dtype = np.dtype(cast(str, name))
-    if not np.issubdtype(dtype, kind) or np.issubdtype(dtype, np.complexfloating):
+    # by its name alone: NumPy would read a text as the plan of a structure
+    dtype = DTYPES.get(name)
+    if dtype is None or not issubclass(dtype, kind):
         raise ValueError(f"numbers of a space cannot be of type {name!r}")
-    return dtype.type
+    return dtype

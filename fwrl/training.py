@@ -1,6 +1,7 @@
 """What supervised sequence tasks train with: a learner that can be saved, losses and accuracies."""
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fwrl.checkpoint import (
+    Checkpoint,
+    CheckpointError,
     load_checkpoint,
     load_optimizer,
     load_tensors,
@@ -141,20 +144,30 @@ class Learner:
         """
         if not (folder / CHECKPOINT).is_dir():
             return None
-        tensors, document = load_checkpoint(folder / CHECKPOINT)
-        load_tensors(self.model, tensors["model"], str(folder))
+        content = load_checkpoint(folder / CHECKPOINT)
+        try:
+            return self._take(content, str(folder), generator, carried)
+        except (KeyError, TypeError, RuntimeError, StopIteration) as error:
+            raise CheckpointError(f"{folder}: holds another training ({error!r})") from None
+
+    def _take(
+        self, content: Checkpoint, where: str, generator: torch.Generator, carried: Any
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        tensors, document = content
+        load_tensors(self.model, tensors["model"], where)
         load_optimizer(self.optimizer, tensors["optimizer"])
         generator.set_state(tensors["generators"]["data"])
         torch.set_rng_state(tensors["generators"]["torch"])
         if "cuda" in tensors["generators"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["generators"]["cuda"])
-        self.step = document["step"]
+        rows: list[dict[str, Any]] = list(map(dict, document["rows"]))
+        self.step = operator.index(document["step"])
         leaves = iter(range(len(tensors["carried"])))
 
         def saved(leaf: Tensor) -> Tensor:
             return tensors["carried"][str(next(leaves))].to(leaf.device)
 
-        return map_tensors(saved, carried), document["rows"]
+        return map_tensors(saved, carried), rows
 
 
 class Clock:

@@ -43,17 +43,6 @@ def test_banned_words(path):
     assert not re.search(rf"\b{banned}s?\b", path.read_text()), f"say what ended: not '{banned}'"
 
 
-@every_file
-def test_nothing_that_loads_can_run_code(path):
-    names = {
-        node.attr if isinstance(node, ast.Attribute) else node.id
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.Attribute, ast.Name))
-    }
-    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "exec", "unsafe_load"}
-    assert "torch.load" not in path.read_text()
-
-
 def test_public_names():
     assert len(set(fwrl.__all__)) == len(fwrl.__all__)
     for name in fwrl.__all__:

@@ -5,43 +5,62 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fwrl.bench.benchmark import Row, Value
+from fwrl.config import ConfigError
+from fwrl.json_files import without_infinities
+from fwrl.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
 
+# In bytes; as long as a table of a hundred thousand rows.
+LARGEST_TABLE = 4 * MEBIBYTE
 TABLE, DOCUMENT = "results.csv", "results.json"
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file; numbers are read as numbers, empty cells are left out."""
-    if not path.exists():
+    """The rows of a CSV file; numbers are read as numbers, empty cells are left out.
+
+    Raises:
+        ConfigError: If what is there is no such file.
+    """
+    try:
+        text = read_plain(path, LARGEST_TABLE, links=True).decode("utf-8")
+        columns, *lines = list(csv.reader(StringIO(text, newline=""), strict=True)) or [[]]
+    except FileNotFoundError:
         return []
-    with path.open(newline="") as file:
-        return [
-            {key: number_or_text(cell) for key, cell in row.items() if cell}
-            for row in csv.DictReader(file)
-        ]
+    except FileError as error:
+        raise ConfigError(str(error)) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not a table ({error})") from None
+    if len(set(columns)) < len(columns):
+        raise ConfigError(f"{path}: not a table, two columns have one name")
+    if any(len(line) > len(columns) for line in lines):
+        raise ConfigError(f"{path}: not a table, a row has more cells than there are columns")
+    return [
+        {key: number_or_text(cell) for key, cell in zip(columns, line, strict=False) if cell}
+        for line in lines
+        if line
+    ]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """All rows, or the file as it was; a column is empty where a row has nothing for it."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
+    file = StringIO(newline="")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_plain(path, file.getvalue().encode())
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """A JSON file, whole or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(path)
+    """A JSON file, whole or as it was; a number that is not finite becomes null."""
+    text = json.dumps(without_infinities(document), indent=1)
+    replace_plain(path, f"{text}\n".encode())
 
 
 def number_or_text(cell: str) -> Value:
