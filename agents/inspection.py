@@ -66,7 +66,6 @@ class Layer(NamedTuple):
     memories: list[Looked]
 
 
-@torch.no_grad()
 def play_episodes(
     policy: RecurrentPolicy,
     envs: FilmedEnv,
@@ -79,29 +78,42 @@ def play_episodes(
     After one that was cut there is no further one.
     """
     inputs, memory, _ = start(envs, policy, seed)
-    while True:
-        columns: list[tuple[Any, ...]] = []
-        frames: list[NDArray[np.uint8]] = []
-        rewards: list[float] = []
-        ended, success = False, None
-        while not ended and len(columns) < max_steps:
-            frame = envs.render()
-            frames += [] if frame is None else [frame]
-            output, memory = policy.step(inputs, memory)
-            action = output.action.mode() if deterministic else output.action.sample()
-            step = envs.step(policy.head.to_environment(action))
-            columns.append((inputs, output.action, action, output.value, _norms(memory)))
-            rewards.append(float(step.reward[0]))
-            inputs = following_inputs(policy, inputs, action, step)
-            ended = bool(inputs.starts[0])
-            if ended and step.success is not None:
-                success = bool(step.success[0])
-        seen, said, taken, value, norm = map_tensors(
-            lambda *steps: torch.stack(steps, dim=1), *columns
-        )
-        yield Played(seen, said, taken, value, norm, rewards, frames, ended, success)
-        if not ended:
-            return
+    ended = True
+    while ended:
+        played, inputs, memory = _play(policy, envs, inputs, memory, max_steps, deterministic)
+        ended = played.ended
+        yield played
+
+
+@torch.no_grad()
+def _play(
+    policy: RecurrentPolicy,
+    envs: FilmedEnv,
+    inputs: PolicyInput,
+    memory: Any,
+    max_steps: int,
+    deterministic: bool,
+) -> tuple[Played, PolicyInput, Any]:
+    """One episode, and what the next one begins with."""
+    columns: list[tuple[Any, ...]] = []
+    frames: list[NDArray[np.uint8]] = []
+    rewards: list[float] = []
+    ended, success = False, None
+    while not ended and len(columns) < max_steps:
+        frame = envs.render()
+        frames += [] if frame is None else [frame]
+        output, memory = policy.step(inputs, memory)
+        action = output.action.mode() if deterministic else output.action.sample()
+        step = envs.step(policy.head.to_environment(action))
+        columns.append((inputs, output.action, action, output.value, _norms(memory)))
+        rewards.append(float(step.reward[0]))
+        inputs = following_inputs(policy, inputs, action, step)
+        ended = bool(inputs.starts[0])
+        if ended and step.success is not None:
+            success = bool(step.success[0])
+    seen, said, taken, value, norm = map_tensors(lambda *steps: torch.stack(steps, dim=1), *columns)
+    played = Played(seen, said, taken, value, norm, rewards, frames, ended, success)
+    return played, inputs, memory
 
 
 def _norms(memory: tuple[Any, ...]) -> Float[Tensor, "1 L"]:

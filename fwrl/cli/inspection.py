@@ -97,7 +97,7 @@ def _episode(policy: RecurrentPolicy, played: Played) -> dict[str, Any]:
     times = len(played.reward)
     frames = played.frames or _pictures_of(observation, policy.observation_space)
     return {
-        "return": numbers([sum(played.reward)])[0],
+        "return": numbers(sum(played.reward)),
         "ended": played.ended,
         "success": played.success,
         "frames": film(frames),

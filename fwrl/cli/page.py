@@ -49,13 +49,13 @@ def harmless_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def numbers(values: Tensor | Sequence[float]) -> Any:
-    """Nested lists of four digits; null for what is not finite."""
+def numbers(values: Any) -> Any:
+    """A tensor, a number or nested lists of them, in four digits; null for what is not finite."""
     if isinstance(values, Tensor):
         return numbers(values.tolist())
     if isinstance(values, list | tuple):
         return [numbers(value) for value in cast(Sequence[Any], values)]
-    number = cast(float, values)
+    number = float(cast(float, values))
     return float(f"{number:.4g}") if math.isfinite(number) else None
 
 
