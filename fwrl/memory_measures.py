@@ -17,8 +17,8 @@ MEASURES: dict[str, str] = {
     "beta": "write strength, before what a rule makes of it; 0 writes nothing",
     "decay": "how much of the weights survives until the write, in the mean of the key features",
     "state_norm": "Frobenius norm of the fast weights after the write",
-    "effective_rank": "exponential of the entropy of the singular values, which are divided by "
-    "their sum (Roy and Vetterli 2007): how many directions the fast weights use",
+    "effective_rank": "how many directions the fast weights use: the exponential of the entropy of "
+    "their singular values (Roy and Vetterli 2007)",
     "key_overlap": "largest |cosine| of the key with an earlier key of the episode: near 1 the "
     "write meets what was written there",
     "query_key_cosine": "cosine of where a time reads and where it writes",

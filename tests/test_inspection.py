@@ -236,4 +236,4 @@ def test_a_browser_draws_the_page(report, tmp_path):
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "Step 20 of 50" in dom
     assert "step 17, 3 steps ago" in dom
-    assert "Recall map, 51 by 51 steps. Step 20 reads mostly step 17" in dom
+    assert "Recall map, 51 by 51 steps. Step 20 mostly depends on step 17" in dom

@@ -65,8 +65,9 @@ function chart(canvas, rows, { height = 110, from = null, to = null, stems = fal
   pen.fillStyle = css("--faint");
   pen.strokeStyle = css("--line");
   pen.textAlign = "right";
-  for (const value of low < 0 && high > 0 ? [low, 0, high] : [low, high]) {
-    pen.fillText(digits(value), LEFT - 8, y(value));
+  for (const value of low < 0 && high > 0 ? [0, low, high] : [low, high]) {
+    const free = value === 0 || !(low < 0 && high > 0) || Math.abs(y(value) - y(0)) > 13;
+    if (free) pen.fillText(digits(value), LEFT - 8, y(value));
     pen.beginPath();
     pen.moveTo(LEFT, y(value));
     pen.lineTo(width - RIGHT, y(value));

@@ -149,7 +149,9 @@ def _maps(policy: RecurrentPolicy, played: Played, layers: list[Layer]) -> list[
     if times <= LONG or len(found) < len(memories) or not found:
         shares = map_picture(influence_on_actions(policy, played))
         name = "Whole policy, influence on the action"
-        maps.append({"name": name, "remark": GRADIENT, "exact": False, **shares})
+        lacking = [] if found else sorted({layer.remark for layer in layers})
+        said = f"{'; '.join(lacking)}. Shown instead: {GRADIENT}" if lacking else GRADIENT
+        maps.append({"name": name, "remark": said, "exact": False, **shares})
     return maps
 
 

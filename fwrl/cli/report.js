@@ -126,7 +126,7 @@ function decode(map) {
 }
 function heatSize() {
   const room = byId("heat").parentElement.clientWidth - 28;
-  const cell = Math.min(14, (Math.min(room, 720) - LEFT - RIGHT) / length());
+  const cell = Math.min(30, (Math.min(room, 720) - LEFT - RIGHT) / length());
   return { cell, side: cell * length() };
 }
 function drawHeat() {
@@ -160,15 +160,16 @@ function drawHeat() {
     pen.textAlign = "center";
     pen.fillText(i, LEFT + (i + 0.5) * cell, side + 12);
   }
-  pen.fillText("past step, which wrote", LEFT + side / 2, side + 32);
+  const { exact } = shownMap();
+  pen.fillText(exact ? "past step, which wrote" : "past step, its input", LEFT + side / 2, side + 32);
   pen.save();
   pen.translate(10, side / 2);
   pen.rotate(-Math.PI / 2);
-  pen.fillText("present step, which reads", 0, 0);
+  pen.fillText(exact ? "present step, which reads" : "present step, which acts", 0, 0);
   pen.restore();
   const [best] = ranking();
   canvas.setAttribute("aria-label", `Recall map, ${n} by ${n} steps. ` +
-    (best ? `Step ${at.time} reads mostly step ${best.time}, ${percent(best.share)}.` : ""));
+    (best ? `Step ${at.time} mostly depends on step ${best.time}, ${percent(best.share)}.` : ""));
 }
 function ranking() {
   const row = [];
@@ -191,7 +192,7 @@ function drawSources() {
     picture(image, time);
     image.alt = `Step ${time}, share ${percent(share)}`;
     const ago = at.time - time;
-    const when = ago === 0 ? "its own write" : ago === 1 ? "1 step ago" : `${ago} steps ago`;
+    const when = ago === 0 ? "the step itself" : ago === 1 ? "1 step ago" : `${ago} steps ago`;
     const text = element("span", null, item);
     element("b", percent(share), text);
     text.append(` step ${time}, ${when}`);
@@ -211,12 +212,12 @@ function tell(event) {
   const t = Math.floor((event.clientY - box.top) / cell);
   const inside = t >= 0 && t < length() && s >= 0 && s <= t;
   byId("hover").textContent = inside
-    ? `Step ${t} reads step ${s}: ${percent(shares(t, s))} of the read. A click chooses step ${t}.` : "";
+    ? `Step ${t} on step ${s}: ${percent(shares(t, s))}. A click chooses step ${t}.` : "";
   return inside ? t : null;
 }
 function drawLegend() {
   const legend = byId("legend");
-  legend.replaceChildren("Share of the read: ");
+  legend.replaceChildren("Share: ");
   for (const share of [-1, -0.5, -0.1, 0, 0.1, 0.5, 1]) {
     element("span", null, legend).style.background = `rgb(${colour(share)})`;
     legend.append(` ${percent(share)}  `);
@@ -263,8 +264,13 @@ function go(time) {
 async function chooseMap(index) {
   at.map = index;
   const map = shownMap();
-  byId("remark").textContent = map ? map.remark : episode().layers[0].remark;
-  shares = map ? await decode(map) : null;
+  byId("remark").textContent = map.remark;
+  byId("h-recall").textContent = map.exact
+    ? "Recall map: which past steps the present one reads"
+    : "Influence: on which past steps the present action depends";
+  byId("h-sources").textContent =
+    map.exact ? "Where this read comes from" : "Where this action comes from";
+  shares = await decode(map);
   drawTime();
 }
 function chooseEpisode(index) {
@@ -272,13 +278,11 @@ function chooseEpisode(index) {
   at.time = Math.min(at.time, length() - 1);
   byId("time").max = length() - 1;
   const now = episode();
-  const why = [...new Set(now.layers.map((layer) => layer.remark))].join(" | ");
   byId("about").textContent = [
     `${data.core} memory`, data.steps === null ? null : `after ${data.steps.toLocaleString("en")} steps`,
     data.checkpoint, `seed ${data.seed}`, data.deterministic ? "the most probable action" : "sampled actions",
     `return ${digits(now.return)} in ${length()} steps`, now.ended ? null : "cut before its end",
     now.success === null ? null : now.success ? "solved" : "not solved",
-    now.maps.some((map) => map.exact) ? null : why,
   ].filter((text) => text !== null).join(" · ");
   options(byId("map"), now.maps.map((map) => map.name));
   options(byId("memory"), memories().map((memory) => memory.name));
