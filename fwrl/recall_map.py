@@ -112,7 +112,7 @@ def recall_map(scanned: Scanned, writes: int = 1) -> RecallMap:
 
 
 def influence(
-    outcome: Callable[[Tensor], Tensor], x: Float[Tensor, "1 T D"], rows: int = 32
+    outcome: Callable[[Tensor], Tensor], x: Float[Tensor, "1 T D"], at_once: int = 8192
 ) -> Float[Tensor, "T S"]:
     """How much the outcome at each time would change with the input at each: a share, not a sum.
 
@@ -123,9 +123,10 @@ def influence(
         outcome: Makes of copies of the inputs of times up to some time ``[R t D]`` a number for
             each of these times, ``[R t]``; causal.
         x: The inputs of one episode.
-        rows: How many outcomes are led back at once.
+        at_once: How many inputs are led through at once, in all copies; what takes memory.
     """
     times = x.shape[1]
+    rows = max(1, at_once // times)
     found = x.new_zeros(times, times)
     for first in range(0, times, rows):
         end = min(first + rows, times)

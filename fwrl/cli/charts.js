@@ -34,6 +34,10 @@ function across(width) {
   const step = (width - LEFT - RIGHT) / length();
   return { step, x: (t) => LEFT + (t + 0.5) * step };
 }
+function shortly(number) {
+  const small = number !== 0 && Math.abs(number) < 0.001;
+  return (small ? number.toExponential(1) : String(Number(number.toPrecision(3)))).replaceAll("-", "−");
+}
 function ticks(count, room) {
   const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
   const step = steps.find((s) => (count / s) * 34 <= room) || 1000;
@@ -67,7 +71,7 @@ function chart(canvas, rows, { height = 110, from = null, to = null, stems = fal
   pen.textAlign = "right";
   for (const value of low < 0 && high > 0 ? [0, low, high] : [low, high]) {
     const free = value === 0 || !(low < 0 && high > 0) || Math.abs(y(value) - y(0)) > 13;
-    if (free) pen.fillText(digits(value), LEFT - 8, y(value));
+    if (free) pen.fillText(shortly(value), LEFT - 8, y(value));
     pen.beginPath();
     pen.moveTo(LEFT, y(value));
     pen.lineTo(width - RIGHT, y(value));

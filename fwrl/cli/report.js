@@ -156,7 +156,7 @@ function drawHeat() {
   pen.fillStyle = css("--faint");
   for (const i of ticks(n, side)) {
     pen.textAlign = "right";
-    pen.fillText(i, LEFT - 6, (i + 0.5) * cell);
+    pen.fillText(i, LEFT - 6, Math.max(7, (i + 0.5) * cell));
     pen.textAlign = "center";
     pen.fillText(i, LEFT + (i + 0.5) * cell, side + 12);
   }
