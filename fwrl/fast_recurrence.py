@@ -24,14 +24,16 @@ Units = tuple[Tensor, ...]
 class FastNetwork(NamedTuple):
     """What distinguishes one recurrent network from another."""
 
-    # One time: what the feed-forward weights read, the recurrent weights, and the units before;
-    # gives the output and the units.
+    # One time: what the feed-forward weights read, what the recurrent ones read, and the units
+    # before; gives the output and the units.
     advance: Callable[[Tensor, Tensor, Units], tuple[Tensor, Units]]
     # How many pairs of matrices each head has. They are further heads of the two matrices: all
     # heads of the first gate, then all of the second.
     gates: int = 1
     # How many vectors each head remembers.
     units: int = 1
+    # Whether the last output passes a softmax before it is what the recurrent weights are asked.
+    squash: bool = True
     # Whether it is what ``fwrl.kernels.fast_recurrence`` computes with so many gates and units.
     native: bool = False
 
@@ -137,8 +139,10 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
     ) -> tuple[Float[Tensor, "B H V"], tuple[Tensor, Units]]:
         read, key, value, beta = now
         weights, units = before
-        weights = delta_rule(weights, Write(key, value, beta))
-        y, units = self.network.advance(read, weights, units)
+        query = softmax(units[0]) if self.network.squash else units[0]
+        query = query.repeat(1, self.network.gates, 1)
+        back, weights = scan_step(delta_rule, weights, query, Write(key, value, beta))
+        y, units = self.network.advance(read, back, units)
         return y, (weights, units)
 
 

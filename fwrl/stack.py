@@ -78,17 +78,18 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
     def step(
         self, x: Float[Tensor, "B D"], state: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "B E"], tuple[Any, ...]]:
-        return self._through(x, state, lambda core, y, before: core.step(y, before))
+        return self.through(x, state, lambda core, y, before: core.step(y, before))
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], tuple[Any, ...]]:
-        return self._through(x, state, lambda core, y, before: core.unroll(y, before, starts))
+        return self.through(x, state, lambda core, y, before: core.unroll(y, before, starts))
 
-    def _through(
+    def through(
         self, x: Float[Tensor, "*BT D"], state: tuple[Any, ...], advance: Advance
     ) -> tuple[Float[Tensor, "*BT E"], tuple[Any, ...]]:
+        """Lead the stream through all layers; ``advance`` is called with the core of each."""
         states: list[Any] = []
         for block, before in zip(self._blocks(), state, strict=True):
             y, after = advance(block.core, block.core_norm(x), before)

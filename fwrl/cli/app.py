@@ -134,6 +134,29 @@ def export(
 
 
 @app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; RUN/report.html unless given.")
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
+    episodes: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_steps: Annotated[int, typer.Option(min=1, max=2000, help="Of each episode.")] = 500,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
+    ] = False,
+) -> None:
+    """Write a page that shows what a trained policy's memory recalled in an episode."""
+    from fwrl.allocator import keep_freed_memory
+    from fwrl.cli.inspection import Wish, inspect_run
+
+    keep_freed_memory()
+    wish = Wish(checkpoint, episodes, seed, max_steps, stochastic)
+    typer.echo(inspect_run(run, out, wish))
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="`fwrl list benchmarks` shows which.")],
     overrides: Overrides = None,

@@ -11,7 +11,6 @@ from fwrl.config import Config, Count, head_size
 from fwrl.core import About
 from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
-from fwrl.update_rules import read
 
 # input gate, update, output gate: each has a feed-forward and a recurrent matrix
 GATES = 3
@@ -39,20 +38,20 @@ class DeltaLSTMConfig(Config):
         """The core for inputs of this size; its state's units are the last output and the cells."""
         size = head_size(self.kind, input_size, self.heads)
         advance = partial(_advance, self.version)
-        network = FastNetwork(advance, gates=GATES, units=2, native=self.version == 4)
+        network = FastNetwork(
+            advance, gates=GATES, units=2, squash=self.version != 1, native=self.version == 4
+        )
         return FastRecurrence(input_size, size, network, scale_output=self.scale_output)
 
 
 def _advance(
     version: int,
     forward: Float[Tensor, "B H3 V"],
-    recurrent: Float[Tensor, "B H3 K V"],
+    back: Float[Tensor, "B H3 V"],
     units: Units,
 ) -> tuple[Float[Tensor, "B H V"], Units]:
-    h, cell = units
-    back = h if version == 1 else softmax(h)
-    gates = forward + read(recurrent, back.repeat(1, GATES, 1))
-    write, update, show = gates.chunk(GATES, dim=1)
+    _, cell = units
+    write, update, show = (forward + back).chunk(GATES, dim=1)
     if version != 4:
         update = update.sigmoid()
     cell = torch.lerp(cell, update, write.sigmoid())

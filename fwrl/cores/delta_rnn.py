@@ -10,8 +10,6 @@ from fwrl.config import Config, Count, head_size
 from fwrl.core import About
 from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
-from fwrl.shapes import FastWeights
-from fwrl.update_rules import read
 
 
 class DeltaRNNConfig(Config):
@@ -35,16 +33,15 @@ class DeltaRNNConfig(Config):
     def build(self, input_size: int) -> FastRecurrence:
         """The core for inputs of this size; its state holds the last output as its only units."""
         size = head_size(self.kind, input_size, self.heads)
-        network = FastNetwork(partial(_advance, self.version), native=self.version == 2)
+        squash = self.version == 2
+        network = FastNetwork(partial(_advance, self.version), squash=squash, native=squash)
         return FastRecurrence(input_size, size, network, self.feature_map, self.scale_output)
 
 
 def _advance(
-    version: int, forward: Float[Tensor, "B H V"], recurrent: FastWeights, units: Units
+    version: int, forward: Float[Tensor, "B H V"], back: Float[Tensor, "B H V"], _: Units
 ) -> tuple[Float[Tensor, "B H V"], Units]:
-    (y,) = units
+    y = forward + back
     if version == 1:
-        y = softmax(forward + read(recurrent, y))
-    else:
-        y = forward + read(recurrent, softmax(y))
+        y = softmax(y)
     return y, (y,)

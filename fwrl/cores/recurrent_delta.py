@@ -10,12 +10,12 @@ from typing_extensions import override
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import softmax
-from fwrl.kernels import recurrent_delta, recurs_natively
+from fwrl.kernels import recurrent_delta, recurs_natively, scan_step
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
 from fwrl.slow_network import JoinHeads, SlowNetwork
-from fwrl.update_rules import Write, delta_rule, read
+from fwrl.update_rules import Write, delta_rule
 
 
 class RecurrentDeltaConfig(Config):
@@ -111,8 +111,8 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
         parts = (projected + recurrent.transpose(0, 1)).split(self.parts, dim=-1)
         address, value, strength = parts
         query, key = softmax(address.unflatten(-1, (2, self.size))).unbind(-2)
-        weights = delta_rule(state.weights, Write(key, value, strength.sigmoid()))
-        y = read(weights, query)
+        write = Write(key, value, strength.sigmoid())
+        y, weights = scan_step(delta_rule, state.weights, query, write)
         return y, RecurrentDeltaState(weights, y)
 
 

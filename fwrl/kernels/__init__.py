@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,6 +48,35 @@ KERNELS: dict[str, Scan] = {
 CHUNKED = channelwise.RULES | chunked.FORMS.keys()
 
 _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
+
+
+class Scanned(NamedTuple):
+    """What a scan was given, and what its queries read."""
+
+    rule: UpdateRule
+    state: FastWeights
+    query: Float[Tensor, "B T H K"]
+    write: Write
+    starts: Bool[Tensor, "B T"]
+    fresh: Float[Tensor, "#B H K V"] | None
+    values: Float[Tensor, "B T H V"]
+
+
+_kept: ContextVar[list[Scanned] | None] = ContextVar("kept_scans", default=None)
+
+
+@contextmanager
+def keep_scans() -> Generator[list[Scanned]]:
+    """The scans inside the block are kept in this list, in their order: a core can be looked into.
+
+    Recurrences then run in PyTorch, one time after another, so that all they scan is kept.
+    """
+    kept: list[Scanned] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
 
 
 @contextmanager
@@ -122,14 +152,30 @@ def scan(
     name = kernel_for(rule, query, kernel)
     logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
     with without_autocast(query.device):
-        if name == "chunked" and query.is_cuda and rule in chunked.FORMS:
-            # to ask whether all is finite would wait for all that the device has to do
-            return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
-        values, end = KERNELS[name](rule, state, query, write, starts, fresh)
-        if name == "chunked" and not values.detach().sum().isfinite():
-            # It excludes other episodes by products with zero, which keep a NaN.
-            logger.debug("%s: not finite, again by reference", rule.__name__)
-            values, end = reference.scan(rule, state, query, write, starts, fresh)
+        values, end = _scan(name, rule, state, query, write, starts, fresh)
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(Scanned(rule, state, query, write, starts, fresh, values))
+    return values, end
+
+
+def _scan(
+    name: str,
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    if name == "chunked" and query.is_cuda and rule in chunked.FORMS:
+        # to ask whether all is finite would wait for all that the device has to do
+        return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
+    values, end = KERNELS[name](rule, state, query, write, starts, fresh)
+    if name == "chunked" and not values.detach().sum().isfinite():
+        # It excludes other episodes by products with zero, which keep a NaN.
+        logger.debug("%s: not finite, again by reference", rule.__name__)
+        return reference.scan(rule, state, query, write, starts, fresh)
     return values, end
 
 
@@ -139,10 +185,19 @@ def scan_step(
     """``scan`` over one time that starts nothing: the acting path."""
     state, query, write, _ = _exact(state, query, write, None)
     if acts_natively(rule, query):
-        return native.step(rule, state, query, write)
-    with without_autocast(query.device):
-        state = rule(state, write)
-        return read(state, query), state
+        values, end = native.step(rule, state, query, write)
+    else:
+        with without_autocast(query.device):
+            end = rule(state, write)
+            values = read(end, query)
+    kept = _kept.get()
+    if kept is not None:
+        starts = torch.zeros(query.shape[0], 1, dtype=torch.bool, device=query.device)
+        write = map_write(lambda field: field.unsqueeze(1), write)
+        kept.append(
+            Scanned(rule, state, query.unsqueeze(1), write, starts, None, values.unsqueeze(1))
+        )
+    return values, end
 
 
 def unit_silu(x: Float[Tensor, "*B K"], kernel: str = "auto") -> Float[Tensor, "*B K"]:
@@ -159,7 +214,7 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
 
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
-    return _forced.get() in (None, "native") and served(*tensors)
+    return _kept.get() is None and _forced.get() in (None, "native") and served(*tensors)
 
 
 def _exact(

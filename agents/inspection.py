@@ -1,0 +1,176 @@
+"""Looking into a policy: one of its episodes, and what its memory did at each time."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.actions import Distribution
+from agents.policy import PolicyInput, RecurrentPolicy
+from agents.rollout import VectorEnv, following_inputs, start
+from agents.spaces import ACTION_MASK
+from fwrl.core import MemoryCore
+from fwrl.kernels import Scanned, keep_scans
+from fwrl.memory_measures import memory_measures
+from fwrl.reads import Reads, reads_of, remark
+from fwrl.recall_map import RecallMap, influence, recall_map
+from fwrl.state import map_tensors, tensors_in
+
+# Gradients of longer episodes are only computed where there is nothing else to show.
+LONG = 256
+
+
+@runtime_checkable
+class FilmedEnv(VectorEnv, Protocol):
+    """Environments that may draw a picture of slot 0."""
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Now; None if there is none."""
+        ...
+
+
+class Played(NamedTuple):
+    """One episode of one stream, or its first steps: what the policy saw, said and did."""
+
+    inputs: PolicyInput
+    distribution: Distribution
+    action: Shaped[Tensor, "1 T A"]
+    value: Float[Tensor, "1 T"]
+    # the root of the sum of the squares in the state of each layer
+    state_norm: Float[Tensor, "1 T L"]
+    reward: list[float]
+    # what was to be seen before each action; empty where the environment draws nothing
+    frames: list[NDArray[np.uint8]]
+    # whether it ended within the steps that were wanted, and whether the task was solved, if known
+    ended: bool
+    success: bool | None
+
+
+class Looked(NamedTuple):
+    """One memory of a layer over an episode; no map where its rule is not linear."""
+
+    name: str
+    recall: RecallMap | None
+    measures: dict[str, Float[Tensor, "1 T H"]]
+
+
+class Layer(NamedTuple):
+    """The memories of one layer, and what their maps are."""
+
+    remark: str
+    memories: list[Looked]
+
+
+def play_episodes(
+    policy: RecurrentPolicy,
+    envs: FilmedEnv,
+    seed: int,
+    max_steps: int,
+    deterministic: bool = True,
+) -> Iterator[Played]:
+    """Episode after episode of the only slot, each for at most ``max_steps`` steps.
+
+    After one that was cut there is no further one.
+    """
+    inputs, memory, _ = start(envs, policy, seed)
+    ended = True
+    while ended:
+        played, inputs, memory = _play(policy, envs, inputs, memory, max_steps, deterministic)
+        ended = played.ended
+        yield played
+
+
+@torch.no_grad()
+def _play(
+    policy: RecurrentPolicy,
+    envs: FilmedEnv,
+    inputs: PolicyInput,
+    memory: Any,
+    max_steps: int,
+    deterministic: bool,
+) -> tuple[Played, PolicyInput, Any]:
+    """One episode, and what the next one begins with."""
+    columns: list[tuple[Any, ...]] = []
+    frames: list[NDArray[np.uint8]] = []
+    rewards: list[float] = []
+    ended, success = False, None
+    while not ended and len(columns) < max_steps:
+        frame = envs.render()
+        frames += [] if frame is None else [frame]
+        output, memory = policy.step(inputs, memory)
+        action = output.action.mode() if deterministic else output.action.sample()
+        step = envs.step(policy.head.to_environment(action))
+        columns.append((inputs, output.action, action, output.value, _norms(memory)))
+        rewards.append(float(step.reward[0]))
+        inputs = following_inputs(policy, inputs, action, step)
+        ended = bool(inputs.starts[0])
+        if ended and step.success is not None:
+            success = bool(step.success[0])
+    seen, said, taken, value, norm = map_tensors(lambda *steps: torch.stack(steps, dim=1), *columns)
+    played = Played(seen, said, taken, value, norm, rewards, frames, ended, success)
+    return played, inputs, memory
+
+
+def _norms(memory: tuple[Any, ...]) -> Float[Tensor, "1 L"]:
+    """Of the states of the layers; 0 of one that has none."""
+    squares = [sum(leaf.square().sum() for leaf in tensors_in(state)) for state in memory]
+    return torch.tensor([[float(square) ** 0.5 for square in squares]])
+
+
+@torch.no_grad()
+def look_into(policy: RecurrentPolicy, inputs: PolicyInput) -> list[Layer]:
+    """What each layer's memories wrote and read in an episode, in the order of the layers.
+
+    Args:
+        policy: That played it.
+        inputs: What it read, ``[1, T]``, from the opening of the episode on.
+    """
+    watched: list[tuple[MemoryCore[Any], list[Scanned]]] = []
+
+    def advance(core: MemoryCore[Any], x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        with keep_scans() as kept:
+            advanced = core.unroll(x, state, inputs.starts)
+        watched.append((core, kept))
+        return advanced
+
+    policy.stack.through(policy.encode(inputs), policy.initial_state(1), advance)
+    layers: list[Layer] = []
+    for core, kept in watched:
+        reads = reads_of(core, kept, inputs.starts)
+        layers.append(Layer(remark(core, reads), [_look_at(read) for read in reads]))
+    return layers
+
+
+def _look_at(read: Reads) -> Looked:
+    recall = recall_map(read.scanned, read.writes) if read.exact else None
+    after_last = slice(read.writes - 1, None, read.writes)
+    measures = memory_measures(read.scanned)
+    return Looked(read.name, recall, {k: m[:, after_last] for k, m in measures.items()})
+
+
+def influence_on_actions(policy: RecurrentPolicy, played: Played) -> Float[Tensor, "T S"]:
+    """How much the log-probability of each chosen action changes with each input of the memory.
+
+    Shares of the lengths of gradients through the whole policy, whatever its memory is.
+    """
+    inputs = played.inputs
+    with torch.no_grad():
+        x = policy.encode(inputs)
+
+    def outcome(copies: Float[Tensor, "R T D"]) -> Float[Tensor, "R T"]:
+        rows, times = copies.shape[:2]
+        repeat = partial(_copies, rows=rows, times=times)
+        y, _ = policy.stack.unroll(copies, policy.initial_state(rows), repeat(inputs.starts))
+        mask = repeat(inputs.observation[ACTION_MASK]) if policy.masked else None
+        return policy.head(y, mask).log_prob(repeat(played.action))
+
+    return influence(outcome, x)
+
+
+def _copies(leaf: Shaped[Tensor, "1 T *any"], rows: int, times: int) -> Shaped[Tensor, "R t *any"]:
+    return leaf[:, :times].expand(rows, *leaf[:, :times].shape[1:])
