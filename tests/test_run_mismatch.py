@@ -131,7 +131,7 @@ REFUSED = {
     "value.bias is missing": drop("policy", "value.bias"),
     "value.bias has shape [2], this policy needs [1]": resize("policy", "value.bias"),
     "what its streams remember is not what this policy remembers": resize("process.0", "carry.0"),
-    "state of environments: 'exact' is": resize("process.0", "envs.exact"),
+    "state of environments: 'generator' is": resize("process.0", "envs.generator"),
     "its counters are not those of a training": lambda _, d: d.update(counters={"steps": "many"}),
 }
 

@@ -191,7 +191,7 @@ def test_a_full_disk_does_not_end_a_training_and_costs_no_checkpoint(config, tmp
     assert whole_life(*words, "total_steps=512") == 0
     before = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*.*")}
     # too little for the policy, enough for nothing but small files
-    process = begin_life(*words, "total_steps=1536", said=said, before=limited, arguments=(3000,))
+    process = begin_life(*words, "total_steps=1536", said=said, before=limited, arguments=(12_000,))
     process.join(120)
     assert process.exitcode == 1
     text = said.read_text()
@@ -257,7 +257,7 @@ def test_a_log_that_cannot_be_written_is_counted(config, tmp_path):
 
     def fail(log, step, metrics):
         if step == 192:
-            log.writer = mock.Mock(add_scalar=mock.Mock(side_effect=OSError(28, "full")))
+            log.writer.add_scalar = mock.Mock(side_effect=OSError(28, "full"))
         return original(log, step, metrics)
 
     with mock.patch.object(training.RunLog, "write", fail):

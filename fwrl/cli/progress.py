@@ -1,12 +1,20 @@
 """What is seen while a run trains: a progress bar, or plain lines where there is no terminal."""
 
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 # Seconds between two plain lines.
 LINE_INTERVAL = 10.0
+
+
+def say(console: Console, line: str) -> None:
+    """One line as it is, also above a bar; none if nothing can be written there."""
+    # the output may go to a file on a full disk
+    with suppress(OSError):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressReport:
@@ -52,7 +60,7 @@ class ProgressReport:
 
     def say(self, line: str) -> None:
         """One line above the bar."""
-        self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, line)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -142,6 +143,7 @@ class RunLog:
                 nothing yet.
         """
         self.directory, self.errors = directory, 0
+        threading.excepthook = _say_nothing_of_full_disks
         if positions is not None:
             _cut(directory, positions)
         self.writer: SummaryWriter | None = None
@@ -189,6 +191,15 @@ class RunLog:
             # a writer that has failed once fails for ever; the next line gets another one
             self.errors += 1
             self.writer = None
+
+
+def _say_nothing_of_full_disks(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard writes in a thread of its own; what fails there is raised here at the next line.
+
+    Without this each such failure would be told besides, at length.
+    """
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _files(directory: Path) -> list[Path]:

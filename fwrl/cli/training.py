@@ -1,6 +1,7 @@
 """The training run: collect, update, log; every so often evaluate and save."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from envs import EnvFailure, VectorEnv
 from fwrl.checkpoint import Checkpoint, pack, unpack
-from fwrl.cli.progress import ProgressReport
+from fwrl.cli.progress import ProgressReport, say
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_log import RunLog, evaluation_metrics, gather_episodes, state_norm
 from fwrl.cli.run_state import (
@@ -79,20 +80,16 @@ def train(
         CheckpointError: If there are checkpoints and none of them can be used.
         ConfigError: If there is no space for checkpoints.
     """
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    saver = Saver(directory, config.checkpoint, say)
+    saver = Saver(directory, config.checkpoint, partial(say, console))
     try:
         run, positions = _open(config, setup, saver, continued)
         if run.unfinished is None and run.counters.steps >= config.total_steps:
-            say(f"{directory}: finished, {run.counters.steps:,} steps")
+            saver.say(f"{directory}: finished, {run.counters.steps:,} steps")
             return FINISHED
         run.envs = interruptible(run.envs, received)
         interrupt_updates(run.learner.optimizer, received)
         evaluation_envs = setup.evaluation_envs and interruptible(setup.evaluation_envs, received)
-        say(f"{directory}: {describe(setup.learner.policy)}{_processes()}")
+        saver.say(f"{directory}: {describe(setup.learner.policy)}{_processes()}")
         log = RunLog(directory, config, positions) if distributed.is_first() else None
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         try:

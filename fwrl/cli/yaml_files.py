@@ -178,9 +178,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """The dotted keys that differ between two configurations written as mappings."""
+    """The dotted keys that differ between two configurations written as mappings.
+
+    Of two kinds, which have different keys, only the kinds.
+    """
     found: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
+    kinds_differ = old.get("kind") != new.get("kind")
+    for key in ["kind"] if kinds_differ else sorted(old.keys() | new.keys()):
         place = f"{where}.{key}" if where else key
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
