@@ -148,7 +148,7 @@ NOTHING = {("process.0", "generator.numpy.pending")}
 TOLD = {("counters", "seconds"), ("process.0", "envs.exact")}
 
 
-@pytest.mark.parametrize("name", ["task", "cartpole"])
+@pytest.mark.parametrize("name", ["task", pytest.param("cartpole", marks=pytest.mark.slow)])
 def test_everything_that_is_saved_matters(name, whole, tmp_path):
     config, *_ = whole(name)
     words = ["train", config, "--run-dir", tmp_path / "run"]
@@ -162,7 +162,11 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
         run = tmp_path / name
         save_checkpoint(run / "checkpoints" / str(steps), content.tensors, content.document)
         (run / "config.yaml").write_text((tmp_path / "run/config.yaml").read_text())
-        code = command("train", config, f"total_steps={steps + 256}", "--run-dir", run)
+        try:
+            code = command("train", config, f"total_steps={steps + 128}", "--run-dir", run)
+        except (RuntimeError, IndexError) as error:
+            # an action that does not exist, for instance
+            return repr(error)
         return fingerprint(run) if code == 0 else code
 
     expected = end(content, "same")
@@ -185,6 +189,9 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
 def contents(thing, path="", seen=None):
     """Every number and text that can be reached from an object, by the path to it."""
     seen = {} if seen is None else seen
+    if isinstance(thing, bool | int | float | str | bytes | None):
+        yield path, thing
+        return
     if id(thing) in seen or (callable(thing) and not isinstance(thing, nn.Module)):
         return
     seen[id(thing)] = path, thing
@@ -193,8 +200,6 @@ def contents(thing, path="", seen=None):
     elif isinstance(thing, np.ndarray | torch.Tensor):
         values = thing.detach().cpu().numpy() if isinstance(thing, torch.Tensor) else thing
         yield path, (values.dtype.str, values.shape, values.tobytes())
-    elif isinstance(thing, bool | int | float | str | bytes | None):
-        yield path, thing
     elif isinstance(thing, Mapping):
         for key, part in thing.items():
             # an optimiser has parameters for keys
@@ -215,9 +220,9 @@ def differences(one, other):
     }
 
 
-# what is overwritten before it is read again: results of the last step, and how far the parts of
-# an optimiser's fused step have come
-SCRATCH = ("_env_obs", "_rewards", "_terminations", "_truncations", "_observations", "seconds")
+# what is overwritten before it is read again, actions beyond those of an episode (the log knows how
+# many there are), and the generators of spaces, from which nobody draws
+SCRATCH = (".envs._next", ".envs.log._actions", ".found_inf", ".param_groups.0.lr", "_np_random")
 
 
 @pytest.mark.parametrize("name", ["task", "graph", "cartpole", "popgym", "minigrid"])
@@ -231,10 +236,8 @@ def test_nothing_that_a_training_carries_is_left_out(name, whole, tmp_path, monk
         return original(job, at_last)
 
     monkeypatch.setattr(training, "_save", remember)
-    monkeypatch.setattr(training, "FINISHED", 0)
     path = tmp_path / "run"
-    with StopAt(None):
-        command("train", config, "--run-dir", path, "total_steps=1024")
+    assert command("train", config, "--run-dir", path, "total_steps=1024") == 0
     live = runs[-1]
     made = setup.prepare(load_run_config(config))
     gone_on, notes = resume(made.learner, made.envs, newest_checkpoint(path, print), 7, exact=True)
@@ -242,7 +245,9 @@ def test_nothing_that_a_training_carries_is_left_out(name, whole, tmp_path, monk
     live.envs = live.envs.envs
 
     def left_out(one, other):
-        return {each for each in differences(one, other) if not each.endswith(SCRATCH)}
+        return {
+            path for path in differences(one, other) if not any(each in path for each in SCRATCH)
+        }
 
     assert left_out(live, gone_on) == set()
     # a component that counts for itself is noticed
