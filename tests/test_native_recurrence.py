@@ -11,15 +11,27 @@ from fwrl.state import map_tensors, tensors_in
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
 KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta", "self_referential"]
+KINDS += ["fast_weight_memory", "lstm", "slow_rnn"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # sizes of heads: whole vectors of every width; less than one; some and a rest
 SIZES = [32, 3, 16, 17, 40, 80]
 
 
-def problem(kind, size, times, streams=3):
+def settings(kind, size):
+    if kind == "fast_weight_memory":
+        # a memory grows with the third power; strong writes, so that it is clipped now and then
+        return {"memory_size": min(size, 33), "scale_write": False}
+    return {} if kind == "lstm" else {"heads": 2}
+
+
+def problem(kind, size, times, streams=3, **others):
     """A core with a past, and what it reads; large enough for every squashing to bend."""
     torch.manual_seed(size + times)
-    core = CORES[kind](heads=2).build(2 * size)
+    core = CORES[kind](**settings(kind, size) | others).build(2 * size)
+    if kind == "fast_weight_memory":
+        # reads stay nearer to what is added to their variance, which damps what rounding becomes
+        for parameter in core.question.parameters():
+            parameter.data.mul_(0.3)
     x = torch.randn(streams, times, 2 * size, requires_grad=True)
     starts = torch.rand(streams, times) < 0.1
     return core, x, starts, grown(core.initial_state(streams))
@@ -145,7 +157,8 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    for name in ("recurrent", "fast_recurrence", "self_referential"):
+    names = ("recurrent", "fast_recurrence", "fast_weight_memory", "lstm", "self_referential")
+    for name in names:
         monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):
         core.unroll(x, state, starts)
