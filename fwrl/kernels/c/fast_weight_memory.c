@@ -65,18 +65,67 @@ INLINE void bind(float *key, const float *first, const float *second, int64_t si
             key[i * size + j] = first[i] * second[j];
 }
 
-INLINE void bind_back(float *to_first, float *to_second, const float *to_key, const float *first,
-                      const float *second, int64_t size) {
-    memset(to_second, 0, size * sizeof(float));
-    for (int64_t i = 0; i < size; i++) {
-        float total = 0.0f;
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < size; j++) {
-            total += to_key[i * size + j] * second[j];
-            to_second[j] += to_key[i * size + j] * first[i];
+/* S <- S + vec(first second)^T u */
+static void write_bound(float *S, const float *first, const float *second, const float *u,
+                        int64_t size, int64_t columns) {
+    for (int64_t v = 0; v < columns; v += WIDTH) {
+        float *to = S + v;
+        for (int64_t i = 0; i < size; i++) {
+            vec part = first[i] * load(u + v);
+            for (int64_t j = 0; j < size; j++, to += columns)
+                store(to, load(to) + second[j] * part);
         }
-        to_first[i] = total;
     }
+}
+
+/* parts[i] <- x S[i], for each of the matrices that stand under one another in S. */
+static void read_each(float *parts, const float *x, const float *S, int64_t size, int64_t columns) {
+    int64_t matrix = size * columns, i = 0;
+    for (; i + 4 <= size; i += 4)
+        for (int64_t v = 0; v < columns; v += WIDTH) {
+            const float *from = S + i * matrix + v;
+            vec sums[4] = {{0}};
+            for (int64_t k = 0; k < size; k++, from += columns)
+                for (int j = 0; j < 4; j++)
+                    sums[j] += x[k] * load(from + j * matrix);
+            for (int j = 0; j < 4; j++)
+                store(parts + (i + j) * columns + v, sums[j]);
+        }
+    for (; i < size; i++)
+        read_all(parts + i * columns, x, S + i * matrix, size, columns);
+}
+
+/* sum <- vec(first second) S, by one part of the key after the other: that needs fewer numbers at
+   once than the key as a whole. parts: scratch, a row of values for each number of a part. */
+INLINE void read_bound(float *sum, float *parts, const float *first, const float *second,
+                       const float *S, int64_t size, int64_t columns) {
+    read_each(parts, second, S, size, columns);
+    read_all(sum, first, parts, size, columns);
+}
+
+/* to[i] <- to[i] + a (x . row i of S) */
+INLINE void add_inner(float *to, float a, const float *S, const float *x, int64_t size,
+                      int64_t columns) {
+    for (int64_t i = 0; i < size; i += WIDTH) {
+        int64_t count = size - i < WIDTH ? size - i : WIDTH;
+        vec rows[WIDTH] = {{0}};
+        for (int64_t j = 0; j < count; j++)
+            for (int64_t v = 0; v < columns; v += WIDTH)
+                rows[j] += load(S + (i + j) * columns + v) * load(x + v);
+        vec found = sums(rows);
+        for (int64_t j = 0; j < count; j++)
+            to[i + j] += a * found[j];
+    }
+}
+
+/* Adds to the gradients of both parts of a key: a times that of what it read, or wrote, in S. */
+static void bound_back(float *to_first, float *to_second, float a, const float *to_sum,
+                       float *parts, const float *first, const float *second, const float *S,
+                       int64_t size, int64_t columns) {
+    read_all(parts, first, S, size, size * columns);
+    add_inner(to_second, a, parts, to_sum, size, columns);
+    read_each(parts, second, S, size, columns);
+    add_inner(to_first, a, parts, to_sum, size, columns);
 }
 
 /* y <- x with mean 0 and variance 1. Returns what the differences from the mean are multiplied by. */
@@ -126,16 +175,19 @@ INLINE void combine(float *S, float a, float b, const float *U, int64_t filled) 
         store(S + i, a * load(S + i) - b * load(U + i));
 }
 
-/* One time, with weights S that are still to be scaled by `scale`. Scratch: three rows of values,
-   one of keys. Returns what the new ones are to be scaled by. */
+/* One time, with weights S that are still to be scaled by `scale`. Scratch: two keys, and rows of
+   values: three, and one for each number of a part. Returns what the new weights are to be scaled
+   by. */
 static float advance(const Stream *s, int64_t t, float scale, float *S, float *key, float *row) {
     const FastWeightMemory *net = s->net;
     int64_t size = s->size, keys = s->keys, columns = s->columns;
-    float *u = row, *y = u + columns, *node = y + columns, *query = key + s->rows;
+    float *u = row, *y = u + columns, *node = y + columns, *parts = node + columns;
+    float *query = key + s->rows;
+    const float *first = part_at(s, t, FIRST_PART), *second = part_at(s, t, SECOND_PART);
     const float *value = part_at(s, t, VALUE);
-    bind(key, part_at(s, t, FIRST_PART), part_at(s, t, SECOND_PART), size);
+    bind(key, first, second, size);
     bind(query, path_at(s, t, 0), path_at(s, t, 1), size);
-    read_all(u, key, S, keys, columns);
+    read_bound(u, parts, first, second, S, size, columns);
     for (int64_t v = 0; v < size; v++)
         u[v] = value[v] - scale * u[v];
     if (net->error)
@@ -146,10 +198,8 @@ static float advance(const Stream *s, int64_t t, float scale, float *S, float *k
     float square = inner(S, S, s->filled);
     scale = square > 1.0f ? 1.0f / sqrtf(square) : 1.0f;
     for (int64_t i = 0; i < net->reads; i++) {
-        if (i) {
-            bind(query, node, path_at(s, t, 1 + i), size);
-            read_all(y, query, S, keys, columns);
-        }
+        if (i)
+            read_bound(y, parts, node, path_at(s, t, 1 + i), S, size, columns);
         for (int64_t v = 0; v < size; v++)
             y[v] *= scale;
         if (net->found)
@@ -162,7 +212,7 @@ static float advance(const Stream *s, int64_t t, float scale, float *S, float *k
     return scale;
 }
 
-/* One stream. Scratch: a matrix, two rows of keys, and three of values. */
+/* One stream. Scratch: a matrix, two rows of keys, three and a key part of values. */
 static void forward(const void *call, int64_t b, int64_t unused, float *scratch) {
     (void)unused;
     const FastWeightMemory *net = call;
@@ -190,29 +240,29 @@ typedef struct {
     float *fresh, *before, *after;
     /* at each time of the interval: the key, and what the weights before it are scaled by */
     float *key, *decay;
-    /* a query; of values: the gradient of a node, minus that of what was read, a node, zeros */
-    float *query, *to_node, *minus, *node, *zeros;
+    /* of values: the gradient of a node, that of what was read, a node, and a row for each number of
+       a part */
+    float *to_node, *to_found, *node, *parts;
 } Scratch;
 
 static Scratch lay_out(float *scratch, const Stream *s) {
     int64_t interval = s->net->interval;
     Scratch x = {{s->keys, s->size, s->columns, 1, 1.0f}};
-    float **rows[] = {&x.now.error, &x.now.u,   &x.now.y, &x.now.to_u, &x.now.e,
-                      &x.to_node,   &x.minus, &x.node,  &x.zeros};
+    float **rows[] = {&x.now.error, &x.now.u,    &x.now.y, &x.now.to_u,
+                      &x.now.e,     &x.to_node, &x.to_found, &x.node};
     enum { ROWS = sizeof rows / sizeof rows[0] };
     x.now.G = scratch;
     x.fresh = x.now.G + s->filled;
     x.before = x.fresh + s->filled;
     x.after = x.before + s->filled;
     x.key = x.after + interval * s->filled;
-    x.query = x.key + interval * s->rows;
-    x.now.to_key = x.query + s->rows;
-    x.now.to_query = x.now.to_key + s->rows;
-    x.decay = x.now.to_query + s->rows;
+    x.decay = x.key + interval * s->rows;
+    scratch = x.decay + whole(interval);
     for (int i = 0; i < ROWS; i++)
-        *rows[i] = x.decay + whole(interval) + i * s->columns;
+        *rows[i] = scratch + i * s->columns;
+    x.parts = scratch + ROWS * s->columns;
     memset(x.fresh, 0, s->filled * sizeof(float));
-    memset(x.decay + whole(interval), 0, ROWS * s->columns * sizeof(float));
+    memset(scratch, 0, ROWS * s->columns * sizeof(float));
     return x;
 }
 
@@ -238,29 +288,49 @@ static void weights_again(const Stream *s, int64_t first, int64_t last, Scratch 
    are U, scaled. */
 static void reads_back(const Stream *s, int64_t t, const float *U, float scale, Scratch *x) {
     const FastWeightMemory *net = s->net;
-    int64_t size = s->size;
-    Written *w = &x->now;
-    float *to_path = net->to_path + place(s, t) * (1 + net->reads) * size;
+    int64_t size = s->size, reads = net->reads;
+    float *to_path = net->to_path + place(s, t) * (1 + reads) * size;
+    memset(to_path, 0, (1 + reads) * size * sizeof(float));
     memcpy(x->to_node, net->from_output + place(s, t) * size, size * sizeof(float));
-    for (int64_t i = net->reads - 1; i >= 0; i--) {
+    for (int64_t i = reads - 1; i >= 0; i--) {
         float factor = normalise(x->node, found_at(s, t, i), size);
-        normalise_back(x->minus, x->node, x->to_node, factor, size);
-        for (int64_t v = 0; v < size; v++) {
-            w->y[v] = scale * x->minus[v];
-            x->minus[v] = -x->minus[v];
-        }
+        normalise_back(x->to_found, x->node, x->to_node, factor, size);
         const float *node = path_at(s, t, 0), *edge = path_at(s, t, 1 + i);
         if (i) {
             normalise(x->node, found_at(s, t, i - 1), size);
             node = x->node;
         }
-        bind(x->query, node, edge, size);
-        /* to_query <- U y, G <- G - query^T minus */
-        all_rows_back(w->to_key, w->to_query, w->G, U, x->zeros, x->minus, w->y, x->query, 1.0f,
-                      s->keys, s->columns);
-        bind_back(x->to_node, to_path + (1 + i) * size, w->to_query, node, edge, size);
+        memset(x->to_node, 0, size * sizeof(float));
+        bound_back(x->to_node, to_path + (1 + i) * size, scale, x->to_found, x->parts, node, edge,
+                   U, size, s->columns);
+        write_bound(x->now.G, node, edge, x->to_found, size, s->columns);
     }
     memcpy(to_path, x->to_node, size * sizeof(float));
+}
+
+/* The gradients of the parts of the key, and that of the weights before the write; U: those after
+   it, which hold the write itself. */
+static void write_back(const Stream *s, int64_t t, const float *U, Scratch *x) {
+    Written *w = &x->now;
+    int64_t size = s->size, columns = s->columns;
+    const float *first = part_at(s, t, FIRST_PART), *second = part_at(s, t, SECOND_PART);
+    float *to_first = s->net->to_triple + (place(s, t) * PARTS + FIRST_PART) * size;
+    float *to_second = to_first + (SECOND_PART - FIRST_PART) * size;
+    float along = 0.0f, length_first = 0.0f, length_second = 0.0f;
+    for (int64_t v = 0; v < size; v++) {
+        along += w->u[v] * w->e[v];
+        length_first += first[v] * first[v];
+        length_second += second[v] * second[v];
+    }
+    for (int64_t i = 0; i < size; i++) {
+        to_first[i] = along * length_second * first[i];
+        to_second[i] = along * length_first * second[i];
+    }
+    bound_back(to_first, to_second, 1.0f, w->u, x->parts, first, second, w->G, size, columns);
+    bound_back(to_first, to_second, -1.0f, w->e, x->parts, first, second, U, size, columns);
+    for (int64_t v = 0; v < size; v++)
+        w->u[v] = -w->e[v];
+    write_bound(w->G, first, second, w->u, size, columns);
 }
 
 /* One time backwards: from the gradient of the weights after it to that of those before; U: those
@@ -269,20 +339,17 @@ static void back(const Stream *s, int64_t t, const float *key, const float *U, S
     const FastWeightMemory *net = s->net;
     int64_t size = s->size, row = place(s, t);
     Written *w = &x->now;
-    float scale = net->scale[row], *to_triple = net->to_triple + row * PARTS * size;
+    float scale = net->scale[row];
     reads_back(s, t, U, scale, x);
     if (scale < 1.0f)
         combine(w->G, scale, scale * scale * scale * inner(w->G, U, s->filled), U, s->filled);
+    /* y is zero: nothing is read any more */
     w->key = w->query = key, w->b = net->beta[row];
     memcpy(w->error, net->error + row * size, size * sizeof(float));
-    /* nothing is read any more */
-    memset(w->y, 0, size * sizeof(float));
     net->to_beta[row] = written_back(w);
-    address_back(w, U);
-    bind_back(to_triple + FIRST_PART * size, to_triple + SECOND_PART * size, w->to_key,
-              part_at(s, t, FIRST_PART), part_at(s, t, SECOND_PART), size);
+    write_back(s, t, U, x);
     /* e: the gradient of the error is that of the value */
-    memcpy(to_triple + VALUE * size, w->e, size * sizeof(float));
+    memcpy(net->to_triple + (row * PARTS + VALUE) * size, w->e, size * sizeof(float));
     if (starts_at(s, t))
         memset(w->G, 0, s->filled * sizeof(float));
 }
@@ -307,7 +374,7 @@ static void backward(const void *call, int64_t b, int64_t unused, float *scratch
 static int run(const FastWeightMemory *net, int64_t matrices, int64_t keys, int64_t values,
                void (*work)(const void *, int64_t, int64_t, float *)) {
     Stream s = stream_of(net, 0);
-    int64_t floats = matrices * s.filled + keys * s.rows + values * s.columns;
+    int64_t floats = matrices * s.filled + keys * s.rows + (values + s.size) * s.columns;
     return for_all(net, net->streams, 1, net->threads, floats + whole(net->interval), work);
 }
 
@@ -316,5 +383,5 @@ int NAME(fast_weight_memory_forward)(const FastWeightMemory *net) {
 }
 
 int NAME(fast_weight_memory_backward)(const FastWeightMemory *net) {
-    return run(net, 3 + net->interval, 3 + net->interval, 9, backward);
+    return run(net, 3 + net->interval, net->interval, 8, backward);
 }
