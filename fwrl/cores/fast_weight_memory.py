@@ -18,7 +18,7 @@ from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config
 from fwrl.core import About, MemoryCore
 from fwrl.kernels import fast_weight_memory, recurs_natively
-from fwrl.lstm import step_lstm, unroll_lstm
+from fwrl.lstm import unroll_lstm
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
@@ -136,7 +136,7 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
     def step(
         self, x: Float[Tensor, "B D"], state: FastWeightMemoryState
     ) -> tuple[Float[Tensor, "B E"], FastWeightMemoryState]:
-        hidden, slow = step_lstm(self.cell, x, state.slow)
+        hidden, slow = self.cell.advance(self.cell.input(x), state.slow)
         asked = self._ask(hidden)
         with without_autocast(x.device):
             if recurs_natively(*asked, state.memory):

@@ -11,7 +11,7 @@ from typing_extensions import override
 from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config
 from fwrl.core import About, MemoryCore
-from fwrl.lstm import step_lstm, unroll_lstm
+from fwrl.lstm import unroll_lstm
 
 
 class LSTMConfig(Config):
@@ -51,7 +51,7 @@ class LSTM(MemoryCore[LSTMState]):
     def step(
         self, x: Float[Tensor, "B D"], state: LSTMState
     ) -> tuple[Float[Tensor, "B E"], LSTMState]:
-        return step_lstm(self.cell, x, state)
+        return self.cell.advance(self.cell.input(x), state)
 
     @override
     def unroll(

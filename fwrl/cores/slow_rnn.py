@@ -13,7 +13,7 @@ from fwrl.config import Config, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
-from fwrl.lstm import step_lstm, unroll_lstm
+from fwrl.lstm import unroll_lstm
 from fwrl.shapes import FastWeights
 from fwrl.slow_network import JoinHeads, split_heads
 from fwrl.update_rules import Write, delta_rule
@@ -68,7 +68,7 @@ class SlowRNN(MemoryCore[SlowRNNState]):
     def step(
         self, x: Float[Tensor, "B D"], state: SlowRNNState
     ) -> tuple[Float[Tensor, "B E"], SlowRNNState]:
-        hidden, slow = step_lstm(self.slow, x, state.slow)
+        hidden, slow = self.slow.advance(self.slow.input(x), state.slow)
         values, weights = scan_step(delta_rule, state.weights, *self._program(hidden))
         return self.output(values), SlowRNNState(slow, weights)
 

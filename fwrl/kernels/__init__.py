@@ -152,23 +152,14 @@ def unit_silu(x: Float[Tensor, "*B K"], kernel: str = "auto") -> Float[Tensor, "
 
 def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
     """Whether one time of such tensors is computed by the native kernel: never with gradients."""
-    return (
-        _only_acts() and (_forced.get() or kernel) in ("auto", "native") and native.serves(rule, x)
-    )
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule, x)
 
 
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
     return _forced.get() in (None, "native") and served(*tensors)
-
-
-def steps_natively(*tensors: Tensor) -> bool:
-    """The same for one time, where it is computed in parts: never with gradients."""
-    return _only_acts() and recurs_natively(*tensors)
-
-
-def _only_acts() -> bool:
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _exact(

@@ -12,9 +12,6 @@ from fwrl.kernels.library import LSTM, check, fill, library, threads_for
 from fwrl.kernels.operators import Operator, register
 from fwrl.recurrence import one_before
 
-# Numbers of a hidden unit's gates that cost as much as the products with this many others.
-SQUASHING = 16
-
 
 class Inputs(NamedTuple):
     """The gates, E of each after one another: write, keep, update, show."""
@@ -33,30 +30,6 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E"]
     """The hidden units at each time, and the last cells; an episode begins with zeros."""
     output, cell, *_ = _lstm(inputs)
     return output, cell
-
-
-def step(
-    gates: Float[Tensor, "B E4"], cell: Float[Tensor, "B E"], forget_bias: float
-) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B E"]]:
-    """The hidden units and the cells after one time, without gradients.
-
-    Args:
-        gates: What input and hidden units made, before it is squashed.
-        cell: Of the time before; left as it is.
-        forget_bias: Added to what opens the forget gate.
-    """
-    gates, cell = gates.contiguous(), cell.contiguous()
-    output, end = torch.empty_like(cell), torch.empty_like(cell)
-    call = LSTM(
-        cell.shape[0], 1, cell.shape[1], threads_for(SQUASHING * gates.numel()), forget_bias
-    )
-    fill(
-        call,
-        ("projected", "hidden", "cell", "output", "end_cell"),
-        (gates, cell, cell, output, end),
-    )
-    check(library().functions.fwrl_lstm_forward(byref(call)))
-    return output, end
 
 
 def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

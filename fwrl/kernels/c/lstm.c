@@ -106,16 +106,13 @@ static void forward(const void *call, int64_t n, int64_t unused, float *scratch)
     const LSTM *net = g->net;
     int64_t size = net->size;
     memcpy(g->cells, net->cell + g->first * size, g->count * size * sizeof(float));
-    if (!net->recurrent)
-        memset(g->made, 0, g->count * g->row * sizeof(float));
     for (int64_t t = 0; t < net->times; t++) {
         for (int64_t i = 0; i < g->count; i++) {
             g->x[i] = before(g, i, t, net->hidden, net->output);
             if (starts_at(g, i, t))
                 memset(g->cells + i * size, 0, size * sizeof(float));
         }
-        if (net->recurrent)
-            products(g->to, g->x, g->count, g->weights, size, GATES * size);
+        products(g->to, g->x, g->count, g->weights, size, GATES * size);
         for (int64_t i = 0; i < g->count; i++)
             cell_forward(g, i, t, g->cells + i * size);
     }
@@ -175,13 +172,11 @@ static int run(const LSTM *net, int back) {
     if (!net->streams)
         return 0;
     int64_t keys = back ? gates : size, columns = back ? size : gates;
-    Work work = {net, NULL, (net->streams + net->threads - 1) / net->threads};
-    if (net->recurrent) {
-        work.weights = aligned_alloc(64, (packed_size(keys, columns) * sizeof(float) + 63) / 64 * 64);
-        if (!work.weights)
-            return 1;
-        pack(work.weights, net->recurrent, keys, columns, back ? size : 1, back ? 1 : size);
-    }
+    int64_t bytes = (packed_size(keys, columns) * sizeof(float) + 63) / 64 * 64;
+    Work work = {net, aligned_alloc(64, bytes), (net->streams + net->threads - 1) / net->threads};
+    if (!work.weights)
+        return 1;
+    pack(work.weights, net->recurrent, keys, columns, back ? size : 1, back ? 1 : size);
     int64_t groups = (net->streams + work.group - 1) / work.group;
     int failed = for_all(&work, groups, 1, net->threads, floats_of(net, work.group),
                          back ? backward : forward);

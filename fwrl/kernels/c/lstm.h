@@ -9,8 +9,7 @@ typedef struct {
     int64_t streams, times, size, threads;
     /* added to what opens the forget gate */
     double forget_bias;
-    /* [B T 4E]: of the input, and of the last output as well where there is no `recurrent`
-       [4E E]: then there is one time, and no way back */
+    /* [B T 4E], [4E E]: the gates write, keep, update and show after one another */
     const float *projected, *recurrent;
     /* [B E] */
     const float *hidden, *cell;
