@@ -1,13 +1,13 @@
-/* The fast weight memory, one time after another, with the weights in cache; "vec" makes a vector of
-   a product of two:
+/* The fast weight memory, one time after another, with the weights in cache; "vec" makes a vector
+   of a product of two:
 
        k = vec(s r)
        U = S + k^T b (v - k S)
        S <- U / max(1, |U|)
        n <- normalise(vec(n e) S)     once for each edge e
 
-   The output is the last n; an episode begins with zeros for S. The weights are kept as U; what they
-   are divided by is in the next read and the next write. */
+   The output is the last n; an episode begins with zeros for S. The weights are kept as U; what
+   they are divided by is in the next reads and the next write. */
 
 #include <math.h>
 
@@ -128,7 +128,7 @@ static void bound_back(float *to_first, float *to_second, float a, const float *
     add_inner(to_first, a, parts, to_sum, size, columns);
 }
 
-/* y <- x with mean 0 and variance 1. Returns what the differences from the mean are multiplied by. */
+/* y <- x with mean 0 and variance 1. Returns what differences from the mean are multiplied by. */
 INLINE float normalise(float *y, const float *x, int64_t size) {
     float mean = 0.0f, variance = 0.0f;
     for (int64_t v = 0; v < size; v++)
@@ -223,10 +223,9 @@ static void forward(const void *call, int64_t b, int64_t unused, float *scratch)
     for (int64_t t = 0; t < net->times; t++) {
         if (net->kept && t % net->interval == 0)
             give_matrix(kept_at(s, t), S, s->keys, s->size, s->columns);
-        if (starts_at(s, t)) {
+        /* of which nothing is left to be scaled */
+        if (starts_at(s, t))
             memset(S, 0, s->filled * sizeof(float));
-            scale = 1.0f;
-        }
         scale = advance(s, t, scale, S, key, row);
     }
     combine(S, scale, 0.0f, S, s->filled);
@@ -240,8 +239,8 @@ typedef struct {
     float *fresh, *before, *after;
     /* at each time of the interval: the key, and what the weights before it are scaled by */
     float *key, *decay;
-    /* of values: the gradient of a node, that of what was read, a node, and a row for each number of
-       a part */
+    /* of values: the gradient of a node, that of what was read, a node, and a row for each number
+       of a part */
     float *to_node, *to_found, *node, *parts;
 } Scratch;
 
@@ -273,7 +272,7 @@ static void weights_again(const Stream *s, int64_t first, int64_t last, Scratch 
     for (int64_t t = first; t < last; t++) {
         bind(x->key + (t - first) * s->rows, part_at(s, t, FIRST_PART), part_at(s, t, SECOND_PART),
              s->size);
-        x->decay[t - first] = t && !starts_at(s, t) ? net->scale[place(s, t) - 1] : 1.0f;
+        x->decay[t - first] = t ? net->scale[place(s, t) - 1] : 1.0f;
     }
     Writes writes = {{x->key, s->rows},
                      {net->error + row * s->size, s->size},

@@ -20,9 +20,9 @@ typedef struct {
     /* [B T V], [B K V] */
     float *output, *end;
     /* for the backward pass, null if not wanted. [B T V]: what was written before the strength;
-       [B T R V]: what was read before it was normalised; [B T]: what the weights are scaled by after
-       the write; [B N K V]: the weights at every interval, before they are scaled and before what
-       starts there */
+       [B T R V]: what was read before it was normalised; [B T]: what the weights are scaled by
+       after the write; [B N K V]: the weights at every interval, before they are scaled and before
+       what starts there */
     float *error, *found, *scale, *kept;
     /* only in the backward pass: the gradients of output and end, and of what was given */
     const float *from_output, *from_end;

@@ -5,7 +5,7 @@
        h  = sigmoid(o) tanh(c)
 
    An episode begins with zeros for h and c. The recurrent weights are too many for the nearest
-   cache: a thread takes all its streams through a time together, and reads them once for several. */
+   cache: a thread takes all its streams through a time together, and reads them once for many. */
 
 #include "lstm.h"
 #include "products.h"

@@ -1,4 +1,5 @@
-/* What the LSTM is given and fills; the same fields as `LSTM` in ../library.py. All without gaps. */
+/* What the LSTM is given and fills; the same fields as `LSTM` in ../library.py. All without
+   gaps. */
 #ifndef FWRL_LSTM_H
 #define FWRL_LSTM_H
 
