@@ -91,6 +91,18 @@ def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
     return map_tensors(take, inputs)
 
 
+def one_before(
+    first: Float[Tensor, " B *E"],
+    later: Float[Tensor, "B T *E"],
+    starts: Bool[Tensor, "B T"] | None,
+) -> Float[Tensor, "B T *E"]:
+    """What each time finds of the one before: ``first`` at the first; zeros where it starts."""
+    found = torch.cat([first.unsqueeze(1), later[:, :-1]], dim=1)
+    if starts is None:
+        return found
+    return found.masked_fill(starts.view(starts.shape + (1,) * (found.dim() - 2)), 0.0)
+
+
 def linear_recurrence(
     factor: Tensor, addend: Tensor, state: Tensor, starts: Bool[Tensor, "B T"]
 ) -> Tensor:

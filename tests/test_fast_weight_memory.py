@@ -51,10 +51,9 @@ def test_two_writes_are_the_worked_example():
 
 
 def test_two_chained_reads_are_the_worked_example():
-    edges = torch.tensor([[[1, 0], [0.5, 0.5]]], dtype=torch.double)
-    node = doubles(0.3, 0.7)
-    first = follow(worked_memory(), node, edges[:, :1])
-    second = follow(worked_memory(), node, edges)
+    path = torch.tensor([[[0.3, 0.7], [1, 0], [0.5, 0.5]]], dtype=torch.double)
+    first = follow(worked_memory(), path[:, :2])
+    second = follow(worked_memory(), path)
     torch.testing.assert_close(first, doubles(0.999179, -0.999179), atol=5e-7, rtol=0)
     torch.testing.assert_close(second, doubles(-0.999777, 0.999777), atol=5e-7, rtol=0)
 
@@ -185,7 +184,7 @@ def test_only_whole_and_short_episodes_are_read_at_once(monkeypatch):
     lengths = []
 
     def watch(asked):
-        lengths.append(asked.value.shape[1])
+        lengths.append(asked.triple.shape[1])
         return recall_episode(asked)
 
     monkeypatch.setattr(module, "recall_episode", watch)

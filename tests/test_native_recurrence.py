@@ -11,15 +11,27 @@ from fwrl.state import map_tensors, tensors_in
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
 KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta", "self_referential"]
+KINDS += ["fast_weight_memory", "lstm", "slow_rnn"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # sizes of heads: whole vectors of every width; less than one; some and a rest
 SIZES = [32, 3, 16, 17, 40, 80]
 
 
-def problem(kind, size, times, streams=3):
+def settings(kind, size):
+    if kind == "fast_weight_memory":
+        # a memory grows with the third power; strong writes, so that it is clipped now and then
+        return {"memory_size": min(size, 33), "scale_write": False}
+    return {} if kind == "lstm" else {"heads": 2}
+
+
+def problem(kind, size, times, streams=3, **others):
     """A core with a past, and what it reads; large enough for every squashing to bend."""
     torch.manual_seed(size + times)
-    core = CORES[kind](heads=2).build(2 * size)
+    core = CORES[kind](**settings(kind, size) | others).build(2 * size)
+    if kind == "fast_weight_memory":
+        # reads stay nearer to what is added to their variance, which damps what rounding becomes
+        for parameter in core.question.parameters():
+            parameter.data.mul_(0.3)
     x = torch.randn(streams, times, 2 * size, requires_grad=True)
     starts = torch.rand(streams, times) < 0.1
     return core, x, starts, grown(core.initial_state(streams))
@@ -56,9 +68,49 @@ def test_it_equals_the_loop_for_any_size(kind, size, variant):
 
 
 @every_kind
-@pytest.mark.parametrize("times", [1, 2, 15, 16, 17, 65])
+@pytest.mark.parametrize("times", [1, 2, 15, 16, 17, 63, 64, 65, 257])
 def test_it_equals_the_loop_for_any_length(kind, times):
     assert_equal(problem(kind, 8, times))
+
+
+@every_kind
+@pytest.mark.parametrize("streams", [1, 2, 7, 9])
+def test_it_equals_the_loop_for_any_number_of_streams(kind, streams, variant):
+    assert_equal(problem(kind, 12, 9, streams=streams))
+
+
+@every_kind
+def test_inputs_may_lie_anywhere(kind):
+    core, x, starts, state = problem(kind, 8, 20)
+    expected = everything(core, x, starts, state, "native")
+    state = map_tensors(scattered, state)
+    given = (scattered(x), starts.t().contiguous().t(), state)
+    assert not any(leaf.is_contiguous() for leaf in (*given[:2], *tensors_in(state)))
+    for fast, truth in zip(everything(core, *given, "native"), expected, strict=True):
+        torch.testing.assert_close(fast, truth, atol=1e-5, rtol=1e-4)
+
+
+def scattered(leaf):
+    """Every second number of something larger."""
+    return torch.stack([leaf.detach()] * 2, dim=-1)[..., 0].requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale_write": True},
+        {"read_tanh": "edges", "residual": False, "forget_bias": 1.0},
+        {"read_tanh": "all", "reads": 1},
+        {"reads": 5, "hidden_size": 7},
+    ],
+)
+def test_every_setting_of_a_fast_weight_memory(settings):
+    assert_equal(problem("fast_weight_memory", 6, 40, **settings))
+
+
+@pytest.mark.parametrize("hidden_size", [1, 31, 32, 33, 100])
+def test_hidden_units_that_fill_no_panel(hidden_size, variant):
+    assert_equal(problem("lstm", 9, 12, streams=11, hidden_size=hidden_size, forget_bias=0.5))
 
 
 @every_kind
@@ -145,7 +197,8 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    for name in ("recurrent", "fast_recurrence", "self_referential"):
+    names = ("recurrent", "fast_recurrence", "fast_weight_memory", "lstm", "self_referential")
+    for name in names:
         monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):
         core.unroll(x, state, starts)
@@ -153,6 +206,22 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         core.unroll(x, state, starts)
     core, x, state = core.double(), x.double(), map_tensors(torch.Tensor.double, state)
     assert core.unroll(x, state, starts)[0].dtype == torch.float64
+
+
+@every_kind
+def test_without_the_library_all_goes_on(kind, monkeypatch):
+    given = problem(kind, 8, 20)
+    expected = everything(*given, "native")
+    monkeypatch.setattr(loading, "FOLDER", loading.FOLDER / "nowhere")
+    loading.library.cache_clear()
+    try:
+        core, x, starts, state = given
+        y, end = core.unroll(x, state, starts)
+        core.step(x[:, 0], state)
+    finally:
+        loading.library.cache_clear()
+    for leaf, truth in zip([y, *tensors_in(end)], expected, strict=False):
+        torch.testing.assert_close(leaf, truth, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "version"), [("delta_rnn", 1), ("delta_lstm", 2)])
@@ -172,6 +241,8 @@ def given(*shapes):
     ("operator", "tensors"),
     [
         ("recurrent_delta", given((2, 20, 2, 13), (2, 4, 13), (2, 2, 4, 4), (2, 2, 4))),
+        ("fast_weight_memory", given((2, 20, 3, 4), (2, 20, 1), (2, 20, 3, 4), (2, 16, 4))),
+        ("lstm", given((2, 20, 12), (12, 3), (2, 3), (2, 3))),
         ("self_referential", given((2, 20, 2, 4), (2, 2, 4, 16), (2, 4, 16))),
         (
             "fast_recurrence",
@@ -186,5 +257,6 @@ def given(*shapes):
 def test_the_operators_keep_the_rules_of_torch(operator, tensors):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     starts = torch.rand(2, 20) < 0.1
-    inputs = (*tensors, starts, True)
+    # of the LSTM also the bias of its forget gate
+    inputs = (*tensors, starts, *([1.0] if operator == "lstm" else []), True)
     torch.library.opcheck(getattr(torch.ops.fwrl, operator), inputs, test_utils=checks)

@@ -16,6 +16,8 @@ from typing_extensions import override
 from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore
+from fwrl.kernels import fast_weight_memory, recurs_natively
+from fwrl.lstm import unroll_lstm
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 from fwrl.shapes import FastWeights
@@ -79,14 +81,11 @@ class FastWeightMemoryState(NamedTuple):
 class Asked(NamedTuple):
     """What the slow network asks of the memory: one triple to write, then a chain of reads."""
 
-    # the two parts of the key
-    first: Float[Tensor, "*BT 1 V"]
-    second: Float[Tensor, "*BT 1 V"]
-    value: Float[Tensor, "*BT 1 V"]
-    beta: Float[Tensor, "*BT 1 1"]
-    # where the chain begins, and the edge that it takes from each node to the next
-    node: Float[Tensor, "*BT 1 V"]
-    edges: Float[Tensor, "*BT R V"]
+    # the two parts of the key, and the value
+    triple: Float[Tensor, "*BT 3 V"]
+    beta: Float[Tensor, "*BT 1"]
+    # the node where the chain begins, and the edge that it takes from each node to the next
+    path: Float[Tensor, "*BT P V"]
 
 
 def bind(first: Float[Tensor, "*B S"], second: Float[Tensor, "*B R"]) -> Float[Tensor, "*B K"]:
@@ -94,11 +93,10 @@ def bind(first: Float[Tensor, "*B S"], second: Float[Tensor, "*B R"]) -> Float[T
     return (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(start_dim=-2)
 
 
-def follow(
-    memory: FastWeights, node: Float[Tensor, "B 1 V"], edges: Float[Tensor, "B R V"]
-) -> Float[Tensor, "B 1 V"]:
+def follow(memory: FastWeights, path: Float[Tensor, "B P V"]) -> Float[Tensor, "B 1 V"]:
     """The node at which a chain of reads ends; each that it comes to is normalised."""
-    for edge in edges.split(1, dim=-2):
+    node, *edges = path.split(1, dim=-2)
+    for edge in edges:
         node = F.layer_norm(read(memory, bind(node, edge)), node.shape[-1:])
     return node
 
@@ -140,7 +138,12 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
         hidden, slow = self.cell.advance(self.cell.input(x), state.slow)
         asked = self._ask(hidden)
         with without_autocast(x.device):
-            node, memory = _advance(asked, state.memory)
+            if recurs_natively(*asked, state.memory):
+                one = Asked(*(part.unsqueeze(1) for part in asked))
+                node, memory = _natively(one, state.memory, None)
+                node = node.squeeze(1)
+            else:
+                node, memory = _advance(asked, state.memory)
         return self._out(hidden, node), FastWeightMemoryState(slow, memory)
 
     @override
@@ -150,30 +153,28 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
         state: FastWeightMemoryState,
         starts: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B T E"], FastWeightMemoryState]:
-        fresh = self.initial_state(x.shape[0], x.device)
-        hidden, slow = by_steps(
-            self.cell.advance, self.cell.input(x), state.slow, starts, fresh.slow
-        )
+        hidden, slow = unroll_lstm(self.cell, x, state.slow, starts)
         asked = self._ask(hidden)
         with without_autocast(x.device):
+            if recurs_natively(*asked, state.memory):
+                node, memory = _natively(asked, state.memory, starts)
             # where there are more times, comparing all of them costs more than the memory itself
-            if x.shape[1] <= 4 * self.size and _are_whole(starts):
+            elif x.shape[1] <= 4 * self.size and _are_whole(starts):
                 node, memory = recall_episode(asked)
             else:
-                node, memory = by_steps(_advance, asked, state.memory, starts, fresh.memory)
+                fresh = torch.zeros_like(state.memory)
+                node, memory = by_steps(_advance, asked, state.memory, starts, fresh)
         return self._out(hidden, node), FastWeightMemoryState(slow, memory)
 
     def _ask(self, hidden: Float[Tensor, "*BT E"]) -> Asked:
         """What the one head is to write and to read."""
-        written = at_least_float32(self.write(hidden)).unsqueeze(-2)
-        first, second, value = written[..., :-1].tanh().chunk(3, dim=-1)
+        written = at_least_float32(self.write(hidden))
+        triple = written[..., :-1].tanh().unflatten(-1, (3, self.size))
         beta = self.strength * (written[..., -1:] + 1.0).sigmoid()
-        question = at_least_float32(self.question(hidden))
-        question = question.unflatten(-1, (1 + self.reads, self.size))
-        node, edges = question.split((1, self.reads), dim=-2)
-        node = node.tanh() if self.read_tanh == "all" else node
-        edges = edges if self.read_tanh == "none" else edges.tanh()
-        return Asked(first, second, value, beta, node, edges)
+        path = at_least_float32(self.question(hidden)).unflatten(-1, (-1, self.size))
+        if self.read_tanh == "edges":
+            path = torch.cat([path[..., :1, :], path[..., 1:, :].tanh()], dim=-2)
+        return Asked(triple, beta, path.tanh() if self.read_tanh == "all" else path)
 
     def _out(
         self, hidden: Float[Tensor, "*BT E"], node: Float[Tensor, "*BT V"]
@@ -183,9 +184,19 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
 
 
 def _advance(asked: Asked, memory: FastWeights) -> tuple[Float[Tensor, "B V"], FastWeights]:
-    write = Write(bind(asked.first, asked.second), asked.value, asked.beta)
+    first, second, value = asked.triple.split(1, dim=-2)
+    write = Write(bind(first, second), value, asked.beta.unsqueeze(-2))
     memory = clipped_delta_rule(memory.to(write.key.dtype), write)
-    return follow(memory, asked.node, asked.edges).squeeze(-2), memory
+    return follow(memory, asked.path).squeeze(-2), memory
+
+
+def _natively(
+    asked: Asked, memory: FastWeights, starts: Bool[Tensor, "B T"] | None
+) -> tuple[Float[Tensor, "B T V"], FastWeights]:
+    node, end = fast_weight_memory.unroll(
+        fast_weight_memory.Inputs(*asked, memory.squeeze(1), starts)
+    )
+    return node, end.unsqueeze(1)
 
 
 def _are_whole(starts: Bool[Tensor, "B T"]) -> bool:
@@ -200,16 +211,17 @@ def recall_episode(asked: Asked) -> tuple[Float[Tensor, "B T V"], FastWeights]:
     ``key W`` compares the key with each of those, as attention does. The keys are compared part by
     part, and while there are few of them the memory need never be made, nor kept for the gradient.
     """
-    first, second, value, beta, node = (part.squeeze(-2) for part in asked[:-1])
+    first, second, value = asked.triple.unbind(-2)
+    node, edges_of_all = asked.path[..., 0, :], asked.path[..., 1:, :]
     squares = first.square().sum(-1) * second.square().sum(-1)
     # each time's key, and each of its edges, against the keys of all times
     alike = (first @ first.mT) * (second @ second.mT)
-    alike_edges = asked.edges @ second.unsqueeze(1).mT
+    alike_edges = edges_of_all @ second.unsqueeze(1).mT
     keys = _streams_last(first)
     held = keys[:0]
     norm = squares.new_zeros(squares.shape[0])
     found: list[Tensor] = []
-    columns = map(_streams_last, (alike, alike_edges, squares, value, beta, node))
+    columns = map(_streams_last, (alike, alike_edges, squares, value, asked.beta, node))
     for t, (like, edges, square, new, strength, origin) in enumerate(zip(*columns, strict=True)):
         old = (held * like[:t].unsqueeze(1)).sum(0)
         change = strength * (new - old)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
-from fwrl.recurrence import by_steps
+from fwrl.lstm import unroll_lstm
 
 
 class LSTMConfig(Config):
@@ -56,5 +56,4 @@ class LSTM(MemoryCore[LSTMState]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: LSTMState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], LSTMState]:
-        fresh = self.initial_state(x.shape[0], x.device)
-        return by_steps(self.cell.advance, self.cell.input(x), state, starts, fresh)
+        return unroll_lstm(self.cell, x, state, starts)

@@ -12,7 +12,7 @@ from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
-from fwrl.recurrence import by_steps
+from fwrl.lstm import unroll_lstm
 from fwrl.shapes import FastWeights
 from fwrl.slow_network import JoinHeads, split_heads
 from fwrl.update_rules import Write, delta_rule
@@ -75,8 +75,7 @@ class SlowRNN(MemoryCore[SlowRNNState]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: SlowRNNState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], SlowRNNState]:
-        fresh = self.slow.initial_state(x.shape[0], x.device)
-        hidden, slow = by_steps(self.slow.advance, self.slow.input(x), state.slow, starts, fresh)
+        hidden, slow = unroll_lstm(self.slow, x, state.slow, starts)
         values, weights = scan(delta_rule, state.weights, *self._program(hidden), starts)
         return self.output(values), SlowRNNState(slow, weights)
 

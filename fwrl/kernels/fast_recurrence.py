@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from ctypes import byref
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -45,11 +44,7 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B G
 
     An episode begins with zeros.
     """
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if wanted or torch.compiler.is_compiling():
-        y, end, cell, *_ = _fast_recurrence(*inputs, wanted)
-    else:
-        y, end, cell, *_ = run_forward(inputs, False)
+    y, end, cell, *_ = _fast_recurrence(inputs)
     return y, end, cell
 
 

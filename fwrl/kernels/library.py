@@ -95,6 +95,33 @@ class FastRecurrence(ctypes.Structure):
     )
 
 
+class LSTM(ctypes.Structure):
+    """``LSTM`` in c/lstm.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "threads")),
+        ("forget_bias", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "hidden", "cell")),
+        *((name, ctypes.c_void_p) for name in ("starts", "output", "end_cell", "gates", "cells")),
+        *((name, ctypes.c_void_p) for name in ("from_output", "from_cell")),
+        *((name, ctypes.c_void_p) for name in ("to_projected", "to_hidden", "to_cell")),
+    )
+
+
+class FastWeightMemory(ctypes.Structure):
+    """``FastWeightMemory`` in c/fast_weight_memory.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "reads")),
+        *((name, ctypes.c_int64) for name in ("interval", "threads")),
+        *((name, ctypes.c_void_p) for name in ("triple", "beta", "path", "state", "starts")),
+        *((name, ctypes.c_void_p) for name in ("output", "end")),
+        *((name, ctypes.c_void_p) for name in ("error", "found", "scale", "kept")),
+        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
+        *((f"to_{name}", ctypes.c_void_p) for name in ("triple", "beta", "path", "state")),
+    )
+
+
 class SelfReferential(ctypes.Structure):
     """``SelfReferential`` in c/self_referential.h."""
 

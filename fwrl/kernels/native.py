@@ -68,12 +68,8 @@ def scan(
     form = FORMS[rule]
     write = prepared(form, write)
     given = (query, write.key, write.value, write.beta, write.decay, state, fresh)
-    inputs = Inputs(*given, starts, form.removes)
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    if wanted or torch.compiler.is_compiling():
-        values, end, *_ = _scan(*inputs, wanted)
-        return values, end
-    return run_forward(inputs, False)[:2]
+    values, end, *_ = _scan(Inputs(*given, starts, form.removes))
+    return values, end
 
 
 def step(

@@ -34,8 +34,11 @@ class Operator(NamedTuple):
     gradients: Callable[[Any], list[Tensor]]
 
 
-def register(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
-    """Define ``torch.ops.fwrl.<name>`` with its gradient; returns it."""
+def register(operator: Operator) -> Callable[[Any], Sequence[Tensor]]:
+    """Define ``torch.ops.fwrl.<name>`` with its gradient; returns what runs it on inputs.
+
+    What PyTorch need not see, as it is neither differentiated nor compiled, is spared its dispatch.
+    """
     name, back_name = f"fwrl::{operator.name}", f"fwrl::{operator.name}_backward"
     results = ", ".join(["Tensor"] * operator.results)
     torch.library.define(name, f"({operator.schema}, bool wanted) -> ({results})")
@@ -60,7 +63,16 @@ def register(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
     torch.library.register_fake(name, empty)
     torch.library.register_fake(back_name, gradients)
     _give_gradient(name, operator)
-    return getattr(torch.ops.fwrl, operator.name)
+    seen = getattr(torch.ops.fwrl, operator.name)
+
+    def run(inputs: Any) -> Sequence[Tensor]:
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        if wanted or torch.compiler.is_compiling():
+            return seen(*inputs, wanted)
+        return operator.forward(inputs, False)
+
+    return run
 
 
 def _give_gradient(name: str, operator: Operator) -> None:

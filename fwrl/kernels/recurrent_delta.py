@@ -11,6 +11,7 @@ from torch import Tensor
 from fwrl.kernels.library import Recurrent, check, fill, library, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.kernels.operators import Operator, register
+from fwrl.recurrence import one_before
 from fwrl.shapes import FastWeights
 
 
@@ -29,11 +30,8 @@ class Inputs(NamedTuple):
 
 def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], FastWeights]:
     """What is read at each time, and the last weights; an episode begins with zeros."""
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if wanted or torch.compiler.is_compiling():
-        output, end, *_ = _recurrent_delta(*inputs, wanted)
-        return output, end
-    return run_forward(inputs, False)[:2]
+    output, end, *_ = _recurrent_delta(inputs)
+    return output, end
 
 
 def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,10 +61,8 @@ def run_backward(
     fill(call, ("to_projected", "to_state", "to_y"), (to_projected, to_state, to_y))
     check(library().functions.fwrl_recurrent_backward(byref(call)))
     del held
-    before = torch.cat([inputs.y.unsqueeze(1), saved[0][:, :-1]], dim=1)
-    if inputs.starts is not None:
-        before = before.masked_fill(inputs.starts[..., None, None], 0.0)
-    seen, made = (x.flatten(0, 1).transpose(0, 1) for x in (before.tanh(), to_projected))
+    seen = one_before(inputs.y, saved[0], inputs.starts).tanh()
+    seen, made = (x.flatten(0, 1).transpose(0, 1) for x in (seen, to_projected))
     torch.bmm(seen.mT, made, out=to_recurrent)
     return gradients
 

@@ -27,11 +27,7 @@ class Inputs(NamedTuple):
 
 def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], FastWeights]:
     """What is read at each time before the write, and the last weights."""
-    wanted = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    if wanted or torch.compiler.is_compiling():
-        output, end, *_ = _self_referential(*inputs, wanted)
-        return output, end
-    output, end, *_ = run_forward(inputs, False)
+    output, end, *_ = _self_referential(inputs)
     return output, end
 
 

@@ -1,7 +1,9 @@
 /* The entry points: each call goes to the functions for the best instructions of this machine. */
 
 #include "fast_recurrence.h"
+#include "fast_weight_memory.h"
 #include "features.h"
+#include "lstm.h"
 #include "recurrent.h"
 #include "scan.h"
 #include "self_referential.h"
@@ -24,6 +26,9 @@ typedef struct {
     int (*recurrent_forward)(const Recurrent *), (*recurrent_backward)(const Recurrent *);
     int (*fast_recurrence_forward)(const FastRecurrence *);
     int (*fast_recurrence_backward)(const FastRecurrence *);
+    int (*fast_weight_memory_forward)(const FastWeightMemory *);
+    int (*fast_weight_memory_backward)(const FastWeightMemory *);
+    int (*lstm_forward)(const LSTM *), (*lstm_backward)(const LSTM *);
     int (*self_referential_forward)(const SelfReferential *);
     int (*self_referential_backward)(const SelfReferential *);
     void (*features_forward)(const Features *), (*features_backward)(const Features *);
@@ -36,6 +41,10 @@ typedef struct {
     int recurrent_backward_##variant(const Recurrent *);                                           \
     int fast_recurrence_forward_##variant(const FastRecurrence *);                                 \
     int fast_recurrence_backward_##variant(const FastRecurrence *);                                \
+    int fast_weight_memory_forward_##variant(const FastWeightMemory *);                            \
+    int fast_weight_memory_backward_##variant(const FastWeightMemory *);                           \
+    int lstm_forward_##variant(const LSTM *);                                                      \
+    int lstm_backward_##variant(const LSTM *);                                                     \
     int self_referential_forward_##variant(const SelfReferential *);                               \
     int self_referential_backward_##variant(const SelfReferential *);                              \
     void features_forward_##variant(const Features *);                                             \
@@ -48,6 +57,10 @@ typedef struct {
      recurrent_backward_##variant,                                                                 \
      fast_recurrence_forward_##variant,                                                            \
      fast_recurrence_backward_##variant,                                                           \
+     fast_weight_memory_forward_##variant,                                                         \
+     fast_weight_memory_backward_##variant,                                                        \
+     lstm_forward_##variant,                                                                       \
+     lstm_backward_##variant,                                                                      \
      self_referential_forward_##variant,                                                           \
      self_referential_backward_##variant,                                                          \
      features_forward_##variant,                                                                   \
@@ -99,6 +112,14 @@ PUBLIC int fwrl_fast_recurrence_forward(const FastRecurrence *x) {
 PUBLIC int fwrl_fast_recurrence_backward(const FastRecurrence *x) {
     return now()->fast_recurrence_backward(x);
 }
+PUBLIC int fwrl_fast_weight_memory_forward(const FastWeightMemory *x) {
+    return now()->fast_weight_memory_forward(x);
+}
+PUBLIC int fwrl_fast_weight_memory_backward(const FastWeightMemory *x) {
+    return now()->fast_weight_memory_backward(x);
+}
+PUBLIC int fwrl_lstm_forward(const LSTM *x) { return now()->lstm_forward(x); }
+PUBLIC int fwrl_lstm_backward(const LSTM *x) { return now()->lstm_backward(x); }
 PUBLIC int fwrl_self_referential_forward(const SelfReferential *x) {
     return now()->self_referential_forward(x);
 }

@@ -34,10 +34,12 @@ INLINE void softmax_back(float *to_x, const float *y, const float *to_y, int64_t
         to_x[k] = y[k] * (to_y[k] - along);
 }
 
+INLINE float tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
+
 INLINE void hyperbolic_tangent(float *y, const float *x, int64_t size) {
 #pragma omp simd
     for (int64_t k = 0; k < size; k++)
-        y[k] = 2.0f * sigmoid(2.0f * x[k]) - 1.0f;
+        y[k] = tangent(x[k]);
 }
 
 #endif
