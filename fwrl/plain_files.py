@@ -118,7 +118,15 @@ def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def sync_file(path: Path) -> None:
+    """See that all that was written to a file is on the disk."""
+    _sync(os.open(path, os.O_RDWR))
+
+
+def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     finally:

@@ -13,7 +13,7 @@ from agents.evaluation import evaluate, play, summarise
 from agents.policy import RecurrentPolicy
 from agents.rollout import EpisodeCounter, Episodes
 from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
-from envs import AtariConfig, EnvConfigError, make_envs
+from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
 from fwrl.checkpoint import CheckpointError, read_document
 from fwrl.cli.export import steps_of
 from fwrl.cli.run_config import RunConfig
@@ -129,20 +129,28 @@ def _film(
     """One episode as a video; returns the file."""
     torch.manual_seed(seed)
     envs = make_envs(config.env, 1, evaluation=True, render=True)
-    frames: list[NDArray[np.uint8]] = []
-    counter, ended = EpisodeCounter(1), Episodes.none()
-    for step in islice(play(policy, envs, seed, not stochastic), LONGEST_VIDEO):
-        if counter.count(step, ended).any():
-            break
-        # where an episode ends the next one has begun: its picture does not belong here
-        frame = envs.render()
-        if frame is None:
-            raise ConfigError(f"--video: {env_name(config)} draws no pictures")
-        frames.append(frame)
+    frames = pictures_of(envs, policy, seed, LONGEST_VIDEO, not stochastic)
     envs.close()
     if not frames:
-        raise ConfigError("--video: the episode was over after one step")
+        raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
     return write_video(video / f"episode_{folder.name}_seed{seed}", frames, envs.render_fps)
+
+
+def pictures_of(
+    envs: VectorEnv, policy: RecurrentPolicy, seed: int, longest: int, deterministic: bool
+) -> list[NDArray[np.uint8]]:
+    """What slot 0 looks like after each step of an episode, but for the last one.
+
+    None if it draws no pictures, or the episode was over after one step.
+    """
+    frames: list[NDArray[np.uint8]] = []
+    counter, ended = EpisodeCounter(1), Episodes.none()
+    for step in islice(play(policy, envs, seed, deterministic), longest):
+        # where an episode ends the next one has begun: its picture does not belong here
+        if counter.count(step, ended).any() or (frame := envs.render()) is None:
+            break
+        frames.append(frame)
+    return frames
 
 
 def _write(folder: Path, step: str, result: dict[str, Any]) -> None:

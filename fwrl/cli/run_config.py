@@ -27,6 +27,9 @@ class EvaluationConfig(Config):
     num_envs: int = Field(default=10, ge=1)
     deterministic: bool = True
     """The most probable action; otherwise a sample, as in training."""
+    film_steps: int = Field(default=0, ge=0)
+    """So many steps of an evaluated episode are shown as a film in TensorBoard, where the
+    environment draws pictures; 0: none."""
 
 
 class CheckpointConfig(Config):

@@ -5,19 +5,25 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
+from tensorboard.compat.proto import summary_pb2
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from agents.distributed import gather_bytes, gather_rows, num_processes
-from agents.evaluation import Summary
+from agents.evaluation import Summary as EvaluationSummary
 from agents.rollout import Episodes
 from fwrl.cli.run_config import RunConfig
+from fwrl.cli.video import gif
+from fwrl.cli.yaml_files import flat
+from fwrl.plain_files import sync_file
 from fwrl.state import tensors_in
 
 TABLE = "metrics.csv"
@@ -52,6 +58,14 @@ METRICS: dict[str, str] = {
     "train/policy_gradient_loss": "the clipped surrogate objective, negated",
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
+    "memory/beta": "mean write strength before what the rule makes of it, over times and heads; "
+    "this and what follows at each evaluation, for memories of fast weights",
+    "memory/decay": "mean share of the fast weights that survives a step",
+    "memory/weights_norm": "mean Frobenius norm of the fast weights of a head",
+    "memory/effective_rank": "how many directions the fast weights of a head use, in the mean",
+    "memory/key_overlap": "mean of the largest |cosine| of a key with an earlier one of its "
+    "episode: near 1 writes meet what was written there",
+    "memory/query_key_cosine": "mean cosine of where a time reads and where it writes",
     "health/env_faults": "environments that failed and were replaced so far",
     "health/skipped_updates": "gradient steps so far that NaN or infinity would have spoilt, and "
     "that were left out",
@@ -62,6 +76,23 @@ METRICS: dict[str, str] = {
     "health/save_errors": "checkpoints that could not be written, since then",
     "health/save_s": "seconds that the last checkpoint took",
 }
+
+# Of TensorBoard's page of custom scalars: title -> chart -> metrics in it.
+LAYOUT = {
+    "learning": {
+        "return": ["Multiline", ["rollout/ep_rew_mean", "eval/mean_reward"]],
+        "evaluation": ["Margin", ["eval/iqm", "eval/ci_low", "eval/ci_high"]],
+    },
+    "memory": {
+        "writes": ["Multiline", ["memory/beta", "memory/decay"]],
+        "where": ["Multiline", ["memory/key_overlap", "memory/query_key_cosine"]],
+        "rank": ["Multiline", ["memory/effective_rank"]],
+    },
+    "health": {"counts": ["Multiline", ["health/.*(faults|updates|rollbacks|errors)"]]},
+}
+# What its page of hyper-parameters compares.
+RESULTS = ("eval/mean_reward", "rollout/ep_rew_mean")
+FILM_FPS = 10.0
 
 
 class RecentEpisodes:
@@ -102,7 +133,7 @@ def gather_episodes(episodes: Episodes) -> Episodes:
     return Episodes(returns, [int(length) for length in lengths], said, faults)
 
 
-def evaluation_metrics(summary: Summary) -> dict[str, float]:
+def evaluation_metrics(summary: EvaluationSummary) -> dict[str, float]:
     """An evaluation under the names of ``METRICS``."""
     metrics = {
         "eval/mean_reward": summary.return_mean,
@@ -154,6 +185,8 @@ class RunLog:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         if positions is None:
             self._try(lambda: self._tensorboard().add_text("config", f"```yaml\n{text}\n```"))
+            self._try(lambda: self._tensorboard().add_custom_scalars(LAYOUT))
+            self._try(lambda: self._add_settings(config))
         if path.stat().st_size == 0:
             self._try(self.rows.writeheader)
 
@@ -168,16 +201,57 @@ class RunLog:
         self._try(scalars)
         self._try(lambda: self.rows.writerow({"step": step, **metrics}))
 
+    def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Record pictures, ``[H W 3]`` each."""
+
+        def images() -> None:
+            for name, picture in pictures.items():
+                self._tensorboard().add_image(name, picture, step, dataformats="HWC")
+
+        self._try(images)
+
+    def show_film(self, step: int, name: str, frames: Sequence[NDArray[np.uint8]]) -> None:
+        """Record a film, which TensorBoard plays among its images."""
+
+        def film() -> None:
+            height, width = frames[0].shape[:2]
+            kinds: Any = summary_pb2
+            image = kinds.Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=gif(frames, FILM_FPS)
+            )
+            value = kinds.Summary.Value(tag=name, image=image)
+            self._add_summary(kinds.Summary(value=[value]), step)
+
+        self._try(film)
+
     def positions(self) -> dict[str, int]:
         """The size of each file once everything was brought to the disk."""
         self._try(lambda: self._tensorboard().flush())
         self._try(self.file.flush)
-        return {path.name: path.stat().st_size for path in _files(self.directory)}
+        files = _files(self.directory)
+        for path in files:
+            self._try(lambda path=path: sync_file(path))
+        return {path.name: path.stat().st_size for path in files}
 
     def close(self) -> None:
         """Flush and let go."""
         self._try(lambda: self.writer.close() if self.writer else None)
         self._try(self.file.close)
+
+    def _add_settings(self, config: RunConfig) -> None:
+        """What TensorBoard's page of hyper-parameters compares runs by."""
+        settings = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flat(config.model_dump(mode="json")).items()
+        }
+        # the results are among the scalars already: here they are only named
+        for summary in hparams(settings, dict.fromkeys(RESULTS, 0.0)):
+            self._add_summary(summary)
+
+    def _add_summary(self, summary: Any, step: int | None = None) -> None:
+        writer = self._tensorboard().file_writer
+        assert writer is not None, "it is open until it is closed"
+        writer.add_summary(summary, step)
 
     def _tensorboard(self) -> SummaryWriter:
         if self.writer is None:

@@ -12,8 +12,10 @@ from agents import distributed
 from agents.evaluation import EvaluationError, evaluate, summarise
 from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
-from envs import EnvFailure, VectorEnv
+from envs import EnvFailure, VectorEnv, make_envs
 from fwrl.checkpoint import Checkpoint, pack, unpack
+from fwrl.cli.evaluation import pictures_of
+from fwrl.cli.memory_log import memory_metrics, state_pictures
 from fwrl.cli.progress import ProgressReport, say
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_log import RunLog, evaluation_metrics, gather_episodes, state_norm
@@ -218,6 +220,8 @@ def _iterate(job: Job) -> None:
     steps = ppo.num_steps * run.envs.num_envs * distributed.num_processes()
     skipped = int(metrics["health/skipped_updates"])
     run.counters = run.counters.after(steps, updated - began, len(episodes.faults), skipped)
+    if _evaluation_is_due(job):
+        run.unfinished |= memory_metrics(run.learner.policy, rollout)
     if run.counters.skipping >= MAX_SKIPPING:
         _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
 
@@ -246,6 +250,25 @@ def _evaluate(job: Job) -> None:
     run.score = summary.return_mean
     run.unfinished = (run.unfinished or {}) | evaluation_metrics(summary)
     job.saver.say(f"{run.counters.steps:,} steps: evaluated return {run.score:.4g}")
+    _show(job)
+
+
+def _show(job: Job) -> None:
+    """What TensorBoard has to see at an evaluation: the memory, and the policy at work."""
+    run, config, log = job.run, job.config, job.log
+    if log is None:
+        return
+    log.show(run.counters.steps, state_pictures(run.carry.memory))
+    longest = config.evaluation.film_steps
+    if longest:
+        envs = interruptible(make_envs(config.env, 1, evaluation=True, render=True), job.received)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            deterministic = config.evaluation.deterministic
+            frames = pictures_of(envs, run.learner.policy, config.seed, longest, deterministic)
+        envs.close()
+        if frames:
+            log.show_film(run.counters.steps, "eval/episode", frames)
 
 
 def _write(job: Job) -> None:

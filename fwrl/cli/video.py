@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,17 @@ def write_video(stem: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> 
     large = [f.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width] for f in frames]
     if find_spec("av") is not None:
         return _write_mp4(stem.with_name(f"{stem.name}.mp4"), large, fps)
-    images = [Image.fromarray(frame) for frame in large]
     path = stem.with_name(f"{stem.name}.gif")
-    milliseconds = round(1000 / fps)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
+    path.write_bytes(gif(large, fps))
     return path
+
+
+def gif(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
+    """An animated GIF that plays for ever."""
+    images, file = [Image.fromarray(frame) for frame in frames], BytesIO()
+    options = {"append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
+    images[0].save(file, "GIF", save_all=True, **options)
+    return file.getvalue()
 
 
 def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> Path:

@@ -192,3 +192,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
         elif before != after:
             found.append(f"{place} ({before!r} there, {after!r} here)")
     return found
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The values of a configuration by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{where}.{key}" if where else key
+        inside = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+        found |= flat(inside, place) if inside else {place: value}
+    return found
