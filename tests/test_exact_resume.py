@@ -221,8 +221,15 @@ def differences(one, other):
 
 
 # what is overwritten before it is read again, actions beyond those of an episode (the log knows how
-# many there are), and the generators of spaces, from which nobody draws
-SCRATCH = (".envs._next", ".envs.log._actions", ".found_inf", ".param_groups.0.lr", "_np_random")
+# many there are), the generators of spaces, from which nobody draws, and what closing leaves behind
+SCRATCH = (
+    ".envs._next",
+    ".envs.log._actions",
+    ".found_inf",
+    ".param_groups.0.lr",
+    "_np_random",
+    ".closed",
+)
 
 
 @pytest.mark.parametrize("name", ["task", "graph", "cartpole", "popgym", "minigrid"])

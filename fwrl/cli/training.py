@@ -276,15 +276,16 @@ def _write(job: Job) -> None:
     counters, metrics = job.run.counters, job.run.unfinished or {}
     job.run.unfinished = None
     if job.log is not None:
-        health = {
+        counts = {
             "health/env_faults": counters.env_faults,
             "health/skipped_updates": counters.skipped_updates,
             "health/rollbacks": counters.rollbacks,
             "health/log_errors": job.log.errors,
             "health/save_errors": job.saver.errors,
-            "health/save_s": job.saver.seconds,
         }
-        job.log.write(counters.steps, metrics | health | _progress(counters, job.report))
+        metrics |= {name: float(count) for name, count in counts.items()}
+        metrics |= {"health/save_s": job.saver.seconds} | _progress(counters, job.report)
+        job.log.write(counters.steps, metrics)
     job.report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
 
 
