@@ -79,8 +79,8 @@ def _install_death(number, torn, run):
                 descriptor = os.open(seen["written"], os.O_WRONLY)
                 os.ftruncate(descriptor, half)
             os._exit(CRASHED)
-        if event == "open" and "a" not in str(arguments[1]):
-            # what is appended to was brought to the disk before a checkpoint relied on it
+        if event == "open" and (arguments[2] or 0) & (os.O_TRUNC | os.O_EXCL):
+            # but what is appended to was brought to the disk before a checkpoint relied on it
             seen["written"] = str(arguments[0])
 
     sys.addaudithook(watch)

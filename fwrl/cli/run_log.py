@@ -20,7 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 from agents.distributed import gather_bytes, gather_rows, num_processes
 from agents.evaluation import Summary as EvaluationSummary
 from agents.rollout import Episodes
-from fwrl.cli.run_config import RunConfig
+from fwrl.cli.run_config import MAY_CHANGE, RunConfig
 from fwrl.cli.video import gif
 from fwrl.cli.yaml_files import flat
 from fwrl.plain_files import sync_file
@@ -242,7 +242,7 @@ class RunLog:
         """What TensorBoard's page of hyper-parameters compares runs by."""
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in flat(config.model_dump(mode="json")).items()
+            for name, value in flat(config.model_dump(mode="json", exclude={*MAY_CHANGE})).items()
         }
         # the results are among the scalars already: here they are only named
         for summary in hparams(settings, dict.fromkeys(RESULTS, 0.0)):

@@ -292,9 +292,9 @@ def _write(job: Job) -> None:
 def _progress(counters: Counters, report: ProgressReport) -> dict[str, float]:
     return {
         "time/fps": report.speed(counters.steps),
-        "time/iterations": counters.iterations,
+        "time/iterations": float(counters.iterations),
         "time/time_elapsed": counters.seconds,
-        "time/total_timesteps": counters.steps,
+        "time/total_timesteps": float(counters.steps),
     }
 
 
