@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import chain, count, repeat
+from itertools import chain, count, pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ NUM_ENVS = 2
 OTHER_SEED, OTHER_STEPS = 1000, 200
 # shares of a life after which it is continued by others
 CUTS = (1 / 3, 2 / 3)
+# of each of two environments: the last ones, which had most before them
+MOST_EPISODES = 10
 # a limit that changes nothing, but asks for single environments
 NEVER = 2**31
 
@@ -153,7 +155,7 @@ def _others_do_the_same(plan: _Plan, life: Life) -> bool | None:
         if found.broken("deterministic"):
             found.add(name, "not exact, as not even the same seed and actions do", "note")
             return False
-        return _continued(plan, life, cuts, states)
+        return _continues(plan, life, cuts, states)
     except EnvConfigError:
         raise
     except Exception as error:
@@ -228,7 +230,8 @@ def _from_seed(plan: _Plan, seed: int, actions: NDArray[Any]) -> Record:
 
 def _another_seed(plan: _Plan, life: Life) -> None:
     actions = life.actions[:OTHER_STEPS]
-    other = play(life.envs, life.envs.reset(plan.seed + OTHER_SEED), actions)
+    with closing(make_envs(plan.config, NUM_ENVS)) as envs:
+        other = play(envs, envs.reset(plan.seed + OTHER_SEED), actions)
     if first_difference(other.columns, life.record.numbers(), other.numbers()) is None:
         what = f"another seed gave the same over {len(actions)} steps"
         plan.found.add("seeds", what, "note")
@@ -236,51 +239,59 @@ def _another_seed(plan: _Plan, life: Life) -> None:
         plan.found.add("seeds", "", "ok")
 
 
-def _continued(plan: _Plan, life: Life, cuts: list[int], states: list[State | None]) -> bool | None:
-    """Whether a used instance and a fresh one go on from the states as the life did."""
-    exact = True
-    used = life.envs
+def _continues(plan: _Plan, life: Life, cuts: list[int], states: list[State | None]) -> bool | None:
+    """Whether fresh and used instances do as the life did, from anywhere on; None if none can."""
+    if any(state is None for state in states):
+        plan.found.add("exact", "these environments cannot be continued", "note")
+        return None
+    given = [state for state in states if state is not None]
+    what = _episodes_apart(plan, life, given[0]) or _continued(plan, life, cuts, given)
+    if what is not None:
+        plan.found.add("exact", f"not exact: {what}", "note")
+        return False
+    plan.found.add("exact", "", "ok")
+    return True
+
+
+def _episodes_apart(plan: _Plan, life: Life, state: State) -> str | None:
+    """What goes otherwise where an episode is the first of an instance; None if nothing does.
+
+    Of environments that tell their state by arrays nothing: they play no episode again.
+    """
+    if "episode" not in state:
+        return None
+    ended, numbers = life.record.ended(), len(life.actions)
+    for row in range(NUM_ENVS):
+        ends = (np.flatnonzero(ended[:, row]) + 1).tolist()
+        borders = list(pairwise([0, *ends, numbers]))
+        for number, (start, end) in list(enumerate(borders))[-MOST_EPISODES:]:
+            seed = episode_seed(int(state["seed"][row]), number)
+            again = _from_seed(plan, seed, life.actions[start:end, row])
+            before = life.record.since(start)[: end - start, [row]]
+            difference = first_difference(again.columns, before, again.numbers())
+            if difference is not None:
+                where = difference._replace(row=row)
+                return f"episode {number} in a fresh instance is another: {where}"
+    return None
+
+
+def _continued(plan: _Plan, life: Life, cuts: list[int], states: list[State]) -> str | None:
+    """What a used and a fresh instance, in this order, do otherwise when they go on from states."""
     with closing(make_envs(plan.config, NUM_ENVS)) as fresh:
-        pairs = [("a used instance", used), ("a fresh instance", fresh)]
+        pairs = [("a used instance", life.envs), ("a fresh instance", fresh)]
         for (who, envs), cut, state in zip(pairs, cuts, states, strict=True):
-            if state is None:
-                plan.found.add("exact", "these environments cannot be continued", "note")
-                return None
             kept = {name: array.copy() for name, array in state.items()}
-            what = _how_it_goes_on(plan, life, envs, cut, state)
-            if what is not None:
-                exact = False
-                plan.found.add("exact", f"not exact: continued in {who}, {what}", "note")
+            restored = envs.restore(state)
+            if restored.anew.any():
+                row = int(restored.anew.argmax())
+                return f"{who} did not come to where environment {row} was, after {cut} steps"
+            record = play(envs, restored.observation, life.actions[cut:])
+            difference = first_difference(record.columns, life.record.since(cut), record.numbers())
+            if difference is not None:
+                return f"{who} went on otherwise: {difference}"
             if any(not np.array_equal(array, kept[name]) for name, array in state.items()):
-                plan.found.add("arrays", "going on from a state changes its arrays")
-    if exact:
-        plan.found.add("exact", "", "ok")
-    return exact
-
-
-def _how_it_goes_on(plan: _Plan, life: Life, envs: VectorEnv, cut: int, state: State) -> str | None:
-    """What goes otherwise after these environments took over; None if nothing does."""
-    restored = envs.restore(state)
-    if restored.anew.any():
-        row = int(restored.anew.argmax())
-        return _why_anew(plan, life, row, cut, state)
-    record = play(envs, restored.observation, life.actions[cut:])
-    difference = first_difference(record.columns, life.record.since(cut), record.numbers())
-    return None if difference is None else f"{difference}, differs"
-
-
-def _why_anew(plan: _Plan, life: Life, row: int, cut: int, state: State) -> str:
-    """Where an episode that was played again was no longer the same."""
-    ends = np.flatnonzero(life.record.ended()[:cut, row])
-    opened = int(ends[-1]) + 1 if len(ends) else 0
-    seed = episode_seed(int(state["seed"][row]), int(state["episode"][row]))
-    again = _from_seed(plan, seed, life.actions[opened:cut, row])
-    before = life.record.since(opened)[: cut - opened + 1, [row]]
-    difference = first_difference(again.columns, before, again.numbers())
-    if difference is None:
-        return f"the episode that was under way in environment {row} is not reached again"
-    where = Difference(difference.step, row, difference.what)
-    return f"its episode played again gives another one: {where}"
+                plan.found.add("arrays", "going on from a state changed its arrays")
+    return None
 
 
 def _seen(record: Record) -> Seen:

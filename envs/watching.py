@@ -60,17 +60,17 @@ class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
     @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Any, Any]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
         self._look(observation, info, "the first observation of an episode")
         return observation, info
 
     @override
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         self._steps += 1
         where = f"step {self._steps} of an episode"
-        answer: tuple[Any, ...] = self.env.step(action)
+        answer: tuple[Any, Any, Any, Any, Any] = self.env.step(action)
         observation, reward, terminated, truncated, info = answer
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, bool | np.bool_):
@@ -126,7 +126,8 @@ def outside(space: spaces.Space[Any], value: Any) -> str | None:
     else:
         return _array_outside(space, value)
     reasons = ((name, outside(part, each)) for name, part, each in parts)
-    return next((f"{name} {why}" for name, why in reasons if why is not None), None)
+    found = next(((name, why) for name, why in reasons if why is not None), None)
+    return found and (found[0] + found[1] if found[1].startswith("[") else " ".join(found))
 
 
 def _array_outside(space: spaces.Space[Any], value: Any) -> str | None:
@@ -136,8 +137,10 @@ def _array_outside(space: spaces.Space[Any], value: Any) -> str | None:
         return None
     if array.shape != space.shape:
         return f"has the shape {list(array.shape)}; in its space it is {list(space.shape or ())}"
-    if space.dtype is not None and not np.can_cast(array.dtype, space.dtype):
-        return f"is {array.dtype}; in its space it is {space.dtype}"
+    # any numbers will do for zeros and ones
+    dtype = None if isinstance(space, spaces.MultiBinary) else space.dtype
+    if dtype is not None and not np.can_cast(array.dtype, dtype):
+        return f"is {array.dtype}; in its space it is {dtype}"
     # that is told elsewhere
     if not is_finite(array):
         return None

@@ -168,7 +168,7 @@ def check_env(
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="To see in each of two.")] = 5,
     steps: Annotated[int, typer.Option(min=2, help="After which it is enough.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**30)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     imports: Imports = None,
 ) -> None:
