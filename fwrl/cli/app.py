@@ -180,6 +180,36 @@ def bench(
     raise typer.Exit(run_benchmark(request, Console()))
 
 
+@app.command("check-env")
+def check_env(
+    env: Annotated[
+        str, typer.Argument(metavar="ID", help="A Gymnasium id, an Atari game or a YAML file.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="such as options.level=hard"),
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="To see in each of two.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, help="After which it is enough.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, max=2**30)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    imports: Imports = None,
+) -> None:
+    """Say whether an environment keeps the contract, continues exactly, and what it costs."""
+    from fwrl.cli import check_env as checking
+    from fwrl.cli.modules import import_modules
+
+    import_modules(imports or [])
+    config = checking.find_env(env, overrides or [])
+    with Console(stderr=True).status(f"checking {env}"):
+        report = checking.check_env(config, seed, episodes, steps)
+    if as_json:
+        typer.echo(checking.as_json(config, report))
+    else:
+        checking.show(config, report, Console())
+    raise typer.Exit(checking.exit_code(report))
+
+
 @app.command("list")
 def list_(
     what: Annotated[

@@ -1,0 +1,163 @@
+"""``fwrl check-env``: what an environment does, judged against the contract, as a table or JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_names
+from envs.atari import atari_games
+from envs.config import nearest
+from envs.conformance import Report, check
+from envs.gymnasium_env import register
+from fwrl.cli.yaml_files import apply_overrides, read_yaml
+from fwrl.config import Config, ConfigError, validate
+from fwrl.json_files import without_infinities
+
+PREFIX = "env."
+STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
+BREAKS = 1
+
+
+class _Environments(Config):
+    """The part of a run's configuration that is checked."""
+
+    env: EnvConfig
+
+
+def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConfig:
+    """The environments that are meant.
+
+    Args:
+        name: A Gymnasium id, an Atari game, or a YAML file with a part ``env``.
+        overrides: Keys of that part, with or without ``env.`` before them.
+
+    Raises:
+        ConfigError: If there are none of this name, or not with these keys.
+    """
+    values: dict[str, Any] = {"env": _named(name)}
+    prefixed = [text if text.startswith(PREFIX) else f"{PREFIX}{text}" for text in overrides]
+    apply_overrides(values, prefixed)
+    return validate(_Environments, values).env
+
+
+def _named(name: str) -> Any:
+    if Path(name).suffix in {".yaml", ".yml"}:
+        # here, because it brings PyTorch
+        from fwrl.cli.run_directory import find_config
+
+        values = read_yaml(find_config(Path(name)))
+        if "env" not in values:
+            raise ConfigError(f"{name}: has no part env")
+        return values["env"]
+    import gymnasium
+
+    try:
+        register(name)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    if name in gymnasium.registry or ":" in name:
+        return {"kind": "gymnasium", "id": name}
+    if name in atari_games():
+        return {"kind": "atari", "game": name}
+    known = [each for names in env_names().values() for each in names]
+    raise ConfigError(f"no environment {name!r}; {nearest(name, known)}")
+
+
+def check_env(
+    config: GymnasiumConfig | AtariConfig, seed: int, episodes: int, steps: int
+) -> Report:
+    """What is found of these environments.
+
+    Raises:
+        ConfigError: If they cannot be built as configured.
+    """
+    try:
+        return check(config, seed, episodes, steps)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+
+
+def exit_code(report: Report) -> int:
+    """0 where the contract is kept, whether exactly repeatable or not."""
+    return 0 if report.faithful else BREAKS
+
+
+def name_of(config: GymnasiumConfig | AtariConfig) -> str:
+    """The environment's id, or the game's name."""
+    return config.game if isinstance(config, AtariConfig) else config.id
+
+
+def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
+    """All that was found, in one object."""
+    seen, costs = report.seen, report.costs
+    result = {
+        "env": name_of(config),
+        "faithful": report.faithful,
+        "exact": report.exact,
+        "seen": None if seen is None else seen._asdict(),
+        "costs": None if costs is None else costs._asdict(),
+        "replay_seconds": report.replay_seconds,
+        "workers_pay": report.workers_pay,
+        "findings": [finding._asdict() for finding in report.findings],
+    }
+    return json.dumps(without_infinities(result))
+
+
+def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console) -> None:
+    """All that was found, for people; without a terminal in plain lines."""
+    rows = [(f.name, f.verdict, f.what) for f in report.findings]
+    if console.is_terminal:
+        table = Table(title=Text(name_of(config)), title_justify="left", show_header=False)
+        for name, verdict, what in [*rows, *((n, "", w) for n, w in _costs(report))]:
+            table.add_row(name, Text(verdict, style=STYLES.get(verdict, "")), Text(what))
+        console.print(table)
+    else:
+        _say(console, name_of(config))
+        for name, verdict, what in rows:
+            _say(console, f"  {name:<14}{verdict:<8}{what}")
+        for name, what in _costs(report):
+            _say(console, f"  {name:<22}{what}")
+    for finding in report.findings:
+        if finding.advice:
+            _say(console, f"{finding.name}: {finding.advice}")
+    _say(console, f"{name_of(config)}: {_verdict(report)}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _verdict(report: Report) -> str:
+    faithful = "keeps the contract" if report.faithful else "BREAKS the contract"
+    exact = {True: "continues exactly", False: "does not continue exactly", None: ""}[report.exact]
+    return ", ".join(filter(None, [faithful, exact]))
+
+
+def _costs(report: Report) -> list[tuple[str, str]]:
+    seen, costs = report.seen, report.costs
+    rows: list[tuple[str, str]] = []
+    if seen is not None:
+        mean = "" if seen.mean_length is None else f", {seen.mean_length:.4g} steps on average"
+        rows.append(("episodes", f"{seen.episodes}{mean}, at most {seen.longest}"))
+    if costs is not None:
+        rows += [
+            ("speed", f"{costs.steps_per_second:,.0f} steps/s with {costs.num_envs} environments"),
+            ("step", _milliseconds(costs.step_seconds)),
+            ("reset", _milliseconds(costs.reset_seconds)),
+            ("build", _milliseconds(costs.build_seconds)),
+            ("observation", f"{costs.observation_bytes:,} bytes"),
+        ]
+    if report.replay_seconds is not None:
+        rows.append(("replay", f"{report.replay_seconds:.3g} s for the longest episode seen"))
+        pays = {True: "would pay", False: "would not pay", None: "may pay, measure"}
+        rows.append(("workers", pays[report.workers_pay]))
+    return rows
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms per environment"
