@@ -157,6 +157,30 @@ def bench(
     raise typer.Exit(run_benchmark(request, Console()))
 
 
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="A YAML file of tasks, columns and seeds.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as seeds=[0]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where all goes; runs/compare__<file> unless given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; one per processor unless given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")
+    ] = False,
+    imports: Imports = None,
+) -> None:
+    """Train several memories on several tasks and seeds; runs that are there are kept."""
+    from fwrl.cli.comparison.comparing import Request, run_comparison
+
+    request = Request(file, overrides or [], out, jobs, fresh, imports or [])
+    raise typer.Exit(run_comparison(request, Console()))
+
+
 @app.command("list")
 def list_(
     what: Annotated[
