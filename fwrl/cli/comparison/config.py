@@ -58,6 +58,17 @@ class ComparisonConfig(Config):
     epoch_steps: PositiveInt = POPGYM_EPOCH
     """Environment steps of an epoch of ``mmer``."""
 
+    @property
+    def score_in_words(self) -> str:
+        """What is told about a run."""
+        words = {
+            "eval/mean_reward": "mean return",
+            "eval/iqm": "interquartile mean of the returns",
+            "eval/success_rate": "share of successful episodes",
+            "mmer": "highest mean return of an epoch",
+        }
+        return words[self.score]
+
     @model_validator(mode="after")
     def _names_make_directories(self) -> "ComparisonConfig":
         for kind, names in (("tasks", self.tasks), ("columns", self.columns)):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from fwrl.bench.algorithmic_figure import COLOURS
 from fwrl.bench.benchmark import Row
@@ -40,6 +40,15 @@ class Band(NamedTuple):
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+
+
+class Panel(NamedTuple):
+    """Intervals of some columns."""
+
+    title: str
+    label: str
+    groups: Mapping[str, Sequence[Sequence[float]]]
+    """The scores of each column, by task."""
 
 
 def draw(
@@ -133,15 +142,7 @@ def _draw_scores(
     comparison: ComparisonConfig, rows: Sequence[Row], styles: Mapping[str, Style], file: Path
 ) -> None:
     """Intervals of all tasks together, where there are several, and of each by itself."""
-    together = complete_tasks(comparison, rows) if len(comparison.tasks) > 1 else []
-    panels: list[tuple[str, str, dict[str, list[list[float]]]]] = []
-    if together:
-        title = f"{len(together)} tasks together"
-        panels.append((title, "normalised score", normalised(comparison, rows, together)))
-    for task in comparison.tasks:
-        groups = {c: [own] for c in styles if (own := scores_of(rows, task, c))}
-        if groups:
-            panels.append((task, comparison.score, groups))
+    panels = _panels(comparison, rows)
     across = min(len(panels), 3)
     down = -(-len(panels) // across)
     figure, grid = plt.subplots(
@@ -152,23 +153,33 @@ def _draw_scores(
         squeeze=False,
         layout="constrained",
     )
-    for axes, (title, label, groups) in zip(grid.flat, panels, strict=False):
-        _draw_intervals(axes, groups, styles)
-        axes.set_title(
-            title,
-            loc="left",
-            fontsize=10,
-            fontweight="bold" if together and axes is grid[0, 0] else None,
-        )
-        axes.set_xlabel(label, fontsize=9)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_intervals(axes, panel.groups, styles)
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.set_xlabel(panel.label, fontsize=9)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
+def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
+    panels: list[Panel] = []
+    together = complete_tasks(comparison, rows)
+    if len(comparison.tasks) > 1 and together:
+        title = f"all {len(together)} tasks" if len(together) > 1 else together[0]
+        scaled = normalised(comparison, rows, together)
+        panels.append(Panel(title, "normalised score", scaled))
+    for task in comparison.tasks:
+        own = {column: scores_of(rows, task, column) for column in comparison.columns}
+        groups = {column: [scores] for column, scores in own.items() if scores}
+        if groups:
+            panels.append(Panel(task, comparison.score_in_words, groups))
+    return panels
+
+
 def _draw_intervals(
-    axes: Axes, groups: Mapping[str, list[list[float]]], styles: Mapping[str, Style]
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], styles: Mapping[str, Style]
 ) -> None:
     """A bar from end to end of each interval, a line at its mean, a dot for each run."""
     for place, (column, style) in enumerate(styles.items()):
@@ -181,6 +192,10 @@ def _draw_intervals(
         axes.vlines(found.mean, place - 0.38, place + 0.38, color=style.colour, linewidth=2.2)
         runs = [score for group in groups[column] for score in group]
         axes.plot(runs, [place] * len(runs), "o", color=style.colour, markersize=3, zorder=3)
+    # bars would end where the axis does, and cut the dots there in half
+    axes.use_sticky_edges = False
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(len(styles)), list(styles))
     axes.set_ylim(len(styles) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.25)

@@ -45,24 +45,17 @@ def markdown(comparison: ComparisonConfig, rows: Sequence[Row], missing: int) ->
 
 
 def _explanation(comparison: ComparisonConfig, missing: int) -> str:
-    what = {
-        "eval/mean_reward": "mean return",
-        "eval/iqm": "interquartile mean of the returns",
-        "eval/success_rate": "share of successful episodes",
-    }.get(comparison.score)
-    score = (
-        f"{what} of {comparison.episodes} episodes after training (the {comparison.checkpoint} "
-        "checkpoint)"
-        if what
-        else "highest mean return of the training episodes of one epoch of "
-        f"{comparison.epoch_steps:,} steps (MMER)"
+    how = (
+        f"training episodes; an epoch has {comparison.epoch_steps:,} steps (MMER)"
+        if comparison.score == "mmer"
+        else f"{comparison.episodes} episodes after training, {comparison.checkpoint} checkpoint"
     )
     lines = [
-        f"Score: {score}.",
-        f"Interquartile mean over {len(comparison.seeds)} seeds, and its 95 % stratified bootstrap "
-        "interval; the highest of each line is bold.",
+        f"Score: {comparison.score_in_words}; {how}.",
+        f"Interquartile mean over {_count(len(comparison.seeds), 'seed')}, and its 95 % stratified "
+        "bootstrap interval; the highest of each line is bold.",
     ]
-    return "\n".join([*lines, *([f"{missing} runs are missing."] if missing else [])])
+    return "\n".join([*lines, *([f"{_count(missing, 'run')} missing."] if missing else [])])
 
 
 def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
