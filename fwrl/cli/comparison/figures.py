@@ -167,7 +167,7 @@ def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
     panels: list[Panel] = []
     together = complete_tasks(comparison, rows)
     if len(comparison.tasks) > 1 and together:
-        title = f"all {len(together)} tasks" if len(together) > 1 else together[0]
+        title = f"{len(together)} tasks together" if len(together) > 1 else together[0]
         scaled = normalised(comparison, rows, together)
         panels.append(Panel(title, "normalised score", scaled))
     for task in comparison.tasks:

@@ -78,7 +78,7 @@ def row_of(
     if highest is not None:
         row["mmer"] = highest
     *_, (steps, seconds) = read_metrics(run.directory, ["time/time_elapsed"])
-    row |= {"steps": int(steps), "seconds": round(float(seconds), 1)}
+    row |= {"steps": int(steps), "seconds": round(float(seconds), 3)}
     row |= {"steps_per_second": round(float(steps / seconds), 1), "parameters": parameters}
     column = EVALUATED.get(comparison.score, comparison.score)
     return {**row, "score": row[column]} if column in row else None

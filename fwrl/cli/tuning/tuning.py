@@ -175,6 +175,9 @@ class Search:
         running = self.running[name]
         if ended.was_stopped and name not in self.pruned:
             return True
+        if name not in self.pruned:
+            # it is at its end already: too late to prune
+            self._tell_evaluations(name)
         del self.running[name]
         found = evaluations(self.tuning, running)
         point: Row = {"trial": name}
@@ -182,7 +185,6 @@ class Search:
             self.study.prune(running.trial)
             report.finish(point, [{**point, "pruned at": found[-1].value}])
         elif ended.code == FINISHED and found:
-            self._tell_evaluations(name)
             self.study.complete(running.trial, found[-1].value)
             report.finish(point, [{**point, self.tuning.metric: found[-1].value}])
         else:
