@@ -1,6 +1,6 @@
 """Evaluation: a policy plays whole episodes on fixed seeds, and what its returns say."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,11 +97,21 @@ def interquartile_mean(values: Float[np.ndarray, "*B n"]) -> NDArray[Any]:
 def confidence_interval(
     values: Float[np.ndarray, " n"], resamples: int = 2000, level: float = 0.95
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the interquartile mean.
+    """The percentile bootstrap interval of the interquartile mean."""
+    return stratified_interval([values], resamples, level)
 
-    The resampling has a fixed seed: the same returns give the same interval.
+
+def stratified_interval(
+    groups: Sequence[Float[np.ndarray, " _"]], resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of the interquartile mean of all values, which come from groups.
+
+    By the percentile bootstrap: each group is resampled by itself (Agarwal et al. 2021), with a
+    fixed seed, so that the same values give the same interval.
     """
-    rows = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
+    generator = np.random.default_rng(0)
+    drawn = [each[generator.integers(0, len(each), (resamples, len(each)))] for each in groups]
     tail = (1 - level) / 2
-    low, high = np.quantile(interquartile_mean(values[rows]), [tail, 1 - tail])
+    means = interquartile_mean(np.concatenate(drawn, axis=1))
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

@@ -12,7 +12,11 @@ from fwrl.cli.setup import prepare
 from fwrl.cores.lstm import LSTMConfig
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+# those of other commands than train
+OTHERS = {"compare", "tune"}
+FILES = [
+    path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name not in OTHERS
+]
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 # minigrid's and popgym's own imports and environments warn

@@ -183,7 +183,7 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
         for number, item in enumerate(chosen)
         if end(perturbed(content, item), str(number)) == expected
     ]
-    assert without_effect == []
+    assert not without_effect, str(without_effect)
 
 
 def contents(thing, path="", seen=None):

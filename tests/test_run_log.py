@@ -28,7 +28,7 @@ def events(run):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logged")
     config = write_config("task", folder)
-    with StopAt(900):
+    with StopAt(600):
         assert command("train", config, *WORDS, "--run-dir", folder / "run") == 75
     # what a process that was killed has written behind its last checkpoint
     for path in (folder / "run").glob("events*"):

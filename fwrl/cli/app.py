@@ -210,6 +210,62 @@ def check_env(
     raise typer.Exit(checking.exit_code(report))
 
 
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="A YAML file of tasks, columns and seeds.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as seeds=[0]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where all goes; runs/compare__<file> unless given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; one per processor unless given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")
+    ] = False,
+    imports: Imports = None,
+) -> None:
+    """Train several memories on several tasks and seeds; runs that are there are kept."""
+    from fwrl.cli.comparison.comparing import Request, run_comparison
+
+    request = Request(file, overrides or [], out, jobs, fresh, imports or [])
+    raise typer.Exit(run_comparison(request, Console()))
+
+
+@app.command()
+def tune(
+    file: Annotated[Path, typer.Argument(help="A YAML file of a configuration and a space.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as seeds=[0,1]")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Of the whole study; as in the file unless given.")
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="A URL or a journal file that machines share; in --out unless given."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where all goes; runs/tune__<file> unless given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once; one per processor unless given.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")
+    ] = False,
+    imports: Imports = None,
+) -> None:
+    """Search for a better configuration, by Optuna; pip install 'fwrl[tune]'."""
+    from fwrl.cli.tuning.tuning import Request, run_tuning
+
+    changes = [*(overrides or []), *([] if trials is None else [f"trials={trials}"])]
+    request = Request(file, changes, storage, out, jobs, fresh, imports or [])
+    raise typer.Exit(run_tuning(request, Console()))
+
+
 @app.command("list")
 def list_(
     what: Annotated[

@@ -1,6 +1,5 @@
 """``fwrl bench``: measures what a folder does not hold yet, then draws all that it holds."""
 
-import os
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import holds, measure, name_of
 from fwrl.bench.results import DOCUMENT, TABLE, machine, read_rows, write_document, write_rows
+from fwrl.cli.children import processors
 from fwrl.cli.run_directory import claimed, named_directory, open_directory, versions
 from fwrl.cli.training import FINISHED, STOPPED
 from fwrl.cli.yaml_files import apply_overrides
@@ -160,8 +160,7 @@ def _measure_missing(
 def _processors(settings: Settings) -> int:
     if settings.device == "cuda":
         return 1
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max((available or 1) // settings.num_threads, 1)
+    return max(processors() // settings.num_threads, 1)
 
 
 class PointReport:

@@ -1,0 +1,198 @@
+"""``fwrl compare``: trains what is missing of a comparison, then tells all that there is."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from agents.policy import RecurrentPolicy
+from fwrl.bench.benchmark import Row
+from fwrl.cli.benchmarking import FAILED, PointReport
+from fwrl.cli.children import INTERVAL, Children, Ended, failure, jobs_at_once
+from fwrl.cli.comparison.config import ComparisonConfig, Run, load_comparison, runs_of
+from fwrl.cli.comparison.figures import draw
+from fwrl.cli.comparison.scores import final_evaluation, row_of
+from fwrl.cli.comparison.table import MARKDOWN, write_results
+from fwrl.cli.metrics_table import steps_so_far
+from fwrl.cli.modules import import_modules
+from fwrl.cli.run_directory import claimed, find_config, named_directory, open_directory
+from fwrl.cli.setup import prepare
+from fwrl.cli.stopping import stop_signals
+from fwrl.cli.training import FINISHED, STOPPED
+from fwrl.cli.variants import prepare_directory, train_words
+from fwrl.config import ConfigError
+from fwrl.training import Clock
+
+# What tells no other comparison apart.
+MAY_CHANGE = frozenset(ComparisonConfig.model_fields)
+# Seconds between two looks into what the runs have written.
+LOOK = 1.0
+
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    jobs: int | None
+    fresh: bool
+    imports: Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """How the runs have ended."""
+
+    failed: int
+    stopped: bool
+
+
+def run_comparison(request: Request, console: Console) -> int:
+    """Train what is missing, evaluate, write and draw; returns the exit code.
+
+    Raises:
+        ConfigError: If what is asked for is not possible; nothing was trained then.
+    """
+    import_modules(request.imports)
+    comparison = load_comparison(request.file, request.overrides)
+    out = request.out or _default_directory(request)
+    runs = runs_of(comparison, out)
+    # before anything is written
+    parameters = _parameters(runs)
+    with claimed(out, request.fresh):
+        open_directory(out, comparison, MAY_CHANGE, "choose another --out")
+        for run in runs:
+            _prepare(run)
+        outcome = _train_missing(request, comparison, runs, console)
+        rows = _rows(comparison, runs, parameters)
+        write_results(comparison, runs, rows, out)
+        files = draw(comparison, runs, rows, out) if rows else []
+    _tell(console, [out / MARKDOWN, *files])
+    if outcome.stopped:
+        console.print(f"stopped, {len(runs) - len(rows)} runs missing; the same command continues")
+        return STOPPED
+    return FAILED if outcome.failed else FINISHED
+
+
+def _default_directory(request: Request) -> Path:
+    changes = [text for text in request.overrides if text.partition("=")[0] != "seeds"]
+    return named_directory(["compare", find_config(request.file).stem, *sorted(changes)])
+
+
+def _parameters(runs: Sequence[Run]) -> dict[tuple[str, str], int]:
+    """How many numbers each column learns in each task; making each policy finds the mistakes."""
+    counts: dict[tuple[str, str], int] = {}
+    for run in runs:
+        if (run.task, run.column) in counts:
+            continue
+        setup = prepare(run.config)
+        policy: RecurrentPolicy = setup.learner.policy
+        counts[run.task, run.column] = sum(each.numel() for each in policy.parameters())
+        setup.envs.close()
+        if setup.evaluation_envs is not None:
+            setup.evaluation_envs.close()
+    return counts
+
+
+def _prepare(run: Run) -> None:
+    prepare_directory(run.directory, run.config)
+    steps, ppo = steps_so_far(run.directory), run.config.ppo
+    if steps >= run.config.total_steps + ppo.num_steps * run.config.env.num_envs:
+        raise ConfigError(
+            f"{run.directory}: has made {steps:,} steps, total_steps is {run.config.total_steps:,};"
+            " ask for no fewer, or choose another --out"
+        )
+
+
+def _train_missing(
+    request: Request, comparison: ComparisonConfig, runs: Sequence[Run], console: Console
+) -> Outcome:
+    waiting = [run for run in runs if final_evaluation(comparison, run) is None]
+    if not waiting:
+        return Outcome(0, False)
+    jobs = jobs_at_once(request.jobs, [run.config for run in waiting])
+    by_name = {run.name: run for run in waiting}
+    failed, stopped, clock = 0, False, Clock(LOOK)
+    report = PointReport(console, len(runs), len(runs) - len(waiting))
+    try:
+        with stop_signals() as received, Children() as children:
+            while waiting or children.running:
+                while waiting and len(children.running) < jobs:
+                    run = waiting.pop(0)
+                    words = [train_words(run.directory, request.imports)]
+                    words.append(_evaluate_words(comparison, run, request.imports))
+                    children.start(run.name, words, run.directory, run.config.num_threads)
+                for ended in children.ended():
+                    stopped |= ended.was_stopped
+                    failed += _report_end(by_name[ended.name], ended, comparison, report)
+                if received or stopped:
+                    stopped = True
+                    _say(console, f"{len(children.running)} runs save and stop")
+                    break
+                if clock.due():
+                    for name in children.running:
+                        _show(by_name[name], report)
+                time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        report.close()
+    return Outcome(failed, stopped)
+
+
+def _evaluate_words(comparison: ComparisonConfig, run: Run, imports: Sequence[str]) -> list[str]:
+    modules = [word for name in imports for word in ("--import", name)]
+    return [
+        "evaluate",
+        str(run.directory),
+        f"--episodes={comparison.episodes}",
+        f"--checkpoint={comparison.checkpoint}",
+        f"--seed={comparison.evaluation_seed}",
+        *([] if run.config.evaluation.deterministic else ["--stochastic"]),
+        *modules,
+    ]
+
+
+def _report_end(run: Run, ended: Ended, comparison: ComparisonConfig, report: PointReport) -> int:
+    """Tell what came of a run; 1 where it has failed."""
+    if ended.was_stopped:
+        return 0
+    final = final_evaluation(comparison, run)
+    if ended.code == FINISHED and final is not None:
+        report.finish(run.point, [{**run.point, "return": final["return_mean"]}])
+        return 0
+    report.finish(run.point, [{**run.point, "failed": failure(run.directory, ended)}])
+    return 1
+
+
+def _show(run: Run, report: PointReport) -> None:
+    report.show(run.point, steps_so_far(run.directory), run.config.total_steps, "")
+
+
+def _rows(
+    comparison: ComparisonConfig, runs: Sequence[Run], parameters: dict[tuple[str, str], int]
+) -> list[Row]:
+    found: list[Row] = []
+    for run in runs:
+        final = final_evaluation(comparison, run)
+        if final is None:
+            continue
+        row = row_of(comparison, run, final, parameters[run.task, run.column])
+        if row is None:
+            raise ConfigError(
+                f"score is {comparison.score!r}; {run.task} does not say it, "
+                "choose eval/mean_reward"
+            )
+        found.append(row)
+    return found
+
+
+def _tell(console: Console, files: Sequence[Path]) -> None:
+    for file in files:
+        _say(console, str(file))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

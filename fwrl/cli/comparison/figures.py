@@ -1,0 +1,202 @@
+"""The figures of a comparison: learning curves of each task, and the scores of all."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from fwrl.bench.algorithmic_figure import COLOURS
+from fwrl.bench.benchmark import Row
+from fwrl.cli.comparison.config import ComparisonConfig, Run, folder_name
+from fwrl.cli.comparison.scores import complete_tasks, estimate, normalised, scores_of
+from fwrl.cli.metrics_table import read_metrics
+
+LINES = ("-", "--", ":")
+# Of a curve with its band.
+POINTS = 60
+
+
+class Style(NamedTuple):
+    """How a column is drawn."""
+
+    colour: str
+    line: str
+
+
+class Band(NamedTuple):
+    """Interquartile means over seeds, and their 95 % bootstrap intervals."""
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+class Panel(NamedTuple):
+    """Intervals of some columns."""
+
+    title: str
+    label: str
+    groups: Mapping[str, Sequence[Sequence[float]]]
+    """The scores of each column, by task."""
+
+
+def draw(
+    comparison: ComparisonConfig, runs: Sequence[Run], rows: Sequence[Row], out: Path
+) -> list[Path]:
+    """All figures of the runs that have rows; returns the files."""
+    styles = _styles(comparison.columns)
+    there = {(row["task"], row["column"], row["seed"]) for row in rows}
+    drawn = [run for run in runs if (run.task, run.column, run.seed) in there]
+    files: list[Path] = []
+    for task in comparison.tasks:
+        own = [run for run in drawn if run.task == task]
+        if own:
+            file = out / f"curves_{folder_name(task)}.png"
+            _draw_curves(comparison, task, own, styles, file)
+            files.append(file)
+    _draw_scores(comparison, rows, styles, out / "scores.png")
+    return [*files, out / "scores.png"]
+
+
+def _styles(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
+    styles = (Style(colour, line) for line, colour in product(LINES, COLOURS))
+    return dict(zip(columns, cycle(styles), strict=False))
+
+
+def curve_metric(comparison: ComparisonConfig) -> str:
+    """The metric that comes nearest to the score."""
+    return "rollout/ep_rew_mean" if comparison.score == "mmer" else comparison.score
+
+
+def band(curves: Sequence[Float[np.ndarray, "_ 2"]]) -> Band | None:
+    """Of the curves of some seeds, where all of them have been; None where that is nowhere."""
+    if not all(len(curve) for curve in curves):
+        return None
+    first, last = max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves)
+    places = np.unique(np.concatenate([curve[:, 0] for curve in curves]))
+    places = places[(places >= first) & (places <= last)]
+    if not len(places):
+        return None
+    if len(places) > POINTS:
+        places = np.linspace(first, last, POINTS)
+    heights = np.stack([np.interp(places, *curve.T) for curve in curves], axis=1)
+    return Band(places, *np.array([estimate([each.tolist()]) for each in heights]).T)
+
+
+def _draw_curves(
+    comparison: ComparisonConfig,
+    task: str,
+    runs: Sequence[Run],
+    styles: Mapping[str, Style],
+    file: Path,
+) -> None:
+    """The metric against environment steps, and against seconds of training."""
+    metric = curve_metric(comparison)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
+    for column, style in styles.items():
+        tables = [
+            read_metrics(run.directory, ["time/time_elapsed", metric])
+            for run in runs
+            if run.column == column
+        ]
+        if not tables:
+            continue
+        _draw_band(left, band([table[:, [0, 2]] for table in tables]), style, column)
+        _draw_band(right, band([table[:, [1, 2]] for table in tables]), style, None)
+    left.set_xlabel("environment steps")
+    left.xaxis.set_major_formatter(EngFormatter())
+    right.set_xlabel("seconds of training")
+    left.set_ylabel(metric)
+    for axes in (left, right):
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(task, x=0.01, ha="left", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _draw_band(axes: Axes, found: Band | None, style: Style, label: str | None) -> None:
+    if found is None:
+        return
+    colour, line = style
+    # a single evaluation is a point
+    mark = "o" if len(found.x) == 1 else None
+    axes.plot(found.x, found.mean, line, color=colour, label=label, linewidth=1.8, marker=mark)
+    axes.fill_between(found.x, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _draw_scores(
+    comparison: ComparisonConfig, rows: Sequence[Row], styles: Mapping[str, Style], file: Path
+) -> None:
+    """Intervals of all tasks together, where there are several, and of each by itself."""
+    panels = _panels(comparison, rows)
+    across = min(len(panels), 3)
+    down = -(-len(panels) // across)
+    figure, grid = plt.subplots(
+        down,
+        across,
+        figsize=(1.2 + 3.2 * across, (0.9 + 0.28 * len(styles)) * down),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw_intervals(axes, panel.groups, styles)
+        axes.set_title(panel.title, loc="left", fontsize=10)
+        axes.set_xlabel(panel.label, fontsize=9)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
+    panels: list[Panel] = []
+    together = complete_tasks(comparison, rows)
+    if len(comparison.tasks) > 1 and together:
+        title = f"{len(together)} tasks together" if len(together) > 1 else together[0]
+        scaled = normalised(comparison, rows, together)
+        panels.append(Panel(title, "normalised score", scaled))
+    for task in comparison.tasks:
+        own = {column: scores_of(rows, task, column) for column in comparison.columns}
+        groups = {column: [scores] for column, scores in own.items() if scores}
+        if groups:
+            panels.append(Panel(task, comparison.score_in_words, groups))
+    return panels
+
+
+def _draw_intervals(
+    axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], styles: Mapping[str, Style]
+) -> None:
+    """A bar from end to end of each interval, a line at its mean, a dot for each run."""
+    for place, (column, style) in enumerate(styles.items()):
+        if column not in groups:
+            continue
+        found = estimate(groups[column])
+        axes.barh(
+            place, found.high - found.low, 0.6, found.low, color=style.colour, alpha=0.35, zorder=2
+        )
+        axes.vlines(found.mean, place - 0.38, place + 0.38, color=style.colour, linewidth=2.2)
+        runs = [score for group in groups[column] for score in group]
+        axes.plot(runs, [place] * len(runs), "o", color=style.colour, markersize=3, zorder=3)
+    # bars would end where the axis does, and cut the dots there in half
+    axes.use_sticky_edges = False
+    axes.margins(x=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_yticks(range(len(styles)), list(styles))
+    axes.set_ylim(len(styles) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
