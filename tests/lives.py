@@ -26,7 +26,7 @@ SMALL = """
 env: {env}
 core: {core}
 stack: {{width: 16}}
-encoder: {{normalise_observations: {floats}, image_features: 32}}
+encoder: {{normalise_observations: {floats}, image_features: 32, time_frequencies: 2}}
 reward: {{normalise: true}}
 ppo: {{num_steps: 16, minibatches: 2, epochs: 2, learning_rate_schedule: linear}}
 evaluation: {{every_steps: {every}, episodes: 2, num_envs: 2}}
