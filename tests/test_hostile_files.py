@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gymnasium import spaces
 from hostile_files import (
     CONFIGS,
     TABLES,
@@ -21,9 +22,11 @@ from hostile_files import (
 )
 from watched_loading import ROOM
 
-from fwrl.checkpoint import save_checkpoint
+from agents.policy import PolicyConfig, RecurrentPolicy
+from agents.saving import describe_policy, load_policy
+from fwrl.checkpoint import CheckpointError, save_checkpoint
 from fwrl.cli.evaluation import evaluate_run
-from fwrl.config import ConfigError
+from fwrl.config import ConfigError, validate
 from fwrl.plain_files import LONGEST_MESSAGE
 
 # Seconds of the processor; the promise is two on a machine of its own.
@@ -174,6 +177,32 @@ def test_nothing_takes_more_time_or_memory_than_promised(corpus):
     for (route, path), report in zip(these, found["reports"], strict=True):
         assert report["seconds"] < PATIENCE, (route, path, report)
         assert report["peak"] - peak < ROOM, (route, path, report)
+
+
+def test_refusals_are_ours_and_not_those_of_a_machine_without_memory(corpus):
+    for report in corpus[2]["reports"]:
+        for word in ("alloc", "Allocator", "fit into memory"):
+            assert word not in report["message"], report
+
+
+def test_what_no_file_holds_is_bounded(tmp_path):
+    """A window costs nothing in the file, and gigabytes when the policy acts."""
+
+    def described(window):
+        config = {"stack": {"width": 512}, "core": {"kind": "gtrxl", "window": window}}
+        return validate(PolicyConfig, config)
+
+    policy = RecurrentPolicy(spaces.Discrete(2), spaces.Discrete(2), described(4))
+    description = describe_policy(policy)
+    for window, allowed in ((4, True), (8, True), (2**18, False)):
+        config = described(window).model_dump(mode="json")
+        document = {"policy": description | {"config": config}}
+        save_checkpoint(tmp_path / "1", {"policy": policy.state_dict()}, document)
+        if allowed:
+            load_policy(tmp_path / "1")
+            continue
+        with pytest.raises(CheckpointError, match="bytes beside its parameters"):
+            load_policy(tmp_path / "1")
 
 
 def test_the_watch_sees_what_it_should(tmp_path):

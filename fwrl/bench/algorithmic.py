@@ -190,8 +190,7 @@ def train_and_test(
             loss = error.item()
         if learner.step % settings.evaluate_every == 0 or learner.step == total:
             found = _evaluate(model, task, validation)
-            named = {f"validation_{name}": value for name, value in found.items()}
-            rows.append({"step": learner.step, **named})
+            rows.append({"step": learner.step, **{f"validation_{k}": v for k, v in found.items()}})
             if found["accuracy"] >= max(float(row["validation_accuracy"]) for row in rows):
                 best = _copy(model)
         if saving.due():
