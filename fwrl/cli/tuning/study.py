@@ -52,6 +52,9 @@ class Study:
         """
         self.optuna = optuna()
         self.tuning, self.home = tuning, str(out.resolve())
+        if storage is None:
+            # nobody else works in this directory: who held it was killed, and it would be held on
+            (out / f"{JOURNAL}.lock").unlink(missing_ok=True)
         self.distributions = {
             key: _distribution(self.optuna, each) for key, each in tuning.space.items()
         }
