@@ -60,8 +60,8 @@ def test_sound_environments(env_id):
 
 
 def test_a_game_of_atari():
-    config = AtariConfig(game="pong", max_episode_frames=240, num_envs=2, noop_max=2)
-    report = check(config, steps=130)
+    config = AtariConfig(game="pong", max_episode_frames=320, num_envs=2, noop_max=2, num_threads=1)
+    report = check(config, steps=100)
     assert (report.faithful, report.exact, verdicts(report)) == (True, True, {})
     assert report.seen.episodes >= 2
     assert report.costs.observation_bytes == 84 * 84
@@ -152,6 +152,7 @@ def test_what_was_seen():
     assert report.seen._asdict() == {
         "steps": 100, "episodes": 28, "mean_length": LENGTH, "longest": LENGTH,
     }  # fmt: skip
+    assert all(finding.advice == "" for finding in report.findings)
     told = what(report, "success").removeprefix("told where episodes end: ")
     solved, total = map(int, told.split(" of "))
     assert 0 < solved < total == 28
@@ -160,6 +161,14 @@ def test_what_was_seen():
     none = judged("WithSuccess-v0", steps=5)
     assert none.seen == (5, 0, None, 5)
     assert none.exact
+    assert verdicts(none) == {"ends": "note"}
+    assert what(none, "ends") == "no episode ended within 5 steps; --steps makes them more"
+
+
+def test_lost_episodes_are_not_mistaken_for_others():
+    report = judged("ShowsInfinity-v0")
+    assert report.exact
+    assert verdicts(report) == {"finite": "broken"}
 
 
 def test_a_replay_that_is_too_long_for_the_configuration():
