@@ -5,13 +5,14 @@ import pytest
 from broken_gymnasium import LENGTH, in_the_registry
 from gymnasium import spaces
 
-from envs import AtariConfig, EnvConfigError, GymnasiumConfig
+from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
 from envs.conformance import check
 from envs.costs import Costs, workers_pay
 from envs.tasks import TASKS
 from envs.trajectory import Record, first_difference, random_actions
+from envs.trial import live
 from envs.vector import EnvStep
-from envs.watching import outside
+from envs.watching import Complaints, outside
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -121,6 +122,34 @@ def test_what_leaks_into_the_next_episode_is_not_exact(name):
     assert parts[name] in what(report, "exact")
     steps = {"Remembers": "2 steps", "ShowsWhatItRemembers": "4 steps"}
     assert f"environment 0, after {steps[name]}" in what(report, "exact")
+
+
+def test_a_state_that_is_not_all_of_it():
+    report = judged("fwrl/Forgets-v0")
+    assert report.faithful
+    assert report.exact is False
+    assert "a used instance went on otherwise: observation" in what(report, "exact")
+
+
+@pytest.mark.parametrize("name", ["reward", "observation", "final_observation"])
+def test_what_was_returned_and_is_written_to_later(name):
+    envs = make_envs(GymnasiumConfig(id="fwrl/RepeatFirst-v0"), 2)
+    honest, room = envs.step, {}
+
+    def step(action):
+        answer = honest(action)
+        part = getattr(answer, name)
+        if part is None:
+            return answer
+        buffer = room.setdefault(name, np.zeros_like(part))
+        buffer[:] = part
+        return answer._replace(**{name: buffer})
+
+    envs.step = step
+    found = Complaints()
+    live(envs, 0, 3, 400, found)
+    assert found.broken("arrays")
+    assert {name for name in found.found if found.broken(name)} == {"arrays"}
 
 
 def test_a_seed_that_is_ignored():
