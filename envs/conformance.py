@@ -125,6 +125,12 @@ def _first_life(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> Life
     except Exception as error:
         plan.found.add("runs", _raised(error))
         return None
+    if not life.record.ended().any():
+        what = f"no episode ended within {len(life.actions)} steps; --steps makes them more"
+        plan.found.add("ends", what, "note")
+    elif isinstance(plan.config, AtariConfig):
+        # ale-py has no single environment whose last observations could be compared
+        plan.found.add("ends", "there is a last observation wherever an episode ended", "ok")
     for name in LOOKED_AT:
         plan.found.add(name, "", "ok")
     return life
@@ -186,8 +192,7 @@ def _twin(plan: _Plan, life: Life, cuts: list[int]) -> tuple[Record, list[State 
 
 def _one_by_one(plan: _Plan, life: Life) -> None:
     """Compare every environment with one that is alone: Gymnasium's own, if there is one."""
-    if plan.found.broken("runs") or plan.found.broken("finite"):
-        # what breaks is replaced, and no longer what Gymnasium's own would be
+    if _breaks(plan.found):
         return
     ended = life.record.ended()
     numbers = life.record.numbers()
@@ -201,6 +206,11 @@ def _one_by_one(plan: _Plan, life: Life) -> None:
         name = "ends" if at_an_end else "alone"
         where = Difference(step, row, what)
         plan.found.add(name, f"{where}, differs from that of a single environment")
+
+
+def _breaks(found: Complaints) -> bool:
+    """Whether episodes were lost, so that they are not those of an undisturbed environment."""
+    return found.broken("runs") or found.broken("finite")
 
 
 def _alone(plan: _Plan, life: Life, row: int) -> Record:
@@ -258,7 +268,9 @@ def _episodes_apart(plan: _Plan, life: Life, state: State) -> str | None:
 
     Of environments that tell their state by arrays nothing: they play no episode again.
     """
-    if "episode" not in state:
+    lives = isinstance(plan.config, AtariConfig) and plan.config.life_loss_terminates
+    # where a life is lost, or an episode broke, the next episode has not that seed
+    if "episode" not in state or lives or _breaks(plan.found):
         return None
     ended, numbers = life.record.ended(), len(life.actions)
     for row in range(NUM_ENVS):

@@ -9,7 +9,10 @@ class Property(NamedTuple):
     """One thing that environments should be."""
 
     holds: str
-    advice: str
+    repair: str = ""
+    """What helps where it is broken."""
+    remark: str = ""
+    """What helps where it is worth a note."""
 
 
 PROPERTIES = {
@@ -47,11 +50,12 @@ PROPERTIES = {
     "mask": Property("every action mask leaves something to choose", "allow at least one action"),
     "seeds": Property(
         "another seed gives something else",
-        "fine where nothing is random; otherwise call super().reset(seed=seed)",
+        remark="fine where nothing is random; otherwise call super().reset(seed=seed)",
     ),
-    "success": Property("", ""),
+    "success": Property(""),
     "exact": Property(
         "continued in a fresh instance and in a used one, the same bit for bit",
+        "make every instance do the same",
         "let reset set everything; until then a continued run is not the undisturbed one",
     ),
 }
@@ -74,10 +78,11 @@ class Finding(NamedTuple):
 def findings(found: Complaints) -> tuple[Finding, ...]:
     """One for each property that was looked at."""
     result: list[Finding] = []
-    for name, (holds, advice) in PROPERTIES.items():
+    for name, (holds, repair, remark) in PROPERTIES.items():
         if name in found.found:
             verdict, what, times = found.found[name]
             often = f" ({times} times)" if times > 1 and verdict == "broken" else ""
             words = f"{what}{often}" if what else holds
-            result.append(Finding(name, verdict, words, "" if verdict == "ok" else advice))
+            advice = {"ok": "", "note": remark, "broken": repair}[verdict]
+            result.append(Finding(name, verdict, words, advice))
     return tuple(result)

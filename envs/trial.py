@@ -47,6 +47,7 @@ def live(envs: VectorEnv, seed: int, episodes: int, steps: int, found: Complaint
     observation = _reset(envs, seed, found)
     record, actions = Record(observation), list[NDArray[Any]]()
     kept: deque[Copies] = deque([_copies(observation)])
+    last_final: Copies = []
     ended = np.zeros(envs.num_envs, np.int64)
     while len(actions) < steps:
         if len(actions) >= LEAST_STEPS and ended.min() >= episodes:
@@ -60,12 +61,14 @@ def live(envs: VectorEnv, seed: int, episodes: int, steps: int, found: Complaint
         record.add(step)
         observation = step.observation
         ended += step.terminated | step.truncated
-        kept.append(
-            _copies((*step[:4], () if step.final_observation is None else step.final_observation))
-        )
+        kept.append(_copies(step[:4]))
         if len(kept) > KEPT_STEPS:
             _look_again(kept.popleft(), found)
-    for copies in kept:
+        if step.final_observation is not None:
+            # the next one comes when another episode has ended
+            _look_again(last_final, found)
+            last_final = _copies(step.final_observation)
+    for copies in [*kept, last_final]:
         _look_again(copies, found)
     _tell_success(record, found)
     return Life(envs, record, np.array(actions))

@@ -222,7 +222,17 @@ class WrongNext(TaskVectorEnv):
         return info.get("final_obs", observation), reward, terminated, truncated, info
 
 
-VECTORS = {"WrongFinal": WrongFinal, "WrongNext": WrongNext}
+class Forgets(TaskVectorEnv):
+    """Goes on from a state with chance of its own."""
+
+    def restore(self, state):
+        chance = self._generators
+        shown = super().restore(state)
+        self._generators = chance
+        return shown
+
+
+VECTORS = {"WrongFinal": WrongFinal, "WrongNext": WrongNext, "Forgets": Forgets}
 
 
 def make_vector(vector, task, num_envs):

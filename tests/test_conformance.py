@@ -5,13 +5,14 @@ import pytest
 from broken_gymnasium import LENGTH, in_the_registry
 from gymnasium import spaces
 
-from envs import AtariConfig, EnvConfigError, GymnasiumConfig
+from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
 from envs.conformance import check
 from envs.costs import Costs, workers_pay
 from envs.tasks import TASKS
 from envs.trajectory import Record, first_difference, random_actions
+from envs.trial import live
 from envs.vector import EnvStep
-from envs.watching import outside
+from envs.watching import Complaints, outside
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -60,8 +61,8 @@ def test_sound_environments(env_id):
 
 
 def test_a_game_of_atari():
-    config = AtariConfig(game="pong", max_episode_frames=240, num_envs=2, noop_max=2)
-    report = check(config, steps=130)
+    config = AtariConfig(game="pong", max_episode_frames=320, num_envs=2, noop_max=2, num_threads=1)
+    report = check(config, steps=100)
     assert (report.faithful, report.exact, verdicts(report)) == (True, True, {})
     assert report.seen.episodes >= 2
     assert report.costs.observation_bytes == 84 * 84
@@ -123,6 +124,34 @@ def test_what_leaks_into_the_next_episode_is_not_exact(name):
     assert f"environment 0, after {steps[name]}" in what(report, "exact")
 
 
+def test_a_state_that_is_not_all_of_it():
+    report = judged("fwrl/Forgets-v0")
+    assert report.faithful
+    assert report.exact is False
+    assert "a used instance went on otherwise: observation" in what(report, "exact")
+
+
+@pytest.mark.parametrize("name", ["reward", "observation", "final_observation"])
+def test_what_was_returned_and_is_written_to_later(name):
+    envs = make_envs(GymnasiumConfig(id="fwrl/RepeatFirst-v0"), 2)
+    honest, room = envs.step, {}
+
+    def step(action):
+        answer = honest(action)
+        part = getattr(answer, name)
+        if part is None:
+            return answer
+        buffer = room.setdefault(name, np.zeros_like(part))
+        buffer[:] = part
+        return answer._replace(**{name: buffer})
+
+    envs.step = step
+    found = Complaints()
+    live(envs, 0, 3, 400, found)
+    assert found.broken("arrays")
+    assert {name for name in found.found if found.broken(name)} == {"arrays"}
+
+
 def test_a_seed_that_is_ignored():
     report = judged("IgnoresItsSeed-v0")
     assert report.faithful
@@ -152,6 +181,7 @@ def test_what_was_seen():
     assert report.seen._asdict() == {
         "steps": 100, "episodes": 28, "mean_length": LENGTH, "longest": LENGTH,
     }  # fmt: skip
+    assert all(finding.advice == "" for finding in report.findings)
     told = what(report, "success").removeprefix("told where episodes end: ")
     solved, total = map(int, told.split(" of "))
     assert 0 < solved < total == 28
@@ -160,6 +190,14 @@ def test_what_was_seen():
     none = judged("WithSuccess-v0", steps=5)
     assert none.seen == (5, 0, None, 5)
     assert none.exact
+    assert verdicts(none) == {"ends": "note"}
+    assert what(none, "ends") == "no episode ended within 5 steps; --steps makes them more"
+
+
+def test_lost_episodes_are_not_mistaken_for_others():
+    report = judged("ShowsInfinity-v0")
+    assert report.exact
+    assert verdicts(report) == {"finite": "broken"}
 
 
 def test_a_replay_that_is_too_long_for_the_configuration():

@@ -50,7 +50,7 @@ def test_killed_at_any_moment(whole, tmp_path):
         assert rows(run) == expected_rows
 
 
-# what is done to files, and whose first argument is their name
+# what happens to files; the first argument of these is a file's name
 EVENTS = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.link"}
 CRASHED = 99
 
