@@ -1,6 +1,7 @@
 """The training run: collect, update, log; every so often evaluate and save."""
 
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -164,7 +165,8 @@ def _loop(job: Job) -> int:
     run, saver = job.run, job.saver
     saver.reached(capture(run))
     if run.counters.iterations == 0:
-        _save(job)
+        if not _save(job):
+            raise Failure("the first checkpoint could not be written")
         if distributed.is_first():
             check_space(saver.run, job.config.checkpoint.keep)
     while run.unfinished is not None or run.counters.steps < job.config.total_steps:
@@ -177,8 +179,9 @@ def _loop(job: Job) -> int:
             _evaluate(job)
         _write(job)
         saver.reached(capture(run))
-        flags = saver.due(), bool(job.received), saver.lost
-        late, stop, lost = distributed.any_process(*flags)
+        # only the first process knows when something was saved
+        late = distributed.is_first() and saver.due()
+        late, stop, lost = distributed.any_process(late, bool(job.received), saver.lost)
         if lost:
             raise Failure(f"checkpoints could not be written {saver.failures} times in a row")
         if stop:
@@ -260,15 +263,15 @@ def _show(job: Job) -> None:
         return
     log.show(run.counters.steps, state_pictures(run.carry.memory))
     longest = config.evaluation.film_steps
-    if longest:
-        envs = interruptible(make_envs(config.env, 1, evaluation=True, render=True), job.received)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            deterministic = config.evaluation.deterministic
-            frames = pictures_of(envs, run.learner.policy, config.seed, longest, deterministic)
-        envs.close()
-        if frames:
-            log.show_film(run.counters.steps, "eval/episode", frames)
+    if not longest:
+        return
+    envs = interruptible(make_envs(config.env, 1, evaluation=True, render=True), job.received)
+    with closing(envs), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        deterministic = config.evaluation.deterministic
+        frames = pictures_of(envs, run.learner.policy, config.seed, longest, deterministic)
+    if frames:
+        log.show_film(run.counters.steps, "eval/episode", frames)
 
 
 def _write(job: Job) -> None:
@@ -341,3 +344,4 @@ def _roll_back(job: Job, reason: str) -> None:
     )
     run.episodes = EpisodeCounter(run.envs.num_envs)
     run.counters = counters
+    saver.reached(capture(run))
