@@ -35,11 +35,11 @@ total_steps: {steps}
 """
 # Name -> environment, whether it is observed in floats, core, steps between evaluations, and all.
 TRAININGS = {
-    "task": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "fast_weight", 512, 4096),
+    "task": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "fast_weight", 512, 2048),
     "graph": ("{id: fwrl/GraphMetaRL-v0, num_envs: 4}", False, "fast_weight_memory", 512, 2048),
-    "cartpole": ("{id: CartPole-v1, num_envs: 4}", True, "gru", 512, 4096),
+    "cartpole": ("{id: CartPole-v1, num_envs: 4}", True, "gru", 512, 1536),
     "workers": ("{id: CartPole-v1, num_envs: 4, workers: 2}", True, "delta_rnn", 512, 2048),
-    "popgym": ("{id: popgym-AutoencodeEasy-v0, num_envs: 4}", False, "lstm", 512, 4096),
+    "popgym": ("{id: popgym-AutoencodeEasy-v0, num_envs: 4}", False, "lstm", 512, 2048),
     "minigrid": ("{id: MiniGrid-MemoryS7-v0, num_envs: 4}", False, "recurrent_delta", 512, 2048),
     "pong": (
         "{kind: atari, game: pong, num_envs: 2, num_threads: 1, max_episode_frames: 400}",

@@ -22,7 +22,7 @@ from fwrl.checkpoint import (
     save_checkpoint,
     verify_checkpoint,
 )
-from fwrl.cli.run_directory import prune_checkpoints
+from fwrl.cli.saver import prune_checkpoints
 
 OLD, NEW = {"steps": 1}, {"steps": 2}
 

@@ -154,7 +154,7 @@ def test_an_environment_without_pictures_says_so(config, monkeypatch, capsys):
     words = ("evaluate", "run", "--episodes", "2", "--video", "films")
     code, _, err = fwrl(monkeypatch, capsys, *words)
     assert code == 2
-    assert err == "fwrl: --video: popgym-RepeatPreviousEasy-v0 draws no pictures\n"
+    assert err == "fwrl: --video: popgym-RepeatPreviousEasy-v0 draws no pictures of this episode\n"
 
 
 # what is typed after `train tiny.yaml`, and what the one line says

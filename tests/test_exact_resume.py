@@ -89,7 +89,7 @@ def test_an_interrupted_evaluation_is_made_once_more(whole, tmp_path, monkeypatc
 def test_a_score_survives_a_stop_before_the_next_iteration(whole, tmp_path):
     config, *_ = whole("task")
     run = tmp_path / "run"
-    with StopAt(1300):
+    with StopAt(600):
         command("train", config, "--run-dir", run)
     newest = list_checkpoints(run)[-1]
     content = load_checkpoint(newest)
@@ -166,7 +166,7 @@ TOLD = {
 def test_everything_that_is_saved_matters(name, whole, tmp_path):
     config, *_ = whole(name)
     words = ["train", config, "--run-dir", tmp_path / "run"]
-    with StopAt(700):
+    with StopAt(500):
         command(*words)
     content = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
     steps = content.document["counters"]["steps"]

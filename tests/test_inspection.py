@@ -41,7 +41,8 @@ def saved_run(folder, **changes):
     torch.manual_seed(0)
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy)
     envs.close()
-    open_run(folder, config, fresh=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    open_run(folder, config)
     document = {"policy": describe_policy(policy), "counters": {"steps": 7}}
     save_checkpoint(folder / "checkpoints/7", {"policy": policy.state_dict()}, document)
     return folder

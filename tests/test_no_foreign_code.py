@@ -32,7 +32,10 @@ CALLS = {
 }  # fmt: skip
 LOADERS = {"FullLoader", "UnsafeLoader", "Loader", "CLoader"}
 # In memory, from one of our processes to another, never from a file.
-ALLOWED = {("envs/workers.py", "CloudpickleWrapper")}
+ALLOWED = {
+    ("envs/worker_process.py", "CloudpickleWrapper"),
+    ("envs/workers.py", "CloudpickleWrapper"),
+}
 # Where a name that may be imported comes from: our own tables, or the user's command line.
 IMPORTERS = {
     "fwrl/__init__.py", "fwrl/bench/__init__.py", "fwrl/cli/modules.py", "envs/gymnasium_env.py",

@@ -31,8 +31,9 @@ EXCEPTIONS = {
     # one vector for everything: what is written must first be told apart; 0.97 after 300, 0.98
     "lstm": Budget(400, 0.9),
     "gru": Budget(600, 0.9),
-    # the keys come out of an LSTM that has to learn first; 1.00
-    "fast_weight_memory": Budget(600, 0.9),
+    # the keys come out of an LSTM that has to learn first; after 600 steps four seeds come to
+    # 0.83 to 1.00, after these to 0.97 to 1.00
+    "fast_weight_memory": Budget(900, 0.9),
     # the same, and bounded keys are much alike after elu + 1; 0.94
     "slow_rnn": Budget(1500, 0.9),
     # the matrix that writes is the matrix that is written; 0.93

@@ -11,6 +11,7 @@ from commands import command
 from lives import fingerprint as whole_fingerprint
 from lives import rows, write_config
 
+from agents import ppo
 from agents.saving import list_checkpoints
 from fwrl.checkpoint import load_checkpoint
 from fwrl.cli import saver, setup, training
@@ -106,8 +107,8 @@ def test_a_long_update_is_left_in_the_middle(whole, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    original = training.ppo_update.__globals__["_step_if"]
-    with mock.patch.dict(training.ppo_update.__globals__, {"_step_if": slow}):
+    original = ppo._step_if
+    with mock.patch.object(ppo, "_step_if", slow):
         assert command("train", config, "ppo.epochs=1000", "--run-dir", run) == 75
     assert len(steps) == 3
     assert [folder.name for folder in list_checkpoints(run)] == ["0"]

@@ -1,10 +1,13 @@
 """Measures the points of a benchmark that a folder does not hold yet, in one process or several."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
@@ -61,10 +64,12 @@ def measure(
             yield from _messages(name, settings, point, folder)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_live_with_the_parent)
+    with manager:
         queue = manager.Queue()
         others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) as pool:
+        with ProcessPoolExecutor(jobs, context, _live_with_the_parent) as pool:
             try:
                 waiting = {pool.submit(_send, queue, name, settings, p, folder) for p in points}
                 while waiting:
@@ -100,11 +105,7 @@ def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterat
 
 # a queue is a manager's proxy, of a class that is made at run time
 def _send(queue: Any, name: str, settings: Settings, point: Row, folder: Path) -> None:
-    parent = multiprocessing.parent_process()
     for message in _messages(name, settings, point, folder):
-        if parent is not None and not parent.is_alive():
-            # it was killed; nobody reads this any more
-            return
         queue.put(message)
 
 
@@ -116,5 +117,14 @@ def _received(queue: Any) -> Iterator[Message]:
             return
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _live_with_the_parent() -> None:
+    """Leave interrupts to it, and end when it does, even if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -35,8 +35,8 @@ class EvaluationConfig(Config):
 class CheckpointConfig(Config):
     """What is saved. A checkpoint is written at the start, at every evaluation, and at the end."""
 
-    keep: int = Field(default=3, ge=2)
-    """How many of the newest stay; the best one stays in any case."""
+    keep: int = Field(default=3, ge=1)
+    """How many of the newest stay, two at least; the best one stays in any case."""
     every_minutes: float = Field(default=10.0, gt=0)
     """Minutes after which one is written between two evaluations."""
     resume: Literal["exact", "fast"] = "exact"

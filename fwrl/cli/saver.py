@@ -86,11 +86,12 @@ class Saver:
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest ``keep`` and the best."""
+    """Delete all checkpoints but the newest ``keep``, two at least, and the best."""
     folders = list_checkpoints(run)
     if folders:
         best = best_checkpoint(folders)
-        for folder in folders[:-keep]:
+        # should the newest be damaged one day, there is one before it
+        for folder in folders[: -max(keep, 2)]:
             if folder != best:
                 shutil.rmtree(folder)
 
