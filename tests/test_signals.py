@@ -51,6 +51,7 @@ PHASES = {
     "rollout": (training, "collect", 3),
     "update": (training, "ppo_update", 3),
     "evaluation": (training, "evaluate", 1),
+    "film": (training, "pictures_of", 1),
     "log": (training, "state_norm", 3),
     "save": (saver, "save_checkpoint", 2),
     "verification": (saver, "verify_checkpoint", 1),
@@ -60,11 +61,11 @@ PHASES = {
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_in_any_phase(phase, number, whole, tmp_path, capsys):
-    if phase in ("log", "verification") and number != signal.SIGTERM:
+    if phase in ("film", "log", "verification") and number != signal.SIGTERM:
         pytest.skip("one signal is enough here")
     config, expected, expected_rows = whole
     run = tmp_path / "run"
-    words = ["train", config, "total_steps=1024", "--run-dir", run]
+    words = ["train", config, "total_steps=1024", "evaluation.film_steps=9", "--run-dir", run]
     place, name, call = PHASES[phase]
     with mock.patch.object(place, name, signalled(getattr(place, name), number, call)):
         began = time.monotonic()
