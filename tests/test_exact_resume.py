@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
     return train
 
 
-SLOW = {"workers", "pong", "graph"}
+SLOW = TRAININGS.keys() - {"task", "cartpole"}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,14 @@ SCRATCH = (
 )
 
 
-@pytest.mark.parametrize("name", ["task", "graph", "cartpole", "popgym", "minigrid"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "task",
+        "cartpole",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("graph", "popgym", "minigrid")),
+    ],
+)
 def test_nothing_that_a_training_carries_is_left_out(name, whole, tmp_path, monkeypatch):
     config, *_ = whole(name)
     runs = []
