@@ -58,11 +58,15 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+EVERY = [(phase, signal.SIGTERM) for phase in PHASES] + [
+    (phase, number)
+    for phase in ("warm-up", "rollout", "update", "evaluation", "save")
+    for number in (signal.SIGINT, signal.SIGUSR1)
+]
+
+
+@pytest.mark.parametrize(("phase", "number"), EVERY)
 def test_a_signal_in_any_phase(phase, number, whole, tmp_path, capsys):
-    if phase in ("film", "log", "verification") and number != signal.SIGTERM:
-        pytest.skip("one signal is enough here")
     config, expected, expected_rows = whole
     run = tmp_path / "run"
     words = ["train", config, "total_steps=1024", "evaluation.film_steps=9", "--run-dir", run]

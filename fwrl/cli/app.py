@@ -30,6 +30,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1")
 ]
 
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")]
+
 Imports = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,9 +47,7 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run goes; runs/<config> unless given.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew; an old run there is set aside.")
-    ] = False,
+    fresh: Fresh = False,
     imports: Imports = None,
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
@@ -169,9 +169,7 @@ def bench(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes; one per processor unless given.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew; old results there are set aside.")
-    ] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Run one of the papers' benchmarks; results that are there are kept and added to."""
     from fwrl.cli.benchmarking import Request, run_benchmark
@@ -222,9 +220,7 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at once; one per processor unless given.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")
-    ] = False,
+    fresh: Fresh = False,
     imports: Imports = None,
 ) -> None:
     """Train several memories on several tasks and seeds; runs that are there are kept."""
@@ -253,9 +249,7 @@ def tune(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Trials at once; one per processor unless given.")
     ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")
-    ] = False,
+    fresh: Fresh = False,
     imports: Imports = None,
 ) -> None:
     """Search for a better configuration, by Optuna; pip install 'fwrl[tune]'."""
