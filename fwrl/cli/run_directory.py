@@ -85,6 +85,7 @@ def _lock(directory: Path) -> Generator[None]:
     try:
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
 
 
