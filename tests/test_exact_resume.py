@@ -187,7 +187,8 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
     assert isinstance(expected, str)
     assert end(content, "again") == expected
     items = [item for item in saved_items(content) if item not in NOTHING | TOLD]
-    items = [item for item in items if not item[1].startswith(CHECKED)]
+    # what an interrupted evaluation leaves to be written matters to the rows, see above
+    items = [item for item in items if not item[1].startswith((CHECKED, "unfinished."))]
     # of the many parameters and their moments one of each kind is enough
     chosen = [item for item in items if item[0] not in ("policy", "optimizer")]
     for file in ("policy", "optimizer"):
