@@ -226,6 +226,25 @@ def test_a_disk_that_is_full_for_a_while(config, tmp_path):
     assert [folder.name for folder in list_checkpoints(run)][-1] == "2048"
 
 
+def test_a_disk_that_stays_full_ends_the_training(config, tmp_path, capsys):
+    run, original = tmp_path / "run", saver.save_checkpoint
+
+    def fail(*arguments):
+        if list_checkpoints(run):
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    with (
+        mock.patch.object(saver, "save_checkpoint", fail),
+        mock.patch.object(saver, "FIRST_RETRY", 0.0),
+    ):
+        assert command("train", config, "--run-dir", run) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checkpoints could not be written 10 times in a row" in said
+    assert column(run, "health/save_errors")[-1] == 10
+    assert [folder.name for folder in list_checkpoints(run)] == ["0"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount")
 def test_a_tiny_disk(config, tmp_path):
     disk = tmp_path / "disk"
