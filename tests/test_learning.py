@@ -25,7 +25,7 @@ def test_without_memory_the_latest_value_is_a_guess():
     assert return_after(60_000, *QUICK, "core.kind=none") < -0.3
 
 
-SMALL = ("env.num_envs=32", "stack.layers=1", "ppo.learning_rate=0.001")
+SMALL = ("env.num_envs=32", "stack.layers=1", "ppo.learning_rate_schedule=constant")
 # the card before the last one
 BACK = ("memory/repeat_previous_easy.yaml", *SMALL, "env.options.k=2")
 
