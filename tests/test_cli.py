@@ -73,7 +73,7 @@ def test_train_evaluate_and_look(config, monkeypatch, capsys):
     result = json.loads(out)
     assert code == 0
     assert list(result) == [
-        "env", "core", "checkpoint", "steps", "episodes", "deterministic", "seed",
+        "env", "core", "checkpoint", "steps", "episodes", "deterministic", "seed", "overrides",
         "return_mean", "return_std", "return_iqm", "return_ci95", "length_mean", "success_rate",
     ]  # fmt: skip
     assert result["length_mean"] == 51
@@ -82,6 +82,29 @@ def test_train_evaluate_and_look(config, monkeypatch, capsys):
     assert json.loads(stored[0].read_text()) == result
     again = json.loads(fwrl(monkeypatch, capsys, "evaluate", run, "--episodes", "6", "--json")[1])
     assert again == result
+
+
+def test_a_policy_plays_in_another_environment(config, monkeypatch, capsys):
+    def evaluate(*words):
+        return fwrl(monkeypatch, capsys, "evaluate", "runs/tiny", "--episodes", 2, *words)
+
+    fwrl(monkeypatch, capsys, "train", config)
+    code, out, _ = evaluate("--json", "env.options.k=9", "env.options.num_decks=2")
+    result = json.loads(out)
+    assert (code, result["length_mean"]) == (0, 103)
+    assert result["overrides"] == ["env.options.k=9", "env.options.num_decks=2"]
+    # beside the one of its own, which is another file
+    assert evaluate()[0] == 0
+    assert len(list(Path("runs/tiny/evaluations").glob("*.json"))) == 2
+    for change, complaint in {
+        "seed=1": "'seed=1': an evaluation takes the policy as it was trained",
+        "env.nothing=1": "env.nothing: no such key",
+        "env.options.k=0": "k is 0",
+        "env.id=CartPole-v1": "env.id=CartPole-v1: has observations Box(",
+    }.items():
+        code, _, error = evaluate(change)
+        assert (code, error.count("\n")) == (2, 1)
+        assert complaint in error
 
 
 def test_the_same_command_continues_and_a_finished_run_stays(config, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,24 @@ def test_what_a_comparison_leaves(out):
     assert command("evaluate", run, "--episodes", 2) == 0
 
 
+def test_another_environment_is_evaluated_where_that_is_missing(finished, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    out = Path("runs/compare__tiny")
+    run = out / "runs/easy/none/0"
+    before = (run / "metrics.csv").read_bytes()
+    far = "transfer={far: [env.options.num_decks=2]}"
+    assert command("compare", "tiny.yaml", far, "--out", out) == 0
+    assert (run / "metrics.csv").read_bytes() == before
+    (row,) = read_rows(out / "transfer.csv")
+    assert (row["transfer"], row["length"]) == ("far", 103)
+    assert row["score"] != read_rows(out / "results.csv")[0]["score"]
+    assert (out / "transfer_easy.png").is_file()
+    files = list((run / "evaluations").iterdir())
+    assert command("compare", "tiny.yaml", far, "--out", out) == 0
+    assert list((run / "evaluations").iterdir()) == files
+
+
 def test_what_is_there_stays_and_what_fails_takes_nothing_with_it(out, capsys):
     run, broken = out / "runs/easy/none/0", out / "runs/easy/broken/0"
     before = (run / "metrics.csv").stat().st_mtime_ns
@@ -119,6 +138,11 @@ def test_other_runs_are_refused_in_a_directory(out, capsys, change, complaint):
         (["columns.none=[core.heads=3]"], "does not divide into 3 heads"),
         (["tasks.easy.config=memory/nothing.yaml"], "no such file"),
         (["tasks.easy.config.env.id=fwrl/Nothing-v0"], "Nothing"),
+        (
+            ["transfer={far: [seed=2]}"],
+            "transfer of easy: 'seed=2': an evaluation takes the policy",
+        ),
+        (["transfer={far: [env.id=CartPole-v1]}"], "transfer of easy: env.id=CartPole-v1: has obs"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(file, capsys, words, complaint):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from agents.evaluation import interquartile_mean, stratified_interval
 from fwrl.cli.comparison.config import ComparisonConfig, Run, load_comparison, runs_of
-from fwrl.cli.comparison.figures import band, draw
+from fwrl.cli.comparison.figures import band, draw, draw_transfer, styles_of
 from fwrl.cli.comparison.scores import (
     complete_tasks,
     estimate,
@@ -116,7 +117,7 @@ def test_only_tasks_with_all_runs_are_put_together():
 
 
 def test_the_table():
-    text = markdown(comparison(), ROWS, 0)
+    text = markdown(comparison(), ROWS, [], 0)
     assert "| task | gru | delta \\| net |" in text
     assert "| one | -1.000 [-3.000, 1.000] | **4.000** [3.000, 5.000] |" in text
     assert "| two | **25.000** [20.000, 30.000] | 15.000 [10.000, 20.000] |" in text
@@ -128,13 +129,48 @@ def test_the_table():
     assert "missing" not in text
 
 
+def test_what_others_have_published_stands_beside_it():
+    tasks = {
+        "one": {"config": "quickstart.yaml", "published": {"best of 13": 0.789}},
+        "two": {"config": "quickstart.yaml"},
+    }
+    text = markdown(comparison(tasks=tasks), ROWS, [], 0)
+    assert "| task | gru | delta \\| net | best of 13, published |" in text
+    assert "**4.000** [3.000, 5.000] | 0.789 |" in text
+    assert "15.000 [10.000, 20.000] |  |" in text
+
+
 def test_a_table_says_what_is_missing():
-    text = markdown(comparison(score="mmer"), ROWS[2:4], 6)
+    text = markdown(comparison(score="mmer"), ROWS[2:4], [], 6)
     assert "6 runs missing." in text
     assert "epoch has 65,536 steps (MMER)" in text
     assert "| two |  |  |" in text
     assert "normalised" not in text
     assert "gru | 4" not in text
+
+
+def test_what_other_environments_give_stands_behind_the_scores(tmp_path):
+    elsewhere = comparison(transfer={"far": ["env.num_envs=1"], "farther": ["env.num_envs=2"]})
+    found = [
+        {**row("two", column, seed, score), "transfer": name}
+        for column, name, seed, score in [
+            ("gru", "far", 0, 1.0),
+            ("gru", "far", 1, 3.0),
+            ("gru", "farther", 0, 5.0),
+            ("delta | net", "far", 0, 7.0),
+        ]
+    ]
+    text = markdown(elsewhere, ROWS, found, 0)
+    assert "Trained in two, evaluated in others:" in text
+    assert "Trained in one" not in text
+    assert "| far | 2.000 [1.000, 3.000] | **7.000** [7.000, 7.000] |" in text
+    assert "| farther | **5.000** [5.000, 5.000] |  |" in text
+    (file,) = draw_transfer(elsewhere, found, tmp_path)
+    assert file == tmp_path / "transfer_two.png"
+    # the colour of the second column is there, for its one point
+    picture = imread(file)[..., :3]
+    for style in styles_of(elsewhere.columns).values():
+        assert (np.abs(picture - to_rgb(style.colour)) < 0.02).all(-1).sum() > 20
 
 
 def write_metrics(directory, rows):
@@ -245,6 +281,11 @@ def test_mistakes_in_a_file(override, complaint):
     with pytest.raises(ConfigError) as error:
         load_comparison(CONFIGS / "compare/smoke.yaml", [override])
     assert complaint in str(error.value)
+
+
+def test_there_are_no_training_episodes_in_other_environments():
+    with pytest.raises(ValueError, match="score is 'mmer', which is of training episodes"):
+        comparison(score="mmer", transfer={"far": ["env.num_envs=1"]})
 
 
 def test_a_mistake_in_a_run_says_which():

@@ -98,6 +98,10 @@ def _command_to_continue() -> str:
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory, or a file of `fwrl export`.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[env.KEY=VALUE]...", help="Another environment.")
+    ] = None,
+    *,
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
     stochastic: Annotated[
@@ -115,7 +119,7 @@ def evaluate(
 
     keep_freed_memory()
     import_modules(imports or [])
-    result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video)
+    result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video, overrides or [])
     typer.echo(report(result, as_json))
 
 

@@ -1,6 +1,7 @@
 """Evaluation of a finished or running run, from its directory alone."""
 
 import json
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
 from fwrl.checkpoint import CheckpointError, read_document
 from fwrl.cli.export import steps_of
 from fwrl.cli.run_config import RunConfig
-from fwrl.cli.run_directory import read_run_config
+from fwrl.cli.run_directory import named_directory, read_run_config
 from fwrl.cli.video import write_video
+from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, validate
 from fwrl.json_files import without_infinities
 from fwrl.plain_files import replace_plain
@@ -38,24 +40,33 @@ class Trained(NamedTuple):
 
 
 def evaluate_run(
-    run: Path, episodes: int, checkpoint: str, stochastic: bool, seed: int, video: Path | None
+    run: Path,
+    episodes: int,
+    checkpoint: str,
+    stochastic: bool,
+    seed: int,
+    video: Path | None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Play ``episodes`` episodes and write what they gave to ``evaluations/`` of the run.
 
-    Of an exported file it is only returned: there is no run directory.
+    Of an exported file it is only returned: there is no run directory. With ``env.KEY=VALUE``
+    overrides the policy plays in another environment than it was trained in.
 
     Raises:
-        ConfigError: If the directory is no run, or its environment cannot be made here.
+        ConfigError: If the directory is no run, or its environment cannot be made here, or is one
+            that the policy cannot read or act in.
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
     trained = _find(run, checkpoint)
-    config, folder = trained.config, trained.path
+    config, folder = elsewhere(trained.config, overrides), trained.path
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
     try:
+        envs = make_envs(config.env, min(config.evaluation.num_envs, episodes), evaluation=True)
+        check_spaces(policy, envs, overrides)
         # first, because it can fail and an evaluation can take long
         film = None if video is None else _film(config, policy, video, folder, seed, stochastic)
-        envs = make_envs(config.env, min(config.evaluation.num_envs, episodes), evaluation=True)
         torch.manual_seed(seed)
         summary = summarise(evaluate(policy, envs, episodes, seed, not stochastic))
         envs.close()
@@ -69,6 +80,7 @@ def evaluate_run(
         "episodes": episodes,
         "deterministic": not stochastic,
         "seed": seed,
+        "overrides": list(overrides),
         **summary._asdict(),
         "return_ci95": list(summary.return_ci95),
     }
@@ -90,6 +102,44 @@ def _find(run: Path, checkpoint: str) -> Trained:
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     return Trained(run, config, steps_of(document, run))
+
+
+def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The run's configuration with another environment.
+
+    Raises:
+        ConfigError: If the overrides say something else, or nothing that can be.
+    """
+    wrong = [text for text in overrides if not text.startswith("env.")]
+    if wrong:
+        raise ConfigError(
+            f"{wrong[0]!r}: an evaluation takes the policy as it was trained; "
+            "only env.KEY=VALUE can be said"
+        )
+    if not overrides:
+        return config
+    values = config.model_dump(mode="json")
+    apply_overrides(values, overrides)
+    return validate(RunConfig, values)
+
+
+def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[str]) -> None:
+    """Nothing, if the policy can read and act in the environments, which are closed otherwise.
+
+    Raises:
+        ConfigError: If it cannot; the message opens with the overrides.
+    """
+    pairs = (
+        ("observations", policy.observation_space, envs.observation_space),
+        ("actions", policy.action_space, envs.action_space),
+    )
+    for name, trained, there in pairs:
+        if trained != there:
+            envs.close()
+            raise ConfigError(
+                f"{' '.join(overrides) or 'the environment'}: has {name} {there}; "
+                f"the policy was trained with {trained}"
+            )
 
 
 def env_name(config: RunConfig) -> str:
@@ -158,6 +208,8 @@ def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
     if folder.is_symlink():
         raise ConfigError(f"{folder}: is a symbolic link; it should be a folder of the run")
     folder.mkdir(exist_ok=True)
-    name = f"{step}_seed{result['seed']}_{'best' if result['deterministic'] else 'sampled'}.json"
+    how = "best" if result["deterministic"] else "sampled"
+    parts = [f"{step}_seed{result['seed']}_{how}", *sorted(result["overrides"])]
+    name = f"{named_directory(parts).name}.json"
     text = json.dumps(without_infinities(result), indent=1)
     replace_plain(folder / name, f"{text}\n".encode())

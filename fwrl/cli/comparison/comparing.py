@@ -8,13 +8,15 @@ from typing import NamedTuple
 from rich.console import Console
 
 from agents.policy import RecurrentPolicy
+from envs import EnvConfigError, make_envs
 from fwrl.bench.benchmark import Row
 from fwrl.cli.benchmarking import FAILED, PointReport
 from fwrl.cli.children import INTERVAL, Children, Ended, failure, jobs_at_once
 from fwrl.cli.comparison.config import ComparisonConfig, Run, load_comparison, runs_of
-from fwrl.cli.comparison.figures import draw
-from fwrl.cli.comparison.scores import final_evaluation, row_of
+from fwrl.cli.comparison.figures import draw, draw_transfer
+from fwrl.cli.comparison.scores import final_evaluation, row_of, transfer_rows
 from fwrl.cli.comparison.table import MARKDOWN, write_results
+from fwrl.cli.evaluation import check_spaces, elsewhere
 from fwrl.cli.metrics_table import steps_so_far
 from fwrl.cli.modules import import_modules
 from fwrl.cli.run_directory import claimed, find_config, named_directory, open_directory
@@ -60,15 +62,18 @@ def run_comparison(request: Request, console: Console) -> int:
     out = request.out or _default_directory(request)
     runs = runs_of(comparison, out)
     # before anything is written
-    parameters = _parameters(runs)
+    parameters = _parameters(comparison, runs)
     with claimed(out, request.fresh):
         open_directory(out, comparison, MAY_CHANGE, "choose another --out")
         for run in runs:
             _prepare(run)
         outcome = _train_missing(request, comparison, runs, console)
         rows = _rows(comparison, runs, parameters)
-        write_results(comparison, runs, rows, out)
+        transfer = transfer_rows(comparison, runs)
+        write_results(comparison, runs, rows, transfer, out)
         files = draw(comparison, runs, rows, out) if rows else []
+        if transfer:
+            files += draw_transfer(comparison, transfer, out)
     _tell(console, [out / MARKDOWN, *files])
     if outcome.stopped:
         console.print(f"stopped, {len(runs) - len(rows)} runs missing; the same command continues")
@@ -81,7 +86,7 @@ def _default_directory(request: Request) -> Path:
     return named_directory(["compare", find_config(request.file).stem, *sorted(changes)])
 
 
-def _parameters(runs: Sequence[Run]) -> dict[tuple[str, str], int]:
+def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple[str, str], int]:
     """How many numbers each column learns in each task; making each policy finds the mistakes."""
     counts: dict[tuple[str, str], int] = {}
     for run in runs:
@@ -93,7 +98,18 @@ def _parameters(runs: Sequence[Run]) -> dict[tuple[str, str], int]:
         setup.envs.close()
         if setup.evaluation_envs is not None:
             setup.evaluation_envs.close()
+        for overrides in comparison.transfer.values():
+            _check_transfer(run, policy, overrides)
     return counts
+
+
+def _check_transfer(run: Run, policy: RecurrentPolicy, overrides: Sequence[str]) -> None:
+    try:
+        envs = make_envs(elsewhere(run.config, overrides).env, 1, evaluation=True)
+        check_spaces(policy, envs, overrides)
+    except (ConfigError, EnvConfigError) as error:
+        raise ConfigError(f"transfer of {run.task}: {error}") from None
+    envs.close()
 
 
 def _prepare(run: Run) -> None:
@@ -109,7 +125,7 @@ def _prepare(run: Run) -> None:
 def _train_missing(
     request: Request, comparison: ComparisonConfig, runs: Sequence[Run], console: Console
 ) -> Outcome:
-    waiting = [run for run in runs if final_evaluation(comparison, run) is None]
+    waiting = [run for run in runs if _missing(comparison, run)]
     if not waiting:
         return Outcome(0, False)
     jobs = jobs_at_once(request.jobs, [run.config for run in waiting])
@@ -122,7 +138,10 @@ def _train_missing(
                 while waiting and len(children.running) < jobs:
                     run = waiting.pop(0)
                     words = [train_words(run.directory, request.imports)]
-                    words.append(_evaluate_words(comparison, run, request.imports))
+                    words += [
+                        _evaluate_words(comparison, run, overrides, request.imports)
+                        for overrides in _missing(comparison, run)
+                    ]
                     children.start(run.name, words, run.directory, run.config.num_threads)
                 for ended in children.ended():
                     stopped |= ended.was_stopped
@@ -142,11 +161,20 @@ def _train_missing(
     return Outcome(failed, stopped)
 
 
-def _evaluate_words(comparison: ComparisonConfig, run: Run, imports: Sequence[str]) -> list[str]:
+def _missing(comparison: ComparisonConfig, run: Run) -> list[tuple[str, ...]]:
+    """The overrides of each evaluation that a run lacks."""
+    wanted = [(), *comparison.transfer.values()]
+    return [each for each in wanted if final_evaluation(comparison, run, each) is None]
+
+
+def _evaluate_words(
+    comparison: ComparisonConfig, run: Run, overrides: Sequence[str], imports: Sequence[str]
+) -> list[str]:
     modules = [word for name in imports for word in ("--import", name)]
     return [
         "evaluate",
         str(run.directory),
+        *overrides,
         f"--episodes={comparison.episodes}",
         f"--checkpoint={comparison.checkpoint}",
         f"--seed={comparison.evaluation_seed}",
@@ -160,7 +188,7 @@ def _report_end(run: Run, ended: Ended, comparison: ComparisonConfig, report: Po
     if ended.was_stopped:
         return 0
     final = final_evaluation(comparison, run)
-    if ended.code == FINISHED and final is not None:
+    if ended.code == FINISHED and final is not None and not _missing(comparison, run):
         report.finish(run.point, [{**run.point, "return": final["return_mean"]}])
         return 0
     report.finish(run.point, [{**run.point, "failed": failure(run.directory, ended)}])

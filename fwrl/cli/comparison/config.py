@@ -28,6 +28,9 @@ class TaskConfig(Config):
     """The scores that count as 0 and as 1 where tasks are put together; None: the lowest and the
     highest score of any run of this task."""
 
+    published: dict[str, float] = Field(default_factory=dict)
+    """Scores of others, by name: further columns of the table, and lines in the figure."""
+
     @field_validator("range")
     @classmethod
     def _has_a_length(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -57,6 +60,9 @@ class ComparisonConfig(Config):
     """What is evaluated in the end."""
     epoch_steps: PositiveInt = POPGYM_EPOCH
     """Environment steps of an epoch of ``mmer``."""
+    transfer: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Other environments in which every trained policy is evaluated as well: ``env.KEY=VALUE``
+    overrides, by name."""
 
     @property
     def score_in_words(self) -> str:
@@ -82,6 +88,11 @@ class ComparisonConfig(Config):
                         f"{kind} has {other!r} and {name!r}, of which one directory would be made; "
                         "choose names that differ in letters or digits"
                     )
+        if self.transfer and self.score == "mmer":
+            raise ValueError(
+                "score is 'mmer', which is of training episodes, and there is a transfer; "
+                "choose eval/mean_reward"
+            )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds are {list(self.seeds)}; each should stand there once")
         return self

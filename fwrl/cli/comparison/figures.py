@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -18,7 +19,13 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from fwrl.bench.algorithmic_figure import COLOURS
 from fwrl.bench.benchmark import Row
 from fwrl.cli.comparison.config import ComparisonConfig, Run, folder_name
-from fwrl.cli.comparison.scores import complete_tasks, estimate, normalised, scores_of
+from fwrl.cli.comparison.scores import (
+    complete_tasks,
+    estimate,
+    normalised,
+    scores_of,
+    transfer_estimates,
+)
 from fwrl.cli.metrics_table import read_metrics
 
 LINES = ("-", "--", ":")
@@ -49,13 +56,15 @@ class Panel(NamedTuple):
     label: str
     groups: Mapping[str, Sequence[Sequence[float]]]
     """The scores of each column, by task."""
+    published: Mapping[str, float] = MappingProxyType({})
+    """What others have reached, by name."""
 
 
 def draw(
     comparison: ComparisonConfig, runs: Sequence[Run], rows: Sequence[Row], out: Path
 ) -> list[Path]:
     """All figures of the runs that have rows; returns the files."""
-    styles = _styles(comparison.columns)
+    styles = styles_of(comparison.columns)
     there = {(row["task"], row["column"], row["seed"]) for row in rows}
     drawn = [run for run in runs if (run.task, run.column, run.seed) in there]
     files: list[Path] = []
@@ -69,7 +78,8 @@ def draw(
     return [*files, out / "scores.png"]
 
 
-def _styles(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
+def styles_of(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
+    """A colour and a line for each column, for as long as there are colours."""
     styles = (Style(colour, line) for line, colour in product(LINES, COLOURS))
     return dict(zip(columns, cycle(styles), strict=False))
 
@@ -155,6 +165,7 @@ def _draw_scores(
     )
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_intervals(axes, panel.groups, styles)
+        _draw_published(axes, panel.published)
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.set_xlabel(panel.label, fontsize=9)
     for axes in grid.flat[len(panels) :]:
@@ -174,8 +185,52 @@ def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
         own = {column: scores_of(rows, task, column) for column in comparison.columns}
         groups = {column: [scores] for column, scores in own.items() if scores}
         if groups:
-            panels.append(Panel(task, comparison.score_in_words, groups))
+            published = comparison.tasks[task].published
+            panels.append(Panel(task, comparison.score_in_words, groups, published))
     return panels
+
+
+def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
+    """A line for each score of others, with its name where there is room beside it."""
+    for (name, score), line in zip(published.items(), cycle(("--", ":", "-.")), strict=False):
+        axes.axvline(score, color="0.35", linestyle=line, linewidth=1.3, label=name, zorder=1)
+    if published:
+        axes.margins(x=0.06)
+        axes.legend(fontsize=8, frameon=False, loc="best", title="published", title_fontsize=8)
+
+
+def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Path) -> list[Path]:
+    """The score in each of the other environments, a figure for each task; returns the files."""
+    files: list[Path] = []
+    for task in comparison.tasks:
+        own = [row for row in transfer if row["task"] == task]
+        if not own:
+            continue
+        found = transfer_estimates(comparison, own)
+        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        for place, (column, style) in enumerate(styles_of(comparison.columns).items()):
+            there = [name for name in comparison.transfer if (name, column) in found]
+            each = [found[name, column] for name in there]
+            # beside each other where they would lie on each other
+            shift = (place / max(len(comparison.columns) - 1, 1) - 0.5) * 0.3
+            x = [list(comparison.transfer).index(name) + shift for name in there]
+            middle, low, high = (
+                [getattr(one, part) for one in each] for part in ("mean", "low", "high")
+            )
+            axes.plot(
+                x, middle, style.line, color=style.colour, marker="o", markersize=4, label=column
+            )
+            axes.vlines(x, low, high, color=style.colour, linewidth=1.5)
+        axes.set_xticks(range(len(comparison.transfer)), list(comparison.transfer))
+        axes.set_ylabel(comparison.score_in_words)
+        axes.grid(axis="y", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.suptitle(f"trained in {task}, evaluated in others", x=0.01, ha="left", fontsize=11)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        files.append(out / f"transfer_{folder_name(task)}.png")
+        figure.savefig(files[-1], dpi=150)
+        plt.close(figure)
+    return files
 
 
 def _draw_intervals(

@@ -1,6 +1,7 @@
 """What the runs of a comparison have reached, and what that says together."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,16 @@ class Estimate(NamedTuple):
     high: float
 
 
-def final_evaluation(comparison: ComparisonConfig, run: Run) -> Mapping[str, Any] | None:
-    """What ``fwrl evaluate`` has found in the end; None where the run is not there yet."""
+def final_evaluation(
+    comparison: ComparisonConfig, run: Run, overrides: Sequence[str] = ()
+) -> Mapping[str, Any] | None:
+    """What ``fwrl evaluate`` has found in the end; None where the run is not there yet.
+
+    Args:
+        comparison: Says how it is evaluated.
+        run: One of its runs.
+        overrides: Of the environment.
+    """
     try:
         folder = find_checkpoint(run.directory, comparison.checkpoint)
         last = find_checkpoint(run.directory, "last")
@@ -46,11 +55,14 @@ def final_evaluation(comparison: ComparisonConfig, run: Run) -> Mapping[str, Any
         comparison.episodes,
         comparison.evaluation_seed,
         run.config.evaluation.deterministic,
+        # evaluations of old know no others
+        list(overrides),
     )
     for file in sorted((run.directory / "evaluations").glob("*.json")):
         result = _read(file)
         played = [result.get(name) for name in ("episodes", "seed", "deterministic")]
-        if (Path(str(result.get("checkpoint"))).name, *played) == wanted:
+        where = result.get("overrides", [])
+        if (Path(str(result.get("checkpoint"))).name, *played, where) == wanted:
             return result
     return None
 
@@ -82,6 +94,31 @@ def row_of(
     row |= {"steps_per_second": round(float(steps / seconds), 1), "parameters": parameters}
     column = EVALUATED.get(comparison.score, comparison.score)
     return {**row, "score": row[column]} if column in row else None
+
+
+def transfer_rows(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[Row]:
+    """What the trained policies have reached in the other environments, as far as it is there."""
+    rows: list[Row] = []
+    for run in runs:
+        for name, overrides in comparison.transfer.items():
+            found = final_evaluation(comparison, run, overrides)
+            score = None if found is None else found[EVALUATED[comparison.score]]
+            if found is not None and score is not None:
+                length = found["length_mean"]
+                rows.append({**run.point, "transfer": name, "score": score, "length": length})
+    return rows
+
+
+def transfer_estimates(
+    comparison: ComparisonConfig, rows: Sequence[Row]
+) -> dict[tuple[str, str], Estimate]:
+    """Of all seeds, by environment and column; ``rows`` are of one task."""
+    found: dict[tuple[str, str], Estimate] = {}
+    for pair in product(comparison.transfer, comparison.columns):
+        own = [float(row["score"]) for row in rows if (row["transfer"], row["column"]) == pair]
+        if own:
+            found[pair] = estimate([own])
+    return found
 
 
 def highest_epoch_mean(curve: Float[np.ndarray, "rows 2"], epoch_steps: int) -> float | None:

@@ -3,23 +3,38 @@
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
 from fwrl.cli.comparison.config import ComparisonConfig, Run
-from fwrl.cli.comparison.scores import Estimate, complete_tasks, estimate, normalised, scores_of
+from fwrl.cli.comparison.scores import (
+    Estimate,
+    complete_tasks,
+    estimate,
+    normalised,
+    scores_of,
+    transfer_estimates,
+)
 from fwrl.cli.run_directory import versions
 
 MARKDOWN = "table.md"
+TRANSFER = "transfer.csv"
 
 
 def write_results(
-    comparison: ComparisonConfig, runs: Sequence[Run], rows: Sequence[Row], out: Path
+    comparison: ComparisonConfig,
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    transfer: Sequence[Row],
+    out: Path,
 ) -> None:
     """All that there is so far, whole."""
     write_rows(out / TABLE, rows)
+    if transfer:
+        write_rows(out / TRANSFER, transfer)
     there = {(row["task"], row["column"], row["seed"]) for row in rows}
     missing = [run.point for run in runs if (run.task, run.column, run.seed) not in there]
     write_document(
@@ -33,15 +48,32 @@ def write_results(
             "rows": list(rows),
         },
     )
-    (out / MARKDOWN).write_text(markdown(comparison, rows, len(missing)))
+    (out / MARKDOWN).write_text(markdown(comparison, rows, transfer, len(missing)))
 
 
-def markdown(comparison: ComparisonConfig, rows: Sequence[Row], missing: int) -> str:
-    """The table with its explanation, and what each column costs."""
+def markdown(
+    comparison: ComparisonConfig, rows: Sequence[Row], transfer: Sequence[Row], missing: int
+) -> str:
+    """The table with its explanation, what other environments give, and what each column costs."""
     blocks = [_explanation(comparison, missing), _scores(comparison, rows)]
     if _complete(comparison, rows):
         blocks.append(_scale(comparison, rows))
+    blocks += [
+        _transfer(comparison, task, own)
+        for task in comparison.tasks
+        if (own := [row for row in transfer if row["task"] == task])
+    ]
     return "\n\n".join([*blocks, _costs(comparison, rows)]) + "\n"
+
+
+def _transfer(comparison: ComparisonConfig, task: str, rows: Sequence[Row]) -> str:
+    found = transfer_estimates(comparison, rows)
+    cells = [
+        [name, *_cells({column: found.get((name, column)) for column in comparison.columns})]
+        for name in comparison.transfer
+    ]
+    head = f"Trained in {task}, evaluated in others:"
+    return f"{head}\n\n{_table(['environment', *comparison.columns], cells)}"
 
 
 def _explanation(comparison: ComparisonConfig, missing: int) -> str:
@@ -63,16 +95,24 @@ def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
         (task, {column: scores_of(rows, task, column) for column in comparison.columns})
         for task in comparison.tasks
     ]
+    published = list(dict.fromkeys(chain(*(each.published for each in comparison.tasks.values()))))
     cells = [
-        [task, *_cells({c: estimate([own]) if own else None for c, own in scores.items()})]
+        [
+            task,
+            *_cells({c: estimate([own]) if own else None for c, own in scores.items()}),
+            *(_said(comparison.tasks[task].published.get(name)) for name in published),
+        ]
         for task, scores in lines
     ]
     tasks = _complete(comparison, rows)
     if tasks:
         scaled = normalised(comparison, rows, tasks)
         together = {column: estimate(groups) for column, groups in scaled.items()}
-        cells.append([f"{_count(len(tasks), 'task')}, normalised", *_cells(together)])
-    return _table(["task", *comparison.columns], cells)
+        title = f"{_count(len(tasks), 'task')}, normalised"
+        cells.append([title, *_cells(together), *("" for _ in published)])
+    return _table(
+        ["task", *comparison.columns, *(f"{name}, published" for name in published)], cells
+    )
 
 
 def _complete(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[str]:
@@ -91,6 +131,10 @@ def _cells(estimates: Mapping[str, Estimate | None]) -> list[str]:
         mean = f"**{each.mean:.3f}**" if each.mean == highest else f"{each.mean:.3f}"
         cells.append(f"{mean} [{each.low:.3f}, {each.high:.3f}]")
     return cells
+
+
+def _said(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
