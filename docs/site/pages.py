@@ -38,3 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     ours = sorted(path.relative_to(ROOT).as_posix() for path in {*linked, *pages})
     places = (str(ROOT), config.site_dir, config.use_directory_urls)
     return Files([*theme, *(File(path, *places) for path in ours)])
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """The page; a stroke in a table that Markdown escapes inside code is a stroke again."""
+    return html.replace(r"\|", "|")
