@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check slow bench clean
+.PHONY: quickstart test check slow bench docs clean
 
 quickstart: .venv/.base
 	$(BIN)/fwrl train configs/quickstart.yaml
@@ -30,8 +30,13 @@ slow: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/fwrl bench speed
 
+# the site in site/, of the Markdown that is there; a link that leads nowhere fails
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site --bind localhost"
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/.base: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -40,4 +45,8 @@ clean:
 
 .venv/.dev: .venv/.base
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.venv/.docs: .venv/.base
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	@touch $@
