@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from typing_extensions import override
 
@@ -40,9 +41,61 @@ def dpfp(x: Float[Tensor, "*B K"], nu: int = 1) -> Float[Tensor, "*B M"]:
         nu: How many shifts pair the half-axes. In [1, K - 1]: shift K pairs each axis with its own
             negative, which is always zero, and larger shifts repeat the products of smaller ones.
     """
+    # a compiler fuses the formula by itself
+    return _formula(x, nu) if torch.compiler.is_compiling() else _Products.apply(x, nu)
+
+
+def _formula(x: Float[Tensor, "*B K"], nu: int) -> Float[Tensor, "*B M"]:
     half_axes = torch.cat([x, -x], dim=-1).relu()
     pairs = [half_axes * half_axes.roll(shift, dims=-1) for shift in range(1, nu + 1)]
     return torch.cat(pairs, dim=-1)
+
+
+class _Products(torch.autograd.Function):
+    """The formula without moving anything around: a shift is a view of longer half-axes."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, x: Tensor, nu: int) -> Tensor:
+        *batch, size = x.shape
+        # the last of them stand before the first once more
+        turned = x.new_empty(*batch, nu + 2 * size)
+        half_axes = turned[..., nu:]
+        torch.clamp_min(x, 0, out=half_axes[..., :size])
+        torch.clamp_min(-x, 0, out=half_axes[..., size:])
+        turned[..., :nu] = turned[..., -nu:]
+        pairs = x.new_empty(*batch, nu, 2 * size)
+        for pair, shifted in zip(pairs.unbind(-2), _shifts(turned, nu), strict=True):
+            torch.mul(half_axes, shifted, out=pair)
+        ctx.save_for_backward(turned)
+        ctx.nu = nu
+        return pairs.flatten(-2)
+
+    @staticmethod
+    @override
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, None]:
+        (grad,), (turned,) = grad_outputs, ctx.saved_tensors
+        nu = ctx.nu
+        half_axes, to_turned = turned[..., nu:], torch.zeros_like(turned)
+        to_half_axes = to_turned[..., nu:]
+        to_pairs = grad.unflatten(-1, (nu, -1)).unbind(-2)
+        both = zip(to_pairs, _shifts(turned, nu), _shifts(to_turned, nu), strict=True)
+        for to_pair, shifted, to_shifted in both:
+            to_half_axes.addcmul_(to_pair, shifted)
+            to_shifted.addcmul_(to_pair, half_axes)
+        to_turned[..., -nu:] += to_turned[..., :nu]
+        to_half_axes.mul_(half_axes > 0)
+        positive, negative = to_half_axes.chunk(2, dim=-1)
+        return positive - negative, None
+
+
+def _shifts(turned: Float[Tensor, "*B L"], nu: int) -> list[Float[Tensor, "*B M"]]:
+    """The half-axes that each shift puts beside the unshifted ones."""
+    length = turned.shape[-1] - nu
+    return [turned[..., nu - shift : nu - shift + length] for shift in range(1, nu + 1)]
 
 
 def relu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:

@@ -8,6 +8,7 @@ from fwrl.feature_maps import (
     SIGNED,
     FeatureMap,
     FeatureOptions,
+    _formula,
     dpfp,
     elu_plus_one,
     normalise,
@@ -49,6 +50,21 @@ def test_dpfp_shifts_of_half_a_turn_and_more_add_nothing():
     for shift in range(key_size + 1, 2 * key_size):
         mirrored = blocks[:, 2 * key_size - shift - 1]
         torch.testing.assert_close(blocks[:, shift - 1].sort().values, mirrored.sort().values)
+
+
+@pytest.mark.parametrize("nu", [1, 2, 7])
+@pytest.mark.parametrize("shape", [(4,), (3, 2, 4), (0, 4)])
+def test_dpfp_and_its_gradient_are_those_of_the_formula(nu, shape):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(nu))
+    # zero is where the half-axes have a corner
+    x[..., 0] = 0
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    ours, expected = dpfp(leaves[0], nu), _formula(leaves[1], nu)
+    assert torch.equal(ours, expected)
+    weights = torch.randn_like(ours)
+    (ours * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
 
 
 def test_dpfp_is_all_zero_only_where_signs_alternate_around_an_odd_size():
