@@ -76,6 +76,10 @@ def test_a_module_registers_environments_also_in_workers(folder, module):
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["length_mean"] == 4
+    # what the training says in the end is what was typed here
+    assert f"fwrl evaluate runs/coin__env.workers=1 --import {module}\n" in trained.stdout
+    inspected = fwrl(folder, "inspect", "runs/coin__env.workers=1", "--import", module)
+    assert inspected.returncode == 0, inspected.stderr
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def train(
     """Train an agent; an existing run of the same configuration continues."""
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.allocator import keep_freed_memory
-    from fwrl.cli.modules import import_modules
+    from fwrl.cli.modules import import_modules, import_words
     from fwrl.cli.run_config import load_run_config
     from fwrl.cli.run_directory import claimed, default_run_directory, find_config, open_run
     from fwrl.cli.setup import join, prepare
@@ -82,7 +82,8 @@ def train(
     if is_first() and code == STOPPED:
         typer.echo(f"stopped and saved; it goes on with\n{_command_to_continue()}")
     elif is_first() and code == 0:
-        typer.echo(f"fwrl evaluate {directory}\ntensorboard --logdir {directory}")
+        words = shlex.join([str(directory), *import_words(imports or [])])
+        typer.echo(f"fwrl evaluate {words}\ntensorboard --logdir {directory}")
     leave()
     raise typer.Exit(code)
 
@@ -150,12 +151,15 @@ def inspect(
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
     ] = False,
+    imports: Imports = None,
 ) -> None:
     """Write a page that shows what a trained policy's memory recalled in an episode."""
     from fwrl.allocator import keep_freed_memory
     from fwrl.cli.inspection import Wish, inspect_run
+    from fwrl.cli.modules import import_modules
 
     keep_freed_memory()
+    import_modules(imports or [])
     wish = Wish(checkpoint, episodes, seed, max_steps, stochastic)
     typer.echo(inspect_run(run, out, wish))
 

@@ -11,6 +11,11 @@ from pathlib import Path
 from fwrl.config import ConfigError
 
 
+def import_words(names: Sequence[str]) -> list[str]:
+    """The options that make another command import the same modules."""
+    return [word for name in names for word in ("--import", name)]
+
+
 def import_modules(names: Sequence[str]) -> None:
     """Import modules that register environments; also from the present directory.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fwrl.cli.modules import import_words
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
 from fwrl.cli.run_directory import claimed, find_config, open_directory
 from fwrl.cli.yaml_files import apply_overrides, read_yaml
@@ -47,5 +48,5 @@ def prepare_directory(directory: Path, config: RunConfig) -> None:
 
 def train_words(directory: Path, imports: Sequence[str]) -> list[str]:
     """The command that begins or continues the run of a directory that was prepared."""
-    modules = [word for name in imports for word in ("--import", name)]
-    return ["train", str(directory / "config.yaml"), "--run-dir", str(directory), *modules]
+    words = ["train", str(directory / "config.yaml"), "--run-dir", str(directory)]
+    return [*words, *import_words(imports)]

@@ -18,7 +18,7 @@ from fwrl.cli.comparison.scores import final_evaluation, row_of, transfer_rows
 from fwrl.cli.comparison.table import MARKDOWN, write_results
 from fwrl.cli.evaluation import check_spaces, elsewhere
 from fwrl.cli.metrics_table import steps_so_far
-from fwrl.cli.modules import import_modules
+from fwrl.cli.modules import import_modules, import_words
 from fwrl.cli.run_directory import claimed, find_config, named_directory, open_directory
 from fwrl.cli.setup import prepare
 from fwrl.cli.stopping import stop_signals
@@ -170,7 +170,6 @@ def _missing(comparison: ComparisonConfig, run: Run) -> list[tuple[str, ...]]:
 def _evaluate_words(
     comparison: ComparisonConfig, run: Run, overrides: Sequence[str], imports: Sequence[str]
 ) -> list[str]:
-    modules = [word for name in imports for word in ("--import", name)]
     return [
         "evaluate",
         str(run.directory),
@@ -179,7 +178,7 @@ def _evaluate_words(
         f"--checkpoint={comparison.checkpoint}",
         f"--seed={comparison.evaluation_seed}",
         *([] if run.config.evaluation.deterministic else ["--stochastic"]),
-        *modules,
+        *import_words(imports),
     ]
 
 
