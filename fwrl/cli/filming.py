@@ -66,7 +66,9 @@ def with_recall(
     now = _follow(policy, block, None)
     if not now.exact:
         return pictures_of(chain(block, episode)), f"none: {now.remark}"
-    return _strips(policy, block, now, episode), now.remark
+    memories = sum(len(reads) for _, reads in now.layers)
+    cut = f"; the first {MOST_BANDS} of {memories} memories" if memories > MOST_BANDS else ""
+    return _strips(policy, block, now, episode), now.remark + cut
 
 
 def _strips(
@@ -116,13 +118,9 @@ def _facts(time: int, moment: Moment) -> list[str]:
 
 def _action(action: Shaped[Tensor, " A"]) -> str:
     numbers: list[float] = action.tolist()
-    shown = " ".join(f"{number:.2g}" for number in numbers[:MOST_NUMBERS])
-    return _minus(shown + (" …" if len(numbers) > MOST_NUMBERS else ""))
+    few = [str(n) if isinstance(n, int) else _short(n) for n in numbers[:MOST_NUMBERS]]
+    return " ".join([*few, "…"] if len(numbers) > MOST_NUMBERS else few)
 
 
 def _short(number: float) -> str:
-    return _minus(f"{number:.3g}")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}")
+    return f"{number:.2f}" if abs(number) < 100 else f"{number:.0f}"

@@ -20,8 +20,8 @@ WIDTH, LARGEST_SCALE = 320, 2.0
 # Drawn larger and then shrunk: bars can be narrower than a pixel.
 SMOOTH = 3
 # In units of the layout.
-MARGIN, TOP, TEXT_SIZE, TEXT_HEIGHT = 10.0, 5.0, 11.0, 16.0
-BAR_HEIGHT, AXIS_HEIGHT, WIDEST_BAR = 28.0, 21.0, 16.0
+MARGIN, TOP, TEXT_SIZE, TEXT_HEIGHT = 10.0, 4.0, 11.0, 18.0
+BAR_HEIGHT, AXIS_HEIGHT, WIDEST_BAR = 34.0, 21.0, 16.0
 # Between two numbers of the axis, at least.
 TICK_ROOM = 30.0
 # A part of a read below this share is not worth a word.
@@ -123,6 +123,7 @@ def _draw(width: int, shown: Shown) -> NDArray[np.uint8]:
     pen, count = _Pen(width, height), shown.last - shown.first + 1
     room = pen.width - 2 * MARGIN
     axis = _Axis(shown.first, count, min(WIDEST_BAR, room / count))
+    pen.box(0.0, 0.0, pen.width, 1.0, LINE)
     for column, fact in enumerate(shown.facts):
         pen.text(MARGIN + column * room / len(shown.facts), TOP + TEXT_HEIGHT / 2, fact, INK)
     top = TOP + TEXT_HEIGHT
@@ -134,7 +135,7 @@ def _draw(width: int, shown: Shown) -> NDArray[np.uint8]:
 
 
 def _draw_band(pen: _Pen, axis: _Axis, top: float, time: int, band: Band) -> None:
-    middle, ceiling = top + TEXT_HEIGHT / 2, top + TEXT_HEIGHT
+    middle, ceiling = top + TEXT_HEIGHT / 2 + 1, top + TEXT_HEIGHT
     pen.text(MARGIN, middle, in_words(time, band), INK)
     if abs(band.older) >= SMALL:
         pen.text(pen.width - MARGIN, middle, f"older {_percent(band.older)}", FAINT, "rm")
@@ -186,4 +187,5 @@ def in_words(time: int, band: Band) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %".replace("-", "\N{MINUS SIGN}")
+    # Pillow's own font has no minus sign
+    return f"{100 * share:.0f} %"
