@@ -197,6 +197,18 @@ def test_a_narrow_picture_gets_borders_and_a_wide_one_a_larger_strip():
     assert in_words(4, nothing) == "fast weights: nothing is read"
 
 
+def test_a_long_action_is_cut_where_the_next_column_begins():
+    facts = ["step 4", "action " + "-0.25 " * 9, "value 1.00", "return 2.00"]
+    cut = with_strip(np.zeros((240, 320, 3), np.uint8), Shown(4, 0, 7, facts, []))
+    without = Shown(4, 0, 7, [*facts[:1], "", *facts[2:]], [])
+    plain = with_strip(np.zeros((240, 320, 3), np.uint8), without)
+    column = slice(int(strip.MARGIN + 75), int(strip.MARGIN + 150))
+    differs = (cut != plain).any(axis=(0, 2))
+    assert differs[column].any()
+    differs[column] = False
+    assert not differs.any()
+
+
 def test_numbers_of_the_axis_are_round_and_fit():
     assert ticks(0, 20, 15.0) == list(range(0, 20, 2))
     assert ticks(341, 200, 1.5) == list(range(360, 541, 20))

@@ -93,6 +93,13 @@ class _Pen:
         """How long a line of text is."""
         return self._draw.textlength(text, self._font()) / (SMOOTH * self._scale)
 
+    def shortened(self, text: str, room: float) -> str:
+        """As much of a line of text as has room."""
+        kept = text
+        while len(kept) > 1 and self.length(kept) > room:
+            kept = f"{kept[:-2]}…"
+        return kept
+
     def pixels(self) -> NDArray[np.uint8]:
         """The strip."""
         return np.asarray(self._image.reduce(SMOOTH))
@@ -124,8 +131,10 @@ def _draw(width: int, shown: Shown) -> NDArray[np.uint8]:
     room = pen.width - 2 * MARGIN
     axis = _Axis(shown.first, count, min(WIDEST_BAR, room / count))
     pen.box(0.0, 0.0, pen.width, 1.0, LINE)
-    for column, fact in enumerate(shown.facts):
-        pen.text(MARGIN + column * room / len(shown.facts), TOP + TEXT_HEIGHT / 2, fact, INK)
+    column = room / len(shown.facts)
+    for number, fact in enumerate(shown.facts):
+        text = pen.shortened(fact, column - 4)
+        pen.text(MARGIN + number * column, TOP + TEXT_HEIGHT / 2, text, INK)
     top = TOP + TEXT_HEIGHT
     for band in shown.bands:
         _draw_band(pen, axis, top, shown.time, band)
