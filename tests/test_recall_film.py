@@ -115,11 +115,17 @@ def test_a_long_episode_is_shown_through_a_window(monkeypatch):
     seen = []
     monkeypatch.setattr(filming, "with_strip", lambda frame, shown: seen.append(shown) or frame)
     frames_of(SOLVED, recall=True)
+    policy, envs = opened(SOLVED)
+    played = next(play_episodes(policy, envs, 5, 99))
+    whole = look_into(policy, played.inputs)[0].memories[0].recall.share[0, :, -1].numpy()
     assert [shown.time for shown in seen] == list(range(1, 51))
     for shown in seen:
         assert (shown.first, shown.last) == (max(0, shown.time - 15), max(15, shown.time))
         (band,) = shown.bands
         assert band.share.shape == (16,)
+        there = whole[shown.time, shown.first : shown.time + 1]
+        np.testing.assert_allclose(band.share[-len(there) :], there, atol=1e-4)
+        assert f"value {float(played.value[0, shown.time]):.2f}" in shown.facts
         assert band.share.sum() + band.older == pytest.approx(1, abs=1e-3)
     assert any(abs(shown.bands[0].older) > 0.001 for shown in seen)
     assert seen[7].facts[0] == "step 8"
