@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
+from torch import Tensor
 
-from agents.policy import RecurrentPolicy
+from agents.policy import PolicyInput, PolicyOutput, RecurrentPolicy
 from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, following_inputs, start
 
 
@@ -33,18 +34,29 @@ class Summary(NamedTuple):
     """None where the environment does not say what success is."""
 
 
-@torch.no_grad()
-def play(
+class Acted(NamedTuple):
+    """One step everywhere: what the policy read, said and did, and what came of it."""
+
+    inputs: PolicyInput
+    output: PolicyOutput
+    action: Shaped[Tensor, "N A"]
+    step: EnvStep
+
+
+def act(
     policy: RecurrentPolicy, envs: VectorEnv, seed: int, deterministic: bool = True
-) -> Iterator[EnvStep]:
+) -> Iterator[Acted]:
     """Act for ever, giving every step; who wants only some steps stops asking."""
     inputs, memory, _ = start(envs, policy, seed)
     while True:
-        output, memory = policy.step(inputs, memory)
-        action = output.action.mode() if deterministic else output.action.sample()
+        # not around the yield: gradients are the affair of who asks
+        with torch.no_grad():
+            output, memory = policy.step(inputs, memory)
+            action = output.action.mode() if deterministic else output.action.sample()
         step = envs.step(policy.head.to_environment(action))
+        acted = Acted(inputs, output, action, step)
         inputs = following_inputs(policy, inputs, action, step)
-        yield step
+        yield acted
 
 
 def evaluate(
@@ -65,7 +77,7 @@ def evaluate(
     slots = np.arange(envs.num_envs)
     missing = (episodes + slots) // envs.num_envs
     counter, counted = EpisodeCounter(envs.num_envs), Episodes.none()
-    for step in play(policy, envs, seed, deterministic):
+    for *_, step in act(policy, envs, seed, deterministic):
         if len(counted.faults) > MOST_FAULTS * envs.num_envs:
             raise EvaluationError(f"environments fail again and again: {counted.faults[-1]}")
         missing -= counter.count(step, counted, wanted=missing > 0)

@@ -15,7 +15,7 @@ from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import VectorEnv, following_inputs, start
 from agents.spaces import ACTION_MASK
 from fwrl.core import MemoryCore
-from fwrl.kernels import Scanned, keep_scans
+from fwrl.kernels import keep_scans
 from fwrl.memory_measures import memory_measures
 from fwrl.reads import Reads, reads_of, remark
 from fwrl.recall_map import RecallMap, influence, recall_map
@@ -122,7 +122,6 @@ def _norms(memory: tuple[Any, ...]) -> Float[Tensor, "1 L"]:
     return torch.tensor([[float(square) ** 0.5 for square in squares]])
 
 
-@torch.no_grad()
 def look_into(policy: RecurrentPolicy, inputs: PolicyInput) -> list[Layer]:
     """What each layer's memories wrote and read in an episode, in the order of the layers.
 
@@ -130,20 +129,36 @@ def look_into(policy: RecurrentPolicy, inputs: PolicyInput) -> list[Layer]:
         policy: That played it.
         inputs: What it read, ``[1, T]``, from the opening of the episode on.
     """
-    watched: list[tuple[MemoryCore[Any], list[Scanned]]] = []
+    cores, _ = watch(policy, inputs, policy.initial_state(1))
+    return [Layer(remark(core, reads), [_look_at(read) for read in reads]) for core, reads in cores]
 
-    def advance(core: MemoryCore[Any], x: Tensor, state: Any) -> tuple[Tensor, Any]:
+
+class Watched(NamedTuple):
+    """A core and what its memories were given and read."""
+
+    core: MemoryCore[Any]
+    reads: list[Reads]
+
+
+@torch.no_grad()
+def watch(policy: RecurrentPolicy, inputs: PolicyInput, state: Any) -> tuple[list[Watched], Any]:
+    """The cores of all layers while the policy reads ``[1, T]`` inputs, and its state after them.
+
+    Args:
+        policy: Whose memory it is.
+        inputs: Of times in a row.
+        state: Before the first of them.
+    """
+    watched: list[Watched] = []
+
+    def advance(core: MemoryCore[Any], x: Tensor, before: Any) -> tuple[Tensor, Any]:
         with keep_scans() as kept:
-            advanced = core.unroll(x, state, inputs.starts)
-        watched.append((core, kept))
+            advanced = core.unroll(x, before, inputs.starts)
+        watched.append(Watched(core, reads_of(core, kept, inputs.starts)))
         return advanced
 
-    policy.stack.through(policy.encode(inputs), policy.initial_state(1), advance)
-    layers: list[Layer] = []
-    for core, kept in watched:
-        reads = reads_of(core, kept, inputs.starts)
-        layers.append(Layer(remark(core, reads), [_look_at(read) for read in reads]))
-    return layers
+    _, after = policy.stack.through(policy.encode(inputs), state, advance)
+    return watched, after
 
 
 def _look_at(read: Reads) -> Looked:

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 MEBIBYTE = 2**20
@@ -95,23 +95,37 @@ def read_exactly(file: BufferedReader, path: Path, size: int) -> bytes:
 
 def write_plain(path: Path, data: bytes) -> None:
     """Write a new file and see that it is on the disk; its mode follows the umask."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+    with _new(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def replace_plain(path: Path, data: bytes) -> None:
     """Write a file whole, or leave what was there; a link is replaced, not followed."""
+    with replacing_plain(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing_plain(path: Path) -> Generator[BufferedWriter]:
+    """A file that takes the place of ``path`` when the block ends, if nothing is raised in it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        write_plain(temporary, data)
+        with _new(temporary) as file:
+            yield file
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def _new(path: Path) -> Generator[BufferedWriter]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -101,10 +101,10 @@ def reads_of(
             blocks = range(1, core.blocks + 1)
             return _named([f"block {b}, layer {i}" for b in blocks for i in (1, 2)], kept)
         case FastRecurrence():
-            joined = [kept[0], _join(kept[1:], starts)]
+            joined = [kept[0], join(kept[1:], starts)]
             return _named(["feed-forward memory", "recurrent memory"], joined)
         case RecurrentDelta():
-            return [Reads("fast weights", _join(kept, starts))]
+            return [Reads("fast weights", join(kept, starts))]
         case RWKV7() | SlowRNN():
             return [Reads("fast weights", kept[0])]
         case _:
@@ -150,8 +150,13 @@ def _columns(scanned: Scanned, columns: slice) -> Scanned:
     )
 
 
-def _join(steps: Sequence[Scanned], starts: Bool[Tensor, "B T"]) -> Scanned:
-    """The steps of a recurrence as one scan; it begins with zeros."""
+def join(steps: Sequence[Scanned], starts: Bool[Tensor, "B T"]) -> Scanned:
+    """Scans that followed one another, such as the steps of a recurrence, as one.
+
+    Args:
+        steps: The state of the first is that of all.
+        starts: Of all their times; where a recurrence starts it begins with zeros.
+    """
     fields = {
         name: torch.cat([getattr(step.write, name) for step in steps], dim=1)
         for name, field in steps[0].write._asdict().items()

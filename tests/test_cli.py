@@ -143,8 +143,11 @@ def test_only_the_newest_and_the_best_checkpoint_stay(config, monkeypatch, capsy
     assert kept == {448, 512, best}
 
 
-@pytest.mark.parametrize(("ending", "has_pyav"), [("mp4", True), ("gif", False)])
-def test_a_video_shows_one_episode(ending, has_pyav, config, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("ending", "has_pyav", "option"),
+    [("mp4", True, "--recall"), ("mp4", True, "--no-recall"), ("gif", False, "--recall")],
+)
+def test_a_video_shows_one_episode(ending, has_pyav, option, config, monkeypatch, capsys):
     if not has_pyav:
         monkeypatch.setattr(video, "find_spec", lambda name: None)
     fwrl(monkeypatch, capsys, "train", config, "total_steps=64")
@@ -156,6 +159,7 @@ def test_a_video_shows_one_episode(ending, has_pyav, config, monkeypatch, capsys
         "--stochastic",
         "--video",
         "films",
+        option,
         "--json",
     )
     code, out, _ = fwrl(monkeypatch, capsys, *words)
@@ -167,7 +171,8 @@ def test_a_video_shows_one_episode(ending, has_pyav, config, monkeypatch, capsys
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     # an episode of 51 steps; where it ends the next one has begun
     assert len(frames) == 50
-    assert frames[0].shape == (240, 320, 3)
+    assert (frames[0].shape == (240, 320, 3)) == (option == "--no-recall")
+    assert ("recall_strip" in result) == (option == "--recall")
     assert (frames[0] != frames[25]).any()
 
 

@@ -8,10 +8,10 @@ from scipy import stats
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents.evaluation import (
+    act,
     confidence_interval,
     evaluate,
     interquartile_mean,
-    play,
     summarise,
 )
 from agents.rollout import Episodes
@@ -94,7 +94,7 @@ def test_playing_reads_what_a_rollout_reads():
         return step(inputs, state)
 
     policy.step = watch
-    assert len(list(islice(play(policy, envs, seed=0), 6))) == 6
+    assert len(list(islice(act(policy, envs, seed=0), 6))) == 6
     # slot 0: three steps, then two
     assert [int(inputs.elapsed[0]) for inputs in seen] == [0, 1, 2, 0, 1, 0]
     assert [int(inputs.observation[0, 2]) for inputs in seen] == [0, 1, 2, 0, 1, 0]

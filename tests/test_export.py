@@ -15,7 +15,7 @@ from agents.policy import PolicyInput
 from agents.saving import load_policy, read_exported
 from fwrl.checkpoint import CheckpointError
 from fwrl.cli import main
-from fwrl.cli.evaluation import evaluate_run
+from fwrl.cli.evaluation import Wish, evaluate_run
 from fwrl.tensor_files import from_bytes, to_bytes
 
 
@@ -158,10 +158,10 @@ def test_a_run_that_cannot_be_is_said(tmp_path):
     altered(path, lambda document, _: document["run"].update(seed=-1))
     load_policy(path)
     with pytest.raises(CheckpointError, match="seed is -1"):
-        evaluate_run(path, 1, "best", False, 0, None)
+        evaluate_run(path, Wish(1))
     altered(path, lambda document, _: document.update(run={"env": {"id": "os:system"}}))
     with pytest.raises(CheckpointError, match="--import MODULE"):
-        evaluate_run(path, 1, "best", False, 0, None)
+        evaluate_run(path, Wish(1))
 
 
 def test_one_wrong_bit_is_noticed(tmp_path):

@@ -25,7 +25,7 @@ from watched_loading import ROOM
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.saving import describe_policy, load_policy
 from fwrl.checkpoint import CheckpointError, save_checkpoint
-from fwrl.cli.evaluation import evaluate_run
+from fwrl.cli.evaluation import Wish, evaluate_run
 from fwrl.config import ConfigError, validate
 from fwrl.plain_files import LONGEST_MESSAGE
 
@@ -224,7 +224,7 @@ def test_results_do_not_leave_a_run_by_a_link(tmp_path):
     elsewhere.mkdir()
     (run / "evaluations").symlink_to(elsewhere)
     with pytest.raises(ConfigError, match="evaluations: is a symbolic link"):
-        evaluate_run(run, 1, "best", False, 0, None)
+        evaluate_run(run, Wish(1))
     # and not by a link for the file: that is replaced
     (run / "evaluations").unlink()
     (run / "evaluations").mkdir()
@@ -232,6 +232,6 @@ def test_results_do_not_leave_a_run_by_a_link(tmp_path):
     target.write_text("kept")
     link = run / "evaluations" / "16_seed0_best.json"
     link.symlink_to(target)
-    evaluate_run(run, 1, "best", False, 0, None)
+    evaluate_run(run, Wish(1))
     assert target.read_text() == "kept"
     assert json.loads(link.read_text())["episodes"] == 1

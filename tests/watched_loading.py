@@ -14,7 +14,7 @@ from pathlib import Path
 from agents.saving import find_checkpoint, load_policy
 from fwrl.bench.results import read_rows
 from fwrl.checkpoint import CheckpointError, load_checkpoint, verify_checkpoint
-from fwrl.cli.evaluation import evaluate_run
+from fwrl.cli.evaluation import Wish, evaluate_run
 from fwrl.cli.run_config import load_run_config
 from fwrl.cli.run_directory import read_run_config
 from fwrl.config import ConfigError
@@ -37,7 +37,7 @@ ROUTES = {
     "config": load_run_config,
     "run": lambda path: read_run_config(Path(path)),
     "best": lambda path: find_checkpoint(Path(path)),
-    "evaluate": lambda path: evaluate_run(Path(path), 1, "best", False, 0, None),
+    "evaluate": lambda path: evaluate_run(Path(path), Wish(1)),
     "table": lambda path: read_rows(Path(path)),
     # what the watch must see
     "canary system": lambda _: os.system("true"),

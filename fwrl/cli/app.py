@@ -111,16 +111,21 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     video: Annotated[Path | None, typer.Option(help="A folder for a video of one episode.")] = None,
+    recall: Annotated[
+        bool,
+        typer.Option("--recall/--no-recall", help="In the video, what each past step contributes."),
+    ] = True,
     imports: Imports = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
     from fwrl.allocator import keep_freed_memory
-    from fwrl.cli.evaluation import evaluate_run, report
+    from fwrl.cli.evaluation import Wish, evaluate_run, report
     from fwrl.cli.modules import import_modules
 
     keep_freed_memory()
     import_modules(imports or [])
-    result = evaluate_run(run, episodes, checkpoint, stochastic, seed, video, overrides or [])
+    wish = Wish(episodes, checkpoint, stochastic, seed, video, recall, overrides or ())
+    result = evaluate_run(run, wish)
     typer.echo(report(result, as_json))
 
 

@@ -2,21 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from itertools import islice
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from agents.evaluation import evaluate, play, summarise
+from agents.evaluation import evaluate, summarise
 from agents.policy import RecurrentPolicy
-from agents.rollout import EpisodeCounter, Episodes
 from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
 from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
 from fwrl.checkpoint import CheckpointError, read_document
 from fwrl.cli.export import steps_of
+from fwrl.cli.filming import moments, pictures_of, with_recall
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import named_directory, read_run_config
 from fwrl.cli.video import write_video
@@ -31,6 +30,20 @@ from fwrl.training import choose_device
 LONGEST_VIDEO = 10_000
 
 
+class Wish(NamedTuple):
+    """How to evaluate, and what to film."""
+
+    episodes: int = 100
+    checkpoint: str = "best"
+    stochastic: bool = False
+    seed: int = 0
+    # a folder for a video, and whether it shall have the recall strip
+    video: Path | None = None
+    recall: bool = True
+    # env.KEY=VALUE: another environment than the policy was trained in
+    overrides: Sequence[str] = ()
+
+
 class Trained(NamedTuple):
     """A policy that can be evaluated: where it is, and the run that it comes from."""
 
@@ -39,16 +52,8 @@ class Trained(NamedTuple):
     steps: int
 
 
-def evaluate_run(
-    run: Path,
-    episodes: int,
-    checkpoint: str,
-    stochastic: bool,
-    seed: int,
-    video: Path | None,
-    overrides: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Play ``episodes`` episodes and write what they gave to ``evaluations/`` of the run.
+def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
+    """Play whole episodes and write what they gave to ``evaluations/`` of the run.
 
     Of an exported file it is only returned: there is no run directory. With ``env.KEY=VALUE``
     overrides the policy plays in another environment than it was trained in.
@@ -58,17 +63,19 @@ def evaluate_run(
             that the policy cannot read or act in.
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
-    trained = _find(run, checkpoint)
-    config, folder = elsewhere(trained.config, overrides), trained.path
+    trained = _find(run, wish.checkpoint)
+    config = elsewhere(trained.config, wish.overrides)
+    folder = trained.path
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
+    count = min(config.evaluation.num_envs, wish.episodes)
     try:
-        envs = make_envs(config.env, min(config.evaluation.num_envs, episodes), evaluation=True)
-        check_spaces(policy, envs, overrides)
+        envs = make_envs(config.env, count, evaluation=True)
+        check_spaces(policy, envs, wish.overrides)
         # first, because it can fail and an evaluation can take long
-        film = None if video is None else _film(config, policy, video, folder, seed, stochastic)
-        torch.manual_seed(seed)
-        summary = summarise(evaluate(policy, envs, episodes, seed, not stochastic))
+        film = _film(trained._replace(config=config), policy, wish)
+        torch.manual_seed(wish.seed)
+        summary = summarise(evaluate(policy, envs, wish.episodes, wish.seed, not wish.stochastic))
         envs.close()
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
@@ -77,15 +84,14 @@ def evaluate_run(
         "core": config.core.kind,
         "checkpoint": str(folder),
         "steps": trained.steps,
-        "episodes": episodes,
-        "deterministic": not stochastic,
-        "seed": seed,
-        "overrides": list(overrides),
+        "episodes": wish.episodes,
+        "deterministic": not wish.stochastic,
+        "seed": wish.seed,
+        "overrides": list(wish.overrides),
         **summary._asdict(),
         "return_ci95": list(summary.return_ci95),
+        **film,
     }
-    if film is not None:
-        result["video"] = str(film)
     if not is_exported(run):
         _write(run / "evaluations", folder.name, result)
     return result
@@ -165,42 +171,29 @@ def report(result: dict[str, Any], as_json: bool) -> str:
         lines.append("not written anywhere: an exported file has no run directory")
     if "video" in result:
         lines.append(f"video   {result['video']}")
+    if "recall_strip" in result:
+        lines.append(f"recall  {result['recall_strip']}")
     return "\n".join(lines)
 
 
-def _film(
-    config: RunConfig,
-    policy: RecurrentPolicy,
-    video: Path,
-    folder: Path,
-    seed: int,
-    stochastic: bool,
-) -> Path:
-    """One episode as a video; returns the file."""
-    torch.manual_seed(seed)
-    envs = make_envs(config.env, 1, evaluation=True, render=True)
-    frames = pictures_of(envs, policy, seed, LONGEST_VIDEO, not stochastic)
-    envs.close()
-    if not frames:
-        raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
-    return write_video(video / f"episode_{folder.name}_seed{seed}", frames, envs.render_fps)
-
-
-def pictures_of(
-    envs: VectorEnv, policy: RecurrentPolicy, seed: int, longest: int, deterministic: bool
-) -> list[NDArray[np.uint8]]:
-    """What slot 0 looks like after each step of an episode, but for the last one.
-
-    None if it draws no pictures, or the episode was over after one step.
-    """
-    frames: list[NDArray[np.uint8]] = []
-    counter, ended = EpisodeCounter(1), Episodes.none()
-    for step in islice(play(policy, envs, seed, deterministic), longest):
-        # where an episode ends the next one has begun: its picture does not belong here
-        if counter.count(step, ended).any() or (frame := envs.render()) is None:
-            break
-        frames.append(frame)
-    return frames
+def _film(trained: Trained, policy: RecurrentPolicy, wish: Wish) -> dict[str, str]:
+    """One episode as a video; returns the file, and what its recall strip is."""
+    if wish.video is None:
+        return {}
+    torch.manual_seed(wish.seed)
+    config = trained.config
+    with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
+        episode = moments(envs, policy, wish.seed, LONGEST_VIDEO, not wish.stochastic)
+        said: dict[str, str] = {}
+        if wish.recall:
+            frames, said["recall_strip"] = with_recall(policy, episode)
+        else:
+            frames = pictures_of(episode)
+        first = next(frames, None)
+        if first is None:
+            raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
+        stem = wish.video / f"episode_{trained.path.name}_seed{wish.seed}"
+        return {"video": str(write_video(stem, chain([first], frames), envs.render_fps)), **said}
 
 
 def _write(folder: Path, step: str, result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from envs import EnvFailure, VectorEnv, make_envs
 from fwrl.checkpoint import Checkpoint, pack, unpack
-from fwrl.cli.evaluation import pictures_of
+from fwrl.cli.filming import moments, pictures_of
 from fwrl.cli.memory_log import memory_metrics, state_pictures
 from fwrl.cli.progress import ProgressReport, say
 from fwrl.cli.run_config import RunConfig
@@ -269,7 +269,8 @@ def _show(job: Job) -> None:
     with closing(envs), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         deterministic = config.evaluation.deterministic
-        frames = pictures_of(envs, run.learner.policy, config.seed, longest, deterministic)
+        policy = run.learner.policy
+        frames = list(pictures_of(moments(envs, policy, config.seed, longest, deterministic)))
     if frames:
         log.show_film(run.counters.steps, "eval/episode", frames)
 

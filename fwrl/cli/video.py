@@ -1,40 +1,53 @@
 """Pictures into a film: mp4 where PyAV is installed, else an animated GIF."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from importlib.util import find_spec
-from io import BytesIO
+from io import BufferedWriter, BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fwrl.plain_files import replacing_plain
+
 SMALLEST_SIDE = 240
 
 
-def write_video(stem: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> Path:
+def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> Path:
     """Write ``stem`` with the ending that fits and return the file's path.
+
+    The file is whole or not there; frames are taken one by one, and those of an mp4 not kept.
 
     Args:
         stem: Path without ending; its folder is made.
-        frames: ``[H W 3]`` each, all of one size. Small ones are enlarged without blurring.
+        frames: ``[H W 3]`` each, one at least, all of one size. They are ``enlarged``.
         fps: Frames per second.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    height, width = frames[0].shape[:2]
-    factor = max(1, -(-SMALLEST_SIDE // min(height, width)))
-    # H.264 wants even sides
-    height, width = height * factor // 2 * 2, width * factor // 2 * 2
-    large = [f.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width] for f in frames]
-    if find_spec("av") is not None:
-        return _write_mp4(stem.with_name(f"{stem.name}.mp4"), large, fps)
-    path = stem.with_name(f"{stem.name}.gif")
-    path.write_bytes(gif(large, fps))
+    ending = "mp4" if find_spec("av") is not None else "gif"
+    path = stem.with_name(f"{stem.name}.{ending}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    large = map(enlarged, frames)
+    with replacing_plain(path) as file:
+        if ending == "mp4":
+            _write_mp4(file, large, fps)
+        else:
+            file.write(gif(large, fps))
     return path
 
 
-def gif(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
+def enlarged(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture that is not too small to be looked at, without blurring, and of even sides."""
+    height, width = frame.shape[:2]
+    factor = max(1, -(-SMALLEST_SIDE // min(height, width)))
+    # H.264 wants even sides
+    height, width = height * factor // 2 * 2, width * factor // 2 * 2
+    return frame.repeat(factor, axis=0).repeat(factor, axis=1)[:height, :width]
+
+
+def gif(frames: Iterable[NDArray[np.uint8]], fps: float) -> bytes:
     """An animated GIF that plays for ever."""
     images, file = [Image.fromarray(frame) for frame in frames], BytesIO()
     options = {"append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
@@ -42,14 +55,15 @@ def gif(frames: Sequence[NDArray[np.uint8]], fps: float) -> bytes:
     return file.getvalue()
 
 
-def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> Path:
+def _write_mp4(file: BufferedWriter, frames: Iterable[NDArray[np.uint8]], fps: float) -> None:
     import av
 
-    with av.open(str(path), "w") as container:
+    rest = iter(frames)
+    first = next(rest)
+    with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames[0].shape[:2]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        for frame in frames:
+        for frame in chain([first], rest):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    return path
