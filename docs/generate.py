@@ -29,6 +29,11 @@ def metrics_page() -> str:
         "The same names stand in TensorBoard and in the columns of `metrics.csv`. The horizontal",
         "axis is always the number of environment steps. `rollout`, `time`, `train` and `eval` are",
         "named as in Stable-Baselines3. This page is made by `docs/generate.py`.",
+        "",
+        "`tensorboard --logdir runs` shows them together under *Custom scalars*, and the matrices of",
+        "the memory under *Images*:",
+        "",
+        "![TensorBoard: two trainings, returns and what their memories do](tensorboard.png)",
     ]
     for group, rows in groups.items():
         lines += ["", f"## {group}", "", "| metric | meaning |", "|---|---|", *rows]
