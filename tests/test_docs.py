@@ -93,7 +93,9 @@ def test_commands_are_found():
 def test_every_command_could_be_typed(words, answer):
     _, name, *words = words
     known = get_command(app).commands[name]
-    options = {option for parameter in known.params for option in parameter.opts}
+    options = {
+        o for parameter in known.params for o in (*parameter.opts, *parameter.secondary_opts)
+    }
     assert {w for w in (word.strip("[]") for word in words) if w.startswith("--")} <= options
     if any(("[" in word and "=" not in word) or word.isupper() for word in words):
         return
