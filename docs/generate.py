@@ -30,8 +30,8 @@ def metrics_page() -> str:
         "axis is always the number of environment steps. `rollout`, `time`, `train` and `eval` are",
         "named as in Stable-Baselines3. This page is made by `docs/generate.py`.",
         "",
-        "`tensorboard --logdir runs` shows them together under *Custom scalars*, and the matrices of",
-        "the memory under *Images*:",
+        "`tensorboard --logdir runs` shows them together under *Custom scalars*, and the matrices",
+        "of the memory under *Images*:",
         "",
         "![TensorBoard: two trainings, returns and what their memories do](tensorboard.png)",
     ]
