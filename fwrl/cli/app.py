@@ -122,15 +122,18 @@ def evaluate(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    file: Annotated[Path, typer.Argument(help="Its name ends with .safetensors.")],
+    file: Annotated[Path, typer.Argument(help="Its name ends with .safetensors, or with .onnx.")],
     checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="One step with explicit memory, for other programs.")
+    ] = False,
 ) -> None:
     """Write a trained policy as one file, which evaluate and load_policy read."""
     from fwrl.cli.export import export_run
 
-    folder = export_run(run, file, checkpoint, force)
-    typer.echo(f"{folder} is now {file}\nfwrl evaluate {file}")
+    folder = export_run(run, file, checkpoint, force, onnx)
+    typer.echo(f"{folder} is now {file}" + ("" if onnx else f"\nfwrl evaluate {file}"))
 
 
 @app.command()
