@@ -33,7 +33,9 @@ class _Step(nn.Module):
 
     def __init__(self, policy: RecurrentPolicy, example: tuple[PolicyInput, Any]) -> None:
         super().__init__()
-        self.policy, self.example = policy, example
+        self.policy = policy
+        # tensors that are also inputs of the trace would be constants of it, with their batch
+        self.example = map_tensors(lambda leaf: leaf.to("meta"), example)
 
     @override
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -41,7 +43,9 @@ class _Step(nn.Module):
         batch = leaves[0].shape[0]
 
         def take(leaf: Tensor) -> Tensor:
-            return next(given) if leaf[0].numel() else leaf.new_zeros(batch, *leaf.shape[1:])
+            if leaf.shape[1:].numel():
+                return next(given)
+            return torch.zeros(batch, *leaf.shape[1:], dtype=leaf.dtype)
 
         inputs, memory = map_tensors(take, self.example)
         output, memory = self.policy.step(inputs, memory)
