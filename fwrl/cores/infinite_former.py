@@ -216,7 +216,11 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         if not len(rows):
             return state
         folded = self._folded(segment[rows], take_rows(state, rows))
-        return map_tensors(lambda old, new: old.index_copy(0, rows, new), state, folded)
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, rows, new)
+
+        return map_tensors(put, state, folded)
 
     def _folded(self, segment: Float[Tensor, "B D S"], state: LongTerm) -> LongTerm:
         """The memory after segments of all these rows."""

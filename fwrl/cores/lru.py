@@ -96,6 +96,6 @@ class LRU(MemoryCore[Tensor]):
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
         written = at_least_float32(self.input(x)).unflatten(-1, (-1, 2))
         # this keeps the size of the state near that of the input, however slow the forgetting
-        addend = self.gamma_log.exp().unsqueeze(-1) * written
+        addend = torch.view_as_real(self.gamma_log.exp() * torch.view_as_complex(written))
         parts = complex_recurrence(self.eigenvalues(), addend, state, starts)
         return self.output(parts.flatten(-2)) + self.skip * x, parts[:, -1].clone()
