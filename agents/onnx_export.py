@@ -72,7 +72,12 @@ def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]
             "write it as safetensors"
         )
     example = _example(policy, ROWS)
-    step = _Step(policy, example).eval()
+    step = _Step(policy, example)
+    step.training = policy.training
+    names = step.input_names()
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise _refusal(policy, f"its observations have {twice[0]} twice")
     # kernels of our own mean nothing to others
     with use_kernel("chunked"), torch.no_grad():
         model = _translate(step, example)
@@ -233,12 +238,11 @@ def _cause(error: BaseException) -> str:
 @contextmanager
 def _silence() -> Generator[None]:
     """The exporter tells of its own doings, in warnings and in a log."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
