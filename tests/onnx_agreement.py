@@ -106,8 +106,8 @@ def farthest_of(policy, session, rows, steps):
             assert a.shape == b.shape
             assert a.dtype == b.dtype
             difference = np.abs(a - b) / np.maximum(1, np.abs(b))
-            farthest = max(farthest, float(difference.max())) if difference.size else farthest
-            assert np.isfinite(farthest)
+            assert np.isfinite(difference).all()
+            farthest = max(farthest, float(difference.max(initial=0)))
         theirs = [leaf.copy() for leaf in said[chosen + 2 :]]
         starts += int((elapsed == 0).sum())
     return farthest, starts
