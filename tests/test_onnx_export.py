@@ -51,6 +51,8 @@ def answers(names):
 def test_five_hundred_steps_with_resets_are_the_same(name):
     found = answers(QUICK if name in QUICK else SLOW)[name]
     assert found["farthest"] < 1e-5
+    # a number that turns and hardly fades adds up what cosines differ by: 2e-5 of `lru`
+    assert found["farthest memory"] < 1e-4
     # one in twenty, in each of three streams, whose number was not the one that was traced
     assert found["starts"] > 40
     assert found["untouched"]
