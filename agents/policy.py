@@ -112,11 +112,13 @@ class RecurrentPolicy(nn.Module):
     def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
         """Read one observation per stream; rows that start forget first."""
         starts = inputs.starts
-        if starts.shape[0] > 1 and _reference_is_forced():
+        if _reference_is_forced() and starts.shape[0] > 1:
             return self._step_by_rows(inputs, state)
-        # on a GPU asking whether any row starts would wait for all work queued before
-        if starts.is_cuda or bool(starts.any()):
-            state = where_state(starts, self.initial_state(starts.shape[0]), state)
+        # on a GPU asking whether any row starts would wait for all work queued before, and what is
+        # exported has to serve both cases
+        if starts.is_cuda or torch.compiler.is_exporting() or bool(starts.any()):
+            # one fresh stream serves all
+            state = where_state(starts, self.initial_state(1), state)
         y, state = self.stack.step(self.encode(inputs), state)
         return self._heads(y, inputs), state
 

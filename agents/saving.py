@@ -129,11 +129,16 @@ def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, An
         policy: Its tensors and its description are written.
         document: What else the file shall say; anything JSON can say.
     """
-    said = {"format": EXPORT_FORMAT, "policy": describe_policy(policy), **document}
-    text = json.dumps(without_infinities(said))
+    text = policy_document(policy, document)
     tensors = policy.state_dict()
     metadata = {DOCUMENT: text, "sha256": _digest(text, tensors)}
     replace_plain(path, to_bytes(tensors, metadata))
+
+
+def policy_document(policy: RecurrentPolicy, document: Mapping[str, Any]) -> str:
+    """What a single file says beside its tensors: ``document``, and how to build the policy."""
+    said = {"format": EXPORT_FORMAT, "policy": describe_policy(policy), **document}
+    return json.dumps(without_infinities(said))
 
 
 def is_exported(path: Path) -> bool:

@@ -130,7 +130,8 @@ def attend(
     sums = key.sum(dim=(-2, -1)) + value.sum(dim=(-2, -1))
     sums = sums + F.pad(query.sum(dim=(-2, -1)), (past, 0))
     undefined = ~sums.isfinite()
-    any_undefined = bool(undefined.any())
+    # a program that is exported has to serve both cases
+    any_undefined = torch.compiler.is_exporting() or bool(undefined.any())
     if any_undefined:
         # a product with a weight of zero would keep them
         hidden = undefined[..., None, None]

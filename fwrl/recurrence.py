@@ -37,10 +37,8 @@ def by_steps(
     """
     # unbinding once keeps the backward pass linear in T; indexing each time would not
     columns = [iter(leaf.unbind(1)) for leaf in tensors_in(inputs)]
-    # one transfer to the host per sequence, so that times without a start cost no selection
-    any_starts: list[bool] = starts.any(dim=0).tolist()
     outputs: list[Tensor] = []
-    for starts_t, any_start in zip(starts.unbind(1), any_starts, strict=True):
+    for starts_t, any_start in zip(starts.unbind(1), _anywhere(starts), strict=True):
         if any_start:
             state = where_state(starts_t, fresh, state)
         y, state = advance(_next(inputs, columns), state)
@@ -67,8 +65,7 @@ def by_spans(
         fresh: The state that an episode begins with, for every stream.
         changes: After which times the state of a stream changes: a span ends there for all of them.
     """
-    opens: list[bool] = starts.any(dim=0).tolist()
-    closes: list[bool] = changes.any(dim=0).tolist()
+    opens, closes = _anywhere(starts), _anywhere(changes)
     times = len(opens)
     firsts = [0] + [t for t in range(1, times) if opens[t] or closes[t - 1]]
     lengths = [end - first for first, end in pairwise([*firsts, times])]
@@ -80,6 +77,16 @@ def by_spans(
         y, state = advance(_next(inputs, columns), state)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
+
+
+def _anywhere(marks: Bool[Tensor, "B T"]) -> list[bool]:
+    """At which times any stream is marked, so that the others cost nothing.
+
+    One transfer to the host per sequence. A program that is exported has to serve all cases.
+    """
+    if torch.compiler.is_exporting():
+        return [True] * marks.shape[1]
+    return marks.any(dim=0).tolist()
 
 
 def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
@@ -120,6 +127,32 @@ def linear_recurrence(
     """
     factor = factor.expand(-1, addend.shape[1], *(-1,) * (addend.dim() - 2))
     return cast(Tensor, _LinearRecurrence.apply(factor, addend, state.to(addend.dtype), starts))
+
+
+def complex_recurrence(
+    factor: Tensor, addend: Tensor, state: Tensor, starts: Bool[Tensor, "B T"]
+) -> Tensor:
+    """``linear_recurrence`` of complex numbers that are given as two real ones.
+
+    Args:
+        factor: ``[...]``, complex: the same for all streams and times.
+        addend: ``[B, T, ..., 2]``.
+        state: ``[B, ..., 2]``.
+        starts: Where True, nothing of the past is kept.
+    """
+    state = state.to(addend.dtype)
+    if torch.compiler.is_exporting():
+        return _turn(factor, state, starts).unsqueeze(1) + addend
+    before, added = torch.view_as_complex(state.contiguous()), torch.view_as_complex(addend)
+    return torch.view_as_real(linear_recurrence(factor[None, None], added, before, starts))
+
+
+def _turn(factor: Tensor, state: Tensor, starts: Bool[Tensor, "B 1"]) -> Tensor:
+    """What a single time keeps of the state, without complex numbers: no other program has them."""
+    across, up = torch.view_as_real(factor).unbind(-1)
+    real, imaginary = state.unbind(-1)
+    turned = torch.stack([across * real - up * imaginary, up * real + across * imaginary], dim=-1)
+    return turned.masked_fill(starts.view(-1, *(1,) * (turned.dim() - 1)), 0.0)
 
 
 class _LinearRecurrence(torch.autograd.Function):
@@ -195,6 +228,8 @@ def time_in_episode(starts: Bool[Tensor, "B T"], before: Float[Tensor, " B"]) ->
         starts: The times that open an episode.
         before: How many times the open episodes have seen before the first one here.
     """
+    if starts.shape[1] == 1:
+        return torch.where(starts, 1.0, before.unsqueeze(1) + 1)
     index = torch.arange(1, starts.shape[1] + 1, device=starts.device, dtype=before.dtype)
     opened = torch.where(starts, index, 0.0).cummax(dim=1).values
     return torch.where(opened > 0, index - opened + 1, before.unsqueeze(1) + index)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from agents.onnx_export import ENDING as ONNX_ENDING
+from agents.onnx_export import export_onnx
 from agents.saving import export_policy, find_checkpoint, load_policy
 from fwrl.checkpoint import CheckpointError, read_document
 from fwrl.cli.run_directory import read_run_config
@@ -9,21 +11,24 @@ from fwrl.config import ConfigError
 from fwrl.tensor_files import ENDING
 
 
-def export_run(run: Path, file: Path, checkpoint: str, force: bool) -> Path:
+def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool = False) -> Path:
     """Write a checkpoint's policy to ``file``; returns the checkpoint.
 
     Args:
         run: A run directory.
-        file: Ends with ``.safetensors``.
+        file: Ends with ``.safetensors``, or with ``.onnx``.
         checkpoint: ``best``, ``last``, a step or a path.
         force: Replace a file that is there.
+        onnx: Insist on ``.onnx``: one step for other programs, not read by this library.
 
     Raises:
         ConfigError: If the file cannot be written, or the directory is no run.
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
-    if file.suffix != ENDING:
-        raise ConfigError(f"{file}: a policy is written as safetensors; use {file.stem}{ENDING}")
+    endings = [ONNX_ENDING] if onnx else [ENDING, ONNX_ENDING]
+    if file.suffix not in endings:
+        wanted = " or ".join(f"{file.stem}{ending}" for ending in endings)
+        raise ConfigError(f"{file}: its name says what is written; use {wanted}")
     if file.is_dir() or (file.exists() and not force):
         raise ConfigError(f"{file}: is there already; choose another name, or --force replaces it")
     config = read_run_config(run)
@@ -37,7 +42,8 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool) -> Path:
     policy = load_policy(folder)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        export_policy(file, policy, said)
+        write = export_onnx if file.suffix == ONNX_ENDING else export_policy
+        write(file, policy, said)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
     return folder

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32
-from fwrl.recurrence import linear_recurrence
+from fwrl.recurrence import complex_recurrence
 
 # What the slowest trace keeps, at first, after the longest period.
 FORGOTTEN = 0.01
@@ -87,10 +88,10 @@ class FFM(MemoryCore[Tensor]):
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
         written, passing, write_gate, read_gate = self.input(x).split(self.sizes, dim=-1)
         written = at_least_float32(written) * write_gate.sigmoid()
-        before = torch.view_as_complex(state.to(written.dtype).contiguous())
-        addend = written.to(before.dtype).unsqueeze(-1).expand(-1, -1, -1, self.context_size)
-        after = linear_recurrence(self.decays()[None, None], addend, before, starts)
-        parts = torch.view_as_real(after)
+        # nothing imaginary is written
+        pairs = F.pad(written.unsqueeze(-1), (0, 1)).unsqueeze(-2)
+        addend = pairs.expand(-1, -1, -1, self.context_size, -1)
+        parts = complex_recurrence(self.decays(), addend, state, starts)
         read = self.norm(self.mix(parts.flatten(start_dim=2)))
         return torch.lerp(passing, read.to(passing.dtype), read_gate.sigmoid()), parts[
             :, -1

@@ -15,6 +15,7 @@ from fwrl.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_spans, time_in_episode
+from fwrl.state import map_tensors, take_rows, where_state
 
 # The narrowest attention density.
 MIN_VARIANCE = 1e-6
@@ -208,18 +209,24 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         self, segment: Float[Tensor, "B D S"], full: Bool[Tensor, " B"], state: LongTerm
     ) -> LongTerm:
         """The memory after the segments of those rows whose window is full."""
+        if torch.compiler.is_exporting():
+            # how many rows it is cannot be known
+            return where_state(full, self._folded(segment, state), state)
         rows = full.nonzero().squeeze(1)
         if not len(rows):
             return state
-        segment = segment[rows]
+        folded = self._folded(segment[rows], take_rows(state, rows))
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, rows, new)
+
+        return map_tensors(put, state, folded)
+
+    def _folded(self, segment: Float[Tensor, "B D S"], state: LongTerm) -> LongTerm:
+        """The memory after segments of all these rows."""
         if self.gate is not None:
             segment = segment * self.gate(segment).sigmoid()
-        histogram = state.histogram[rows] if self.bins else None
-        coefficients = self.memory.fold(
-            state.coefficients[rows], segment.mT, state.holds[rows] > 0, histogram
-        )
-        return LongTerm(
-            state.coefficients.index_copy(0, rows, coefficients),
-            state.holds.index_fill(0, rows, 1.0),
-            state.histogram.index_fill(0, rows, 0.0),
-        )
+        histogram = state.histogram if self.bins else None
+        coefficients = self.memory.fold(state.coefficients, segment.mT, state.holds > 0, histogram)
+        empty = torch.zeros_like(state.histogram)
+        return LongTerm(coefficients, torch.ones_like(state.holds), empty)

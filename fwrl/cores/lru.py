@@ -12,7 +12,7 @@ from typing_extensions import override
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.precision import at_least_float32
-from fwrl.recurrence import linear_recurrence
+from fwrl.recurrence import complex_recurrence
 
 Modulus = Annotated[float, Field(ge=0, le=1)]
 
@@ -95,9 +95,7 @@ class LRU(MemoryCore[Tensor]):
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
         written = at_least_float32(self.input(x)).unflatten(-1, (-1, 2))
-        before = torch.view_as_complex(state.to(written.dtype).contiguous())
         # this keeps the size of the state near that of the input, however slow the forgetting
-        addend = self.gamma_log.exp() * torch.view_as_complex(written)
-        after = linear_recurrence(self.eigenvalues().view(1, 1, -1), addend, before, starts)
-        parts = torch.view_as_real(after)
+        addend = torch.view_as_real(self.gamma_log.exp() * torch.view_as_complex(written))
+        parts = complex_recurrence(self.eigenvalues(), addend, state, starts)
         return self.output(parts.flatten(-2)) + self.skip * x, parts[:, -1].clone()

@@ -107,6 +107,9 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     Raises:
         ValueError: For a kernel that does not exist, or cannot do it.
     """
+    if torch.compiler.is_exporting():
+        # the one that never asks for a number on its way
+        return "reference"
     name = _forced.get() or kernel
     if name == "auto":
         if native.serves(rule, query):

@@ -50,6 +50,9 @@ def scan(
     """
     state = state.to(inputs.query.dtype)
     with without_autocast(state.device):
+        if torch.compiler.is_exporting():
+            # a single time, and no second way to fall back on
+            return scan_by_steps(state, inputs, starts)
         values, end = _in_chunks(state, inputs, starts)
         if not values.detach().sum().isfinite():
             # an undefined past, or decays too strong for a chunk

@@ -1,0 +1,248 @@
+"""A policy as an ONNX file: one step, with the memory as explicit inputs and outputs.
+
+Whoever runs it needs neither PyTorch nor this library: the outputs ``next_memory.*`` of a step are
+the inputs ``memory.*`` of the next one, and where ``elapsed`` is 0 the memory begins anew inside.
+"""
+
+import logging
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space
+from torch import Tensor, nn
+from typing_extensions import override
+
+from agents.actions import Categorical, Gaussian
+from agents.policy import PolicyInput, RecurrentPolicy
+from agents.rollout import to_tensors
+from agents.saving import DOCUMENT, policy_document
+from fwrl.config import ConfigError
+from fwrl.kernels import use_kernel
+from fwrl.plain_files import replace_plain
+from fwrl.state import map_tensors, tensors_in
+
+ENDING = ".onnx"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# In bytes: what a protocol buffer holds, and what of it is left for all but the parameters.
+LARGEST = 2**31 - 1
+BESIDE_PARAMETERS = 2**24
+# Rows of the example that is traced: one would be taken for a constant.
+ROWS = 2
+# How far apart two programs may be that add up the same numbers in other orders.
+TOLERANCE = 1e-3
+
+
+class Example(NamedTuple):
+    """What a step takes."""
+
+    inputs: PolicyInput
+    memory: Any
+
+
+def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
+    """Write one step of a policy as one ONNX file, whole or not at all.
+
+    The number of streams is left open. What was written has been run, and has agreed with PyTorch.
+
+    Args:
+        path: Replaced if it exists.
+        policy: On the CPU, and ready to act (``eval``).
+        document: What else the file shall say; anything JSON can say.
+
+    Raises:
+        ConfigError: If packages are missing, or this policy cannot be such a file.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"ONNX files need {', '.join(missing)}; `pip install 'fwrl[onnx]'` brings it"
+        )
+    size = sum(leaf.nbytes for leaf in (*policy.parameters(), *policy.buffers()))
+    if size > LARGEST - BESIDE_PARAMETERS:
+        raise ConfigError(
+            f"{path}: the policy has {size:,} bytes, and an ONNX file at most {LARGEST:,}; "
+            "write it as safetensors"
+        )
+    example = _example(policy, ROWS)
+    step = _Step(policy, example)
+    step.training = policy.training
+    names = step.input_names()
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise _refusal(policy, f"its observations have {twice[0]} twice")
+    # kernels of our own mean nothing to others
+    with use_kernel("chunked"), torch.no_grad():
+        model = _translate(step, example)
+        model.metadata_props.add(key=DOCUMENT, value=policy_document(policy, document))
+        data = cast(bytes, model.SerializeToString())
+        # another number of streams than was traced
+        _check(data, step, _example(policy, ROWS + 1))
+    replace_plain(path, data)
+
+
+class _Step(nn.Module):
+    """A policy's step from tensors to tensors: of what is nested, the leaves that hold numbers."""
+
+    def __init__(self, policy: RecurrentPolicy, example: Example) -> None:
+        super().__init__()
+        self.policy = policy
+        # shapes alone: a tracer takes the size of the batch from any tensor that it has seen
+        self.shapes = map_tensors(partial(torch.Tensor.to, device="meta"), example)
+
+    @override
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        given = iter(leaves)
+        batch = leaves[0].shape[0]
+
+        def take(leaf: Tensor) -> Tensor:
+            if _holds(leaf):
+                return next(given)
+            return torch.zeros(batch, *leaf.shape[1:], dtype=leaf.dtype)
+
+        inputs, memory = map_tensors(take, self.shapes)
+        reward = self.policy.learned_reward(inputs.previous_reward)
+        output, memory = self.policy.step(inputs._replace(previous_reward=reward), memory)
+        # no two of them may be one tensor
+        action = output.action.mode().clone()
+        return (*output.action, action, output.value, *filter(_holds, tensors_in(memory)))
+
+    def input_names(self) -> list[str]:
+        """Of the leaves, in their order."""
+        inputs, memory = self.shapes
+        return [*_names(inputs), *_names(memory, "memory")]
+
+    def output_names(self) -> list[str]:
+        """Of what a step returns, in its order."""
+        distribution = Gaussian if isinstance(self.policy.action_space, Box) else Categorical
+        return [*distribution._fields, "action", "value", *_names(self.shapes[1], "next_memory")]
+
+
+def _translate(step: _Step, example: Example) -> Any:
+    """The program as a protocol buffer, without what its making says of this machine."""
+    leaves = tuple(filter(_holds, tensors_in(example)))
+    batch = torch.export.Dim("batch")
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                step,
+                leaves,
+                dynamo=True,
+                verbose=False,
+                input_names=step.input_names(),
+                output_names=step.output_names(),
+                dynamic_shapes=[tuple({0: batch} for _ in leaves)],
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise _refusal(step.policy, _cause(error)) from None
+    assert program is not None, "an exporter of this kind returns what it has made"
+    model: Any = program.model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    return model
+
+
+def _check(data: bytes, step: _Step, example: Example) -> None:
+    """Raise ConfigError unless the file runs and computes what PyTorch does."""
+    library: Any = import_module("onnxruntime")
+    options = library.SessionOptions()
+    # errors alone
+    options.log_severity_level = 3
+    try:
+        session = library.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        different = _differing_outputs(session, step, example)
+    # its errors have nothing in common
+    except Exception as error:
+        raise _refusal(step.policy, str(error)) from None
+    if different:
+        raise _refusal(
+            step.policy, f"{', '.join(different)} would not be what PyTorch computes to {TOLERANCE}"
+        )
+
+
+def _differing_outputs(session: Any, step: _Step, example: Example) -> list[str]:
+    """Of two steps, the second from the memory of the first."""
+    names, outputs = step.input_names(), step.output_names()
+    leaves = list(filter(_holds, tensors_in(example)))
+    elapsed = names.index("elapsed")
+    different: list[str] = []
+    for _ in range(2):
+        given = {name: leaf.numpy() for name, leaf in zip(names, leaves, strict=True)}
+        found = [torch.as_tensor(array) for array in session.run(outputs, given)]
+        expected = step(*leaves)
+        for name, theirs, ours in zip(outputs, found, expected, strict=True):
+            # of two actions that are as good either may be chosen
+            if name != "action" and not _agree(theirs, ours):
+                different.append(name)
+        memory = expected[outputs.index("value") + 1 :]
+        leaves = [*leaves[:elapsed], leaves[elapsed] + 1, *memory]
+    return different
+
+
+def _agree(theirs: Tensor, ours: Tensor) -> bool:
+    same = theirs.shape == ours.shape and theirs.dtype == ours.dtype
+    return same and torch.allclose(theirs, ours, TOLERANCE, TOLERANCE, equal_nan=True)
+
+
+def _example(policy: RecurrentPolicy, rows: int) -> Example:
+    """Some observations; the first stream opens an episode, the others are inside of one."""
+    space = batch_space(policy.observation_space, rows)
+    space.seed(0)
+    inputs = PolicyInput(
+        to_tensors(space.sample(), policy.device),
+        policy.initial_action(rows),
+        torch.linspace(-1.0, 1.0, rows),
+        torch.arange(rows),
+    )
+    return Example(inputs, policy.initial_state(rows))
+
+
+def _holds(leaf: Tensor) -> bool:
+    """Whether there is a number in each row: other programs refuse what is empty."""
+    return leaf.shape[1:].numel() > 0
+
+
+def _names(tree: Any, place: str = "") -> Iterator[str]:
+    """A name for each leaf that holds numbers: the way to it."""
+    if isinstance(tree, Tensor):
+        if _holds(tree):
+            yield place
+        return
+    fields = tree._asdict() if hasattr(tree, "_asdict") else tree
+    items = fields.items() if isinstance(fields, Mapping) else enumerate(fields)
+    for key, part in items:
+        yield from _names(part, f"{place}.{key}" if place else str(key))
+
+
+def _refusal(policy: RecurrentPolicy, reason: str) -> ConfigError:
+    kind = policy.config.core.kind
+    return ConfigError(f"this policy (core.kind={kind}) cannot be written as ONNX: {reason}")
+
+
+def _cause(error: BaseException) -> str:
+    """What was wrong at first; the exporter wraps it into pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _silence() -> Generator[None]:
+    """The exporter tells of its own doings, in warnings and in a log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
