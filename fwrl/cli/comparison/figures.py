@@ -64,7 +64,7 @@ def draw(
     comparison: ComparisonConfig, runs: Sequence[Run], rows: Sequence[Row], out: Path
 ) -> list[Path]:
     """All figures of the runs that have rows; returns the files."""
-    styles = styles_of(comparison.columns)
+    styles = _styles(comparison.columns)
     there = {(row["task"], row["column"], row["seed"]) for row in rows}
     drawn = [run for run in runs if (run.task, run.column, run.seed) in there]
     files: list[Path] = []
@@ -78,8 +78,7 @@ def draw(
     return [*files, out / "scores.png"]
 
 
-def styles_of(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
-    """A colour and a line for each column, for as long as there are colours."""
+def _styles(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
     styles = (Style(colour, line) for line, colour in product(LINES, COLOURS))
     return dict(zip(columns, cycle(styles), strict=False))
 
@@ -200,33 +199,40 @@ def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
 
 
 def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Path) -> list[Path]:
-    """The score in each of the other environments, a figure for each task; returns the files."""
+    """The score of each column in each of the other environments; returns a file for each task."""
     files: list[Path] = []
     for task in comparison.tasks:
         own = [row for row in transfer if row["task"] == task]
         if not own:
             continue
         found = transfer_estimates(comparison, own)
-        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        for place, (column, style) in enumerate(styles_of(comparison.columns).items()):
-            there = [name for name in comparison.transfer if (name, column) in found]
-            each = [found[name, column] for name in there]
-            # beside each other where they would lie on each other
-            shift = (place / max(len(comparison.columns) - 1, 1) - 0.5) * 0.3
-            x = [list(comparison.transfer).index(name) + shift for name in there]
-            middle, low, high = (
-                [getattr(one, part) for one in each] for part in ("mean", "low", "high")
-            )
-            axes.plot(
-                x, middle, style.line, color=style.colour, marker="o", markersize=4, label=column
-            )
-            axes.vlines(x, low, high, color=style.colour, linewidth=1.5)
-        axes.set_xticks(range(len(comparison.transfer)), list(comparison.transfer))
-        axes.set_ylabel(comparison.score_in_words)
-        axes.grid(axis="y", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.suptitle(f"trained in {task}, evaluated in others", x=0.01, ha="left", fontsize=11)
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        scores = np.array(
+            [
+                [found[name, column].mean if (name, column) in found else np.nan]
+                for column in comparison.columns
+                for name in comparison.transfer
+            ]
+        ).reshape(len(comparison.columns), -1)
+        figure, axes = plt.subplots(
+            figsize=(2.2 + 0.8 * scores.shape[1], 1.3 + 0.38 * scores.shape[0]),
+            layout="constrained",
+        )
+        low, high = comparison.tasks[task].range or (np.nanmin(scores), np.nanmax(scores))
+        axes.imshow(scores, cmap="Blues", vmin=low, vmax=high, aspect="auto")
+        for (row, place), score in np.ndenumerate(scores):
+            # light on what is dark
+            shade = "white" if score > (low + high) / 2 else "black"
+            text = "" if np.isnan(score) else f"{score:.2f}"
+            axes.text(place, row, text, ha="center", va="center", color=shade, fontsize=9)
+        axes.set_xticks(range(scores.shape[1]), list(comparison.transfer))
+        axes.set_yticks(range(scores.shape[0]), list(comparison.columns))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(
+            f"trained in {task}, evaluated in others: {comparison.score_in_words}",
+            loc="left",
+            fontsize=10,
+        )
         files.append(out / f"transfer_{folder_name(task)}.png")
         figure.savefig(files[-1], dpi=150)
         plt.close(figure)
