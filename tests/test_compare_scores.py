@@ -206,6 +206,9 @@ def test_a_band_stands_where_all_seeds_have_been():
     assert band([one[:1], two]) is None
 
 
+SCALES = (("one", 5), ("two", 30))
+
+
 def test_figures(tmp_path):
     chosen = comparison()
     runs = runs_of(chosen, tmp_path)
@@ -214,13 +217,19 @@ def test_figures(tmp_path):
         rows = [{"step": s, "time/time_elapsed": s / 7, metric: s * run.seed} for s in (10, 20)]
         write_metrics(run.directory, rows)
     files = draw(chosen, runs, ROWS, tmp_path)
-    assert [file.name for file in files] == ["curves_one.png", "curves_two.png", "scores.png"]
+    names = ["curves_one.png", "curves_two.png", "scores.png", "tasks.png"]
+    assert [file.name for file in files] == names
     for file in files:
         assert len(np.unique(imread(file).reshape(-1, 4), axis=0)) > 50
     assert [file.name for file in draw(chosen, runs, ROWS[:1], tmp_path)] == [
         "curves_one.png",
         "scores.png",
+        "tasks.png",
     ]
+    # scores on different scales have no axis in common
+    scales = {task: {"config": "quickstart.yaml", "range": [0, top]} for task, top in SCALES}
+    alone = draw(comparison(tasks=scales), [], ROWS, tmp_path)
+    assert [file.name for file in alone] == ["scores.png"]
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda path: path.stem)

@@ -29,7 +29,7 @@ class TaskConfig(Config):
     highest score of any run of this task."""
 
     published: dict[str, float] = Field(default_factory=dict)
-    """Scores of others, by name: further columns of the table, and lines in the figure."""
+    """Scores of others, by name: further columns of the table, and marks in ``tasks.png``."""
 
     @field_validator("range")
     @classmethod

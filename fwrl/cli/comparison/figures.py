@@ -1,9 +1,8 @@
 """The figures of a comparison: learning curves of each task, and the scores of all."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, product
+from itertools import chain, cycle, product
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -56,8 +55,6 @@ class Panel(NamedTuple):
     label: str
     groups: Mapping[str, Sequence[Sequence[float]]]
     """The scores of each column, by task."""
-    published: Mapping[str, float] = MappingProxyType({})
-    """What others have reached, by name."""
 
 
 def draw(
@@ -75,7 +72,11 @@ def draw(
             _draw_curves(comparison, task, own, styles, file)
             files.append(file)
     _draw_scores(comparison, rows, styles, out / "scores.png")
-    return [*files, out / "scores.png"]
+    files.append(out / "scores.png")
+    if len(comparison.tasks) > 1 and len({task.range for task in comparison.tasks.values()}) == 1:
+        _draw_tasks(comparison, rows, styles, out / "tasks.png")
+        files.append(out / "tasks.png")
+    return files
 
 
 def _styles(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
@@ -164,7 +165,6 @@ def _draw_scores(
     )
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_intervals(axes, panel.groups, styles)
-        _draw_published(axes, panel.published)
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.set_xlabel(panel.label, fontsize=9)
     for axes in grid.flat[len(panels) :]:
@@ -184,18 +184,50 @@ def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
         own = {column: scores_of(rows, task, column) for column in comparison.columns}
         groups = {column: [scores] for column, scores in own.items() if scores}
         if groups:
-            published = comparison.tasks[task].published
-            panels.append(Panel(task, comparison.score_in_words, groups, published))
+            panels.append(Panel(task, comparison.score_in_words, groups))
     return panels
 
 
-def _draw_published(axes: Axes, published: Mapping[str, float]) -> None:
-    """A line for each score of others, with its name where there is room beside it."""
-    for (name, score), line in zip(published.items(), cycle(("--", ":", "-.")), strict=False):
-        axes.axvline(score, color="0.35", linestyle=line, linewidth=1.3, label=name, zorder=1)
-    if published:
-        axes.margins(x=0.06)
-        axes.legend(fontsize=8, frameon=False, loc="best", title="published", title_fontsize=8)
+def _draw_tasks(
+    comparison: ComparisonConfig, rows: Sequence[Row], styles: Mapping[str, Style], file: Path
+) -> None:
+    """All tasks on one axis, which their scores share: columns, and what others have published."""
+    names = list(comparison.tasks)
+    figure, axes = plt.subplots(
+        figsize=(7.5, 1.2 + len(names) * (0.3 + 0.12 * len(styles))), layout="constrained"
+    )
+    published = dict.fromkeys(chain(*(each.published for each in comparison.tasks.values())))
+    for name, mark in zip(published, cycle("Ds^v"), strict=False):
+        at = {row: each.published.get(name) for row, each in enumerate(comparison.tasks.values())}
+        there = {row: score for row, score in at.items() if score is not None}
+        label = f"{name}, published"
+        # hollow, and behind what was measured here
+        axes.plot(
+            [*there.values()], [*there], mark, color="0.45", fillstyle="none", label=label, zorder=1
+        )
+    for place, (column, style) in enumerate(styles.items()):
+        shift = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
+        scores = {row: scores_of(rows, task, column) for row, task in enumerate(names)}
+        found = {row + shift: estimate([own]) for row, own in scores.items() if own}
+        if not found:
+            continue
+        means = [each.mean for each in found.values()]
+        axes.plot(means, [*found], "o", color=style.colour, markersize=7, label=column)
+        axes.hlines(
+            [*found],
+            [each.low for each in found.values()],
+            [each.high for each in found.values()],
+            color=style.colour,
+            linewidth=2,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(comparison.score_in_words)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Path) -> list[Path]:
