@@ -294,7 +294,9 @@ def list_(
 def _complain(error: Exception) -> int:
     # of processes that a launcher started on this machine one speaks
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        typer.echo(f"fwrl: {' '.join(str(error).split())}", err=True)
+        # which of the options is meant
+        text = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
+        typer.echo(f"fwrl: {' '.join(text.split())}", err=True)
     else:
         # a launcher ends all processes when one has: the first must have spoken by then
         time.sleep(TIME_TO_SPEAK)
