@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fwrl.checkpoint import load_checkpoint, save_checkpoint
 from fwrl.cli import main, video
 from fwrl.cli.listing import LISTS
+from fwrl.cli.run_directory import command_typed
 from fwrl.cli.run_log import METRICS
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
@@ -105,6 +106,21 @@ def test_a_policy_plays_in_another_environment(config, monkeypatch, capsys):
         code, _, error = evaluate(change)
         assert (code, error.count("\n")) == (2, 1)
         assert complaint in error
+
+
+def test_a_password_is_not_written_down(monkeypatch):
+    typed = [
+        "/somewhere/bin/fwrl",
+        "tune",
+        "x.yaml",
+        "--fresh",
+        "--storage",
+        "mysql://me:secret@host/x",
+    ]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert command_typed() == "fwrl tune x.yaml --fresh --storage 'mysql://me:***@host/x'"
+    monkeypatch.setattr(sys, "argv", ["here/train.py", "a.yaml", "--fresh", "env.id=a:b@c"])
+    assert command_typed(leave_out=["--fresh"]) == "python train.py a.yaml env.id=a:b@c"
 
 
 def test_the_same_command_continues_and_a_finished_run_stays(config, monkeypatch, capsys):

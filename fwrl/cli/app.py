@@ -55,7 +55,13 @@ def train(
     from fwrl.allocator import keep_freed_memory
     from fwrl.cli.modules import import_modules, import_words
     from fwrl.cli.run_config import load_run_config
-    from fwrl.cli.run_directory import claimed, default_run_directory, find_config, open_run
+    from fwrl.cli.run_directory import (
+        claimed,
+        command_typed,
+        default_run_directory,
+        find_config,
+        open_run,
+    )
     from fwrl.cli.setup import join, prepare
     from fwrl.cli.stopping import stop_signals
     from fwrl.cli.training import STOPPED, train
@@ -80,20 +86,12 @@ def train(
         console = Console(quiet=not is_first())
         code = train(run_config, setup, directory, continued, received, console)
     if is_first() and code == STOPPED:
-        typer.echo(f"stopped and saved; it goes on with\n{_command_to_continue()}")
+        typer.echo(f"stopped and saved; it goes on with\n{command_typed(leave_out=['--fresh'])}")
     elif is_first() and code == 0:
         words = shlex.join([str(directory), *import_words(imports or [])])
         typer.echo(f"fwrl evaluate {words}\ntensorboard --logdir {directory}")
     leave()
     raise typer.Exit(code)
-
-
-def _command_to_continue() -> str:
-    """What the user typed, without what would start anew."""
-    program, *words = sys.argv
-    name = Path(program).name
-    started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
-    return f"{started} {shlex.join(word for word in words if word != '--fresh')}"
 
 
 @app.command()

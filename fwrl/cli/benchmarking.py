@@ -1,8 +1,6 @@
 """``fwrl bench``: measures what a folder does not hold yet, then draws all that it holds."""
 
-import shlex
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import holds, measure, name_of
 from fwrl.bench.results import DOCUMENT, TABLE, machine, read_rows, write_document, write_rows
 from fwrl.cli.children import processors
-from fwrl.cli.run_directory import claimed, named_directory, open_directory, versions
+from fwrl.cli.run_directory import claimed, command_typed, named_directory, open_directory, versions
 from fwrl.cli.training import FINISHED, STOPPED
 from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, nearest, validate
@@ -73,7 +71,7 @@ def _fill(
         folder / DOCUMENT,
         {
             "benchmark": request.name,
-            "command": shlex.join(["fwrl", *sys.argv[1:]]),
+            "command": command_typed(),
             "preset": request.preset,
             "settings": settings.model_dump(mode="json"),
             "versions": versions(),

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Collection, Generator, Sequence
@@ -26,7 +27,18 @@ CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
 FIRST = {"versions.json", "command.txt"}
 # Of two configurations, told in one message.
 MOST_DIFFERENCES = 5
+# In an address, as of a database.
+PASSWORD = re.compile(r"(\w://[^/:@]*:)[^/@]*@")
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
+
+
+def command_typed(leave_out: Sequence[str] = ()) -> str:
+    """What the user typed, without some words, and without the passwords of addresses."""
+    program, *words = sys.argv
+    name = Path(program).name
+    started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
+    kept = [PASSWORD.sub(r"\1***@", word) for word in words if word not in leave_out]
+    return f"{started} {shlex.join(kept)}"
 
 
 def find_config(path: Path) -> Path:
@@ -184,7 +196,7 @@ def set_aside(directory: Path) -> Path:
 def _create(directory: Path, config: Config) -> None:
     # last what the directory is known by: before it is there nothing has begun
     (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
-    (directory / "command.txt").write_text(shlex.join(sys.argv) + "\n")
+    (directory / "command.txt").write_text(command_typed() + "\n")
     _write_config(directory, config)
 
 

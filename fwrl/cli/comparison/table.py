@@ -1,7 +1,5 @@
 """The files that a comparison writes: results.csv, results.json and table.md."""
 
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +16,7 @@ from fwrl.cli.comparison.scores import (
     scores_of,
     transfer_estimates,
 )
-from fwrl.cli.run_directory import versions
+from fwrl.cli.run_directory import command_typed, versions
 
 MARKDOWN = "table.md"
 TRANSFER = "transfer.csv"
@@ -40,7 +38,7 @@ def write_results(
     write_document(
         out / DOCUMENT,
         {
-            "command": shlex.join(["fwrl", *sys.argv[1:]]),
+            "command": command_typed(),
             "settings": comparison.model_dump(mode="json"),
             "versions": versions(),
             "machine": machine(),
