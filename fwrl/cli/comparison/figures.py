@@ -261,7 +261,7 @@ def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Pa
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(
-            f"trained in {task}, evaluated in others: {comparison.score_in_words}",
+            f"{task}, evaluated in other environments: {comparison.score_in_words}",
             loc="left",
             fontsize=10,
         )

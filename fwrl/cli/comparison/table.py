@@ -70,7 +70,7 @@ def _transfer(comparison: ComparisonConfig, task: str, rows: Sequence[Row]) -> s
         [name, *_cells({column: found.get((name, column)) for column in comparison.columns})]
         for name in comparison.transfer
     ]
-    head = f"Trained in {task}, evaluated in others:"
+    head = f"{task}, evaluated in other environments:"
     return f"{head}\n\n{_table(['environment', *comparison.columns], cells)}"
 
 
