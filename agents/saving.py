@@ -221,11 +221,18 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
     if which not in ("best", "last"):
         return _named_checkpoint(run, which)
     if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run directory")
+        raise CheckpointError(no_run(run))
     folders = list_checkpoints(run)
     if not folders:
         raise CheckpointError(f"{run}: not a run directory with a checkpoint in {CHECKPOINTS}/")
     return best_checkpoint(folders) if which == "best" else folders[-1]
+
+
+def no_run(path: Path) -> str:
+    """What to say of a path that is not a directory where a run is expected."""
+    if path.is_file():
+        return f"{path}: a file; expected a run directory, or a policy exported as *{ENDING}"
+    return f"{path}: no such run directory"
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -252,6 +252,8 @@ def test_files_and_folders_that_are_not_what_they_should_be(config, monkeypatch,
     config.write_text("total_steps: 5")
     assert "env: missing; it must be given" in complaint("train", config)
     assert "nowhere: no such run directory" in complaint("evaluate", "nowhere")
+    (tmp_path / "policy.onnx").touch()
+    assert "policy.onnx: a file; expected a run directory" in complaint("evaluate", "policy.onnx")
     (tmp_path / "empty").mkdir()
     assert "not a run directory, it has no config.yaml" in complaint("evaluate", "empty")
     assert "list is 'corez'; did you mean 'cores'?" in complaint("list", "corez")

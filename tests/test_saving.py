@@ -110,6 +110,8 @@ def refusal(call, *arguments):
 def test_what_is_missing_is_said(tmp_path):
     nowhere = tmp_path / "nowhere"
     assert refusal(load_policy, nowhere) == f"{nowhere}: no such run directory"
+    (tmp_path / "policy.onnx").touch()
+    assert "a file; expected a run directory" in refusal(load_policy, tmp_path / "policy.onnx")
     assert "not a run directory with a checkpoint" in refusal(load_policy, tmp_path)
     save(tmp_path, 10, make_policy())
     message = refusal(find_checkpoint, tmp_path, "11")

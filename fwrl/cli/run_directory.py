@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from agents.saving import list_checkpoints
+from agents.saving import list_checkpoints, no_run
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
 from fwrl.cli.run_log import TABLE
 from fwrl.cli.yaml_files import configs_directory, differences, read_yaml
@@ -179,7 +179,7 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
         ConfigError: If the directory has none, or another one.
     """
     if not directory.is_dir():
-        raise ConfigError(f"{directory}: no such run directory")
+        raise ConfigError(no_run(directory))
     if not os.path.lexists(directory / CONFIG):
         raise ConfigError(f"{directory}: not a run directory, it has no {CONFIG}")
     return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
