@@ -13,7 +13,8 @@ from fwrl.cli import main
 from fwrl.cli.benchmarking import settings_of
 from fwrl.core import state_size
 from fwrl.sequence_model import SequenceModel
-from fwrl.tasks.recall import ABSENT, NOT_ASKED
+from fwrl.tasks import NOT_ASKED
+from fwrl.tasks.recall import ABSENT
 
 TINY = (
     "stack.width=8",

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fwrl.config import ConfigError
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.babi_files import read_babi
-from fwrl.tasks.catbabi import END, NOT_ASKED, QUESTION, QuestionAlone, corpora, stream, synthetic
+from fwrl.tasks.catbabi import END, QUESTION, QuestionAlone, corpora, stream, synthetic
 from fwrl.tasks.stories import FAMILIES, Story
 
 # written for this test, in the format of bAbI v1.2: tabs part question, answer and supporting facts

@@ -5,6 +5,7 @@ import torch
 
 from fwrl import ConfigError
 from fwrl.config import validate
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.code_execution import (
     HIGHEST,
     LOWEST,
@@ -19,7 +20,7 @@ from fwrl.tasks.code_execution import (
     code_batch,
     program_text,
 )
-from fwrl.tasks.recall import ABSENT, NOT_ASKED
+from fwrl.tasks.recall import ABSENT
 
 KINDS = ("assign", "count", "print", "if")
 

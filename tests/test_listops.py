@@ -7,8 +7,9 @@ import torch
 
 from fwrl import ConfigError
 from fwrl.config import validate
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.listops import BRANCHING, ListOpsConfig, list_text, listops_batch
-from fwrl.tasks.recall import ABSENT, NOT_ASKED
+from fwrl.tasks.recall import ABSENT
 
 
 def make(config, batch_size=64, seed=0):

@@ -7,7 +7,8 @@ import torch
 
 from fwrl import ConfigError
 from fwrl.config import validate
-from fwrl.tasks.multi_query_recall import NOT_ASKED, MultiQueryConfig, multi_query_batch
+from fwrl.tasks import NOT_ASKED
+from fwrl.tasks.multi_query_recall import MultiQueryConfig, multi_query_batch
 
 SIZES = {"vocabulary_size": 20, "length": 20, "num_pairs": 3}
 CONFIGS = {

@@ -8,7 +8,8 @@ import torch
 from fwrl import CORES, ConfigError, StackConfig, tensors_in
 from fwrl.config import validate
 from fwrl.sequence_model import SequenceModel
-from fwrl.tasks.recall import ABSENT, NOT_ASKED, RecallBatch, RecallConfig, recall_batch
+from fwrl.tasks import NOT_ASKED
+from fwrl.tasks.recall import ABSENT, RecallBatch, RecallConfig, recall_batch
 from fwrl.training import TrainingConfig, accuracy, answers, train_supervised
 
 SIZES = {"num_keys": 9, "num_values": 5, "num_pairs": 6, "num_queries": 4}

@@ -16,12 +16,12 @@ from fwrl.bench.benchmark import Measurement, Progress, Row
 from fwrl.bench.translation_settings import WORD_BY_WORD, TranslationSettings, model_config
 from fwrl.config import ConfigError
 from fwrl.state import tensors_in
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.grammar_pair import grammar_pair
 from fwrl.tasks.parallel_text import Splits, read_parallel
 from fwrl.tasks.translation import (
     BEGIN,
     END,
-    NOT_ASKED,
     Epochs,
     ParallelSentences,
     Subwords,

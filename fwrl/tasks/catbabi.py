@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.stories import FAMILIES, Story, story
 
-# The target where nothing is asked; torch's cross entropy skips it.
-NOT_ASKED = -100
 # What follows each story, and what is followed by an answer; other words come after them.
 END, QUESTION = 0, 1
 FIRST_WORDS = "<end>", "?"

@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fwrl.config import Config
-from fwrl.tasks.recall import ABSENT, NOT_ASKED
+from fwrl.tasks import NOT_ASKED
+from fwrl.tasks.recall import ABSENT
 
 NUM_DIGITS = 10
 OPERATORS = ("[MIN", "[MAX", "[FIRST")

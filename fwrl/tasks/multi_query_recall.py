@@ -14,9 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from fwrl.config import Config
-
-# The target where nothing is asked; torch's cross entropy skips it.
-NOT_ASKED = -100
+from fwrl.tasks import NOT_ASKED
 
 
 class MultiQueryConfig(Config):

@@ -13,11 +13,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from fwrl.config import Config
+from fwrl.tasks import NOT_ASKED
 
 # A field without a token.
 ABSENT = -1
-# The target where nothing is asked; torch's cross entropy skips it.
-NOT_ASKED = -100
 
 
 class RecallConfig(Config):

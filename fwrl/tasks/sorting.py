@@ -12,9 +12,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from fwrl.config import Config
+from fwrl.tasks import NOT_ASKED
 
-# The target where nothing is asked; torch's cross entropy skips it.
-NOT_ASKED = -100
 # Symbols are as likely as whole numbers up to this one, divided by their sum.
 MOST_LIKELY = 9
 

@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fwrl.config import ConfigError
+from fwrl.tasks import NOT_ASKED
 from fwrl.tasks.parallel_text import Pair
 
 # Tokens of every vocabulary: nothing, the time before the first word, after the last, and a word
 # that the vocabulary lacks.
 PADDING, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-# The target at padding; torch's cross entropy skips it.
-NOT_ASKED = -100
 # Sentences that are turned into tokens at once.
 AT_ONCE = 10_000
 
