@@ -156,7 +156,7 @@ SIGNED = frozenset({"identity", "silu", "tanh", "favor_trigonometric"})
 def normalise(x: Float[Tensor, "*B M"], how: Normalisation) -> Float[Tensor, "*B M"]:
     """Features whose sum (``sum``) or whose length (``l2``) is 1; all-zero features stay zero."""
     if how == "sum":
-        return x / x.sum(dim=-1, keepdim=True).clamp_min(EPSILON)
+        return x * x.sum(dim=-1, keepdim=True).clamp_min(EPSILON).reciprocal()
     if how == "l2":
         return x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + EPSILON)
     return x

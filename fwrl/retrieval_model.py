@@ -125,7 +125,8 @@ def read_weights(
     """
     if beta is not None:
         return _delta_weights(key, beta, query)
-    overlap = query @ key.mT
+    # this way round the gradient of the keys, of which there are more, is laid out as they are
+    overlap = (key @ query.mT).mT
     if rule == "attention":
         return (overlap / math.sqrt(key.shape[-1])).softmax(dim=-1)
     return overlap / (overlap.sum(dim=-1, keepdim=True) + EPSILON)
