@@ -230,8 +230,10 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
 
 def no_run(path: Path) -> str:
     """What to say of a path that is not a directory where a run is expected."""
+    if is_exported(path) and path.is_file():
+        return f"{path}: an exported policy, which can only be evaluated; expected a run directory"
     if path.is_file():
-        return f"{path}: a file; expected a run directory, or a policy exported as *{ENDING}"
+        return f"{path}: a file; expected a run directory"
     return f"{path}: no such run directory"
 
 

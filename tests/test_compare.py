@@ -119,6 +119,30 @@ def test_what_is_there_stays_and_what_fails_takes_nothing_with_it(out, capsys):
     assert missing["column"] == "broken"
 
 
+def test_a_task_without_the_score_is_left_out_and_all_else_is_told(
+    finished, monkeypatch, tmp_path, capsys
+):
+    shutil.copytree(finished, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    runs = Path("runs/compare__tiny/runs")
+    shutil.copytree(runs / "easy", runs / "other")
+    task = TINY.split("tasks:\n")[1].split("columns:")[0]
+    Path("tiny.yaml").write_text(TINY.replace(task, task + task.replace("easy", "other")))
+    for name, success in (("easy", 0.75), ("other", None)):
+        for path in (runs / name / "none/0/evaluations").glob("*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"success_rate": success}))
+    # a disk that was full has lost every line but the last evaluation
+    table = runs / "easy/none/0/metrics.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    words = ["compare", "tiny.yaml", "score=eval/success_rate", "--out", "runs/compare__tiny"]
+    assert command(*words) == 1
+    assert "left out: score is 'eval/success_rate', which other" in capsys.readouterr().out
+    (row,) = read_rows("runs/compare__tiny/results.csv")
+    assert (row["task"], row["score"]) == ("easy", 0.75)
+    assert "steps_per_second" not in row
+    assert json.loads(Path("runs/compare__tiny/results.json").read_text())["missing"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [

@@ -206,11 +206,9 @@ def test_a_band_stands_where_all_seeds_have_been():
     assert band([one[:1], two]) is None
 
 
-SCALES = (("one", 5), ("two", 30))
-
-
 def test_figures(tmp_path):
-    chosen = comparison()
+    same = {task: {"config": "quickstart.yaml", "range": [0, 30]} for task in ("one", "two")}
+    chosen = comparison(tasks=same)
     runs = runs_of(chosen, tmp_path)
     for run in runs:
         metric = "eval/mean_reward"
@@ -226,10 +224,11 @@ def test_figures(tmp_path):
         "scores.png",
         "tasks.png",
     ]
-    # scores on different scales have no axis in common
-    scales = {task: {"config": "quickstart.yaml", "range": [0, top]} for task, top in SCALES}
-    alone = draw(comparison(tasks=scales), [], ROWS, tmp_path)
-    assert [file.name for file in alone] == ["scores.png"]
+    # scores on different scales, or on unknown ones, have no axis in common
+    different = {**same, "one": {"config": "quickstart.yaml", "range": [0, 5]}}
+    for tasks in (different, {task: {"config": "quickstart.yaml"} for task in same}):
+        alone = draw(comparison(tasks=tasks), [], ROWS, tmp_path)
+        assert [file.name for file in alone] == ["scores.png"]
 
 
 @pytest.mark.parametrize("file", COMPARISONS, ids=lambda path: path.stem)

@@ -26,10 +26,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1")
-]
-
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")]
 
 Imports = Annotated[
@@ -43,7 +39,10 @@ Imports = Annotated[
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file; `fwrl list configs` shows ours.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1"),
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the run goes; runs/<config> unless given.")
     ] = None,
@@ -176,7 +175,9 @@ def inspect(
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="`fwrl list benchmarks` shows which.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as seeds=[0,1]")
+    ] = None,
     preset: Annotated[
         str, typer.Option(help="smoke: under a minute; cpu: an hour or so; paper: as published.")
     ] = "cpu",

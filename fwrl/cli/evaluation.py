@@ -162,7 +162,7 @@ def report(result: dict[str, Any], as_json: bool) -> str:
         f"{result['env']}, {result['core']} memory, after {result['steps']:,} steps "
         f"({result['checkpoint']})",
         f"return  mean {result['return_mean']:.4g}  std {result['return_std']:.4g}  "
-        f"IQM {result['return_iqm']:.4g}  95 % interval [{low:.4g}, {high:.4g}]",
+        f"IQM {result['return_iqm']:.4g}  95 % interval of the IQM [{low:.4g}, {high:.4g}]",
         f"over {result['episodes']} episodes of {result['length_mean']:.4g} steps on average",
     ]
     if result["success_rate"] is not None:

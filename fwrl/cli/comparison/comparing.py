@@ -68,17 +68,19 @@ def run_comparison(request: Request, console: Console) -> int:
         for run in runs:
             _prepare(run)
         outcome = _train_missing(request, comparison, runs, console)
-        rows = _rows(comparison, runs, parameters)
+        rows, unscored = _rows(comparison, runs, parameters)
         transfer = transfer_rows(comparison, runs)
-        write_results(comparison, runs, rows, transfer, out)
+        missing = [run for run in runs if _missing(comparison, run)]
+        write_results(comparison, missing, rows, transfer, out)
         files = draw(comparison, runs, rows, out) if rows else []
         if transfer:
             files += draw_transfer(comparison, transfer, out)
-    _tell(console, [out / MARKDOWN, *files])
+    for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
+        _say(console, line)
     if outcome.stopped:
-        console.print(f"stopped, {len(runs) - len(rows)} runs missing; the same command continues")
+        _say(console, f"stopped, {len(missing)} runs missing; the same command continues")
         return STOPPED
-    return FAILED if outcome.failed else FINISHED
+    return FAILED if outcome.failed or unscored else FINISHED
 
 
 def _default_directory(request: Request) -> Path:
@@ -200,25 +202,29 @@ def _show(run: Run, report: PointReport) -> None:
 
 def _rows(
     comparison: ComparisonConfig, runs: Sequence[Run], parameters: dict[tuple[str, str], int]
-) -> list[Row]:
+) -> tuple[list[Row], list[Run]]:
+    """The lines of results.csv, and the runs whose environment does not say the score."""
     found: list[Row] = []
+    unscored: list[Run] = []
     for run in runs:
         final = final_evaluation(comparison, run)
         if final is None:
             continue
         row = row_of(comparison, run, final, parameters[run.task, run.column])
         if row is None:
-            raise ConfigError(
-                f"score is {comparison.score!r}; {run.task} does not say it, "
-                "choose eval/mean_reward"
-            )
-        found.append(row)
-    return found
+            unscored.append(run)
+        else:
+            found.append(row)
+    return found, unscored
 
 
-def _tell(console: Console, files: Sequence[Path]) -> None:
-    for file in files:
-        _say(console, str(file))
+def _left_out(comparison: ComparisonConfig, unscored: Sequence[Run]) -> list[str]:
+    tasks = dict.fromkeys(run.task for run in unscored)
+    return [
+        f"left out: score is {comparison.score!r}, which {task} does not say; "
+        "choose eval/mean_reward"
+        for task in tasks
+    ]
 
 
 def _say(console: Console, line: str) -> None:

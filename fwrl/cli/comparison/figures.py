@@ -73,7 +73,8 @@ def draw(
             files.append(file)
     _draw_scores(comparison, rows, styles, out / "scores.png")
     files.append(out / "scores.png")
-    if len(comparison.tasks) > 1 and len({task.range for task in comparison.tasks.values()}) == 1:
+    ranges = {task.range for task in comparison.tasks.values()}
+    if len(comparison.tasks) > 1 and len(ranges) == 1 and None not in ranges:
         _draw_tasks(comparison, rows, styles, out / "tasks.png")
         files.append(out / "tasks.png")
     return files
@@ -133,7 +134,8 @@ def _draw_curves(
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(task, x=0.01, ha="left", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    if left.lines:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 

@@ -83,15 +83,18 @@ def row_of(
     if final["success_rate"] is not None:
         row["success_rate"] = final["success_rate"]
     evaluations = read_metrics(run.directory, ["eval/mean_reward"])
-    row["best_evaluation"] = float(evaluations[:, 1].max())
+    # lines of metrics.csv can be lost where a disk is full; the final evaluation is not among them
+    if len(evaluations):
+        row["best_evaluation"] = float(evaluations[:, 1].max())
     highest = highest_epoch_mean(
         read_metrics(run.directory, ["rollout/ep_rew_mean"]), comparison.epoch_steps
     )
     if highest is not None:
         row["mmer"] = highest
-    *_, (steps, seconds) = read_metrics(run.directory, ["time/time_elapsed"])
-    row |= {"steps": int(steps), "seconds": round(float(seconds), 3)}
-    row |= {"steps_per_second": round(float(steps / seconds), 1), "parameters": parameters}
+    for steps, seconds in read_metrics(run.directory, ["time/time_elapsed"])[-1:]:
+        row |= {"steps": int(steps), "seconds": round(float(seconds), 3)}
+        row["steps_per_second"] = round(float(steps / seconds), 1)
+    row["parameters"] = parameters
     column = EVALUATED.get(comparison.score, comparison.score)
     return {**row, "score": row[column]} if column in row else None
 

@@ -24,17 +24,23 @@ TRANSFER = "transfer.csv"
 
 def write_results(
     comparison: ComparisonConfig,
-    runs: Sequence[Run],
+    missing: Sequence[Run],
     rows: Sequence[Row],
     transfer: Sequence[Row],
     out: Path,
 ) -> None:
-    """All that there is so far, whole."""
+    """All that there is so far, whole.
+
+    Args:
+        comparison: What was compared.
+        missing: The runs that are not trained and evaluated to the end.
+        rows: Of all others, as far as they have a score.
+        transfer: What they reach in other environments.
+        out: The directory.
+    """
     write_rows(out / TABLE, rows)
     if transfer:
         write_rows(out / TRANSFER, transfer)
-    there = {(row["task"], row["column"], row["seed"]) for row in rows}
-    missing = [run.point for run in runs if (run.task, run.column, run.seed) not in there]
     write_document(
         out / DOCUMENT,
         {
@@ -42,7 +48,7 @@ def write_results(
             "settings": comparison.model_dump(mode="json"),
             "versions": versions(),
             "machine": machine(),
-            "missing": missing,
+            "missing": [run.point for run in missing],
             "rows": list(rows),
         },
     )
@@ -165,8 +171,9 @@ def _costs(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
             continue
         parameters = sorted({int(row["parameters"]) for row in own})
         sizes = " to ".join(f"{size:,}" for size in dict.fromkeys((parameters[0], parameters[-1])))
-        speed = median(float(row["steps_per_second"]) for row in own)
-        lines.append([column, str(len(own)), sizes, f"{speed:,.0f}"])
+        speeds = [float(row["steps_per_second"]) for row in own if "steps_per_second" in row]
+        speed = f"{median(speeds):,.0f}" if speeds else ""
+        lines.append([column, str(len(own)), sizes, speed])
     return _table(["column", "runs", "parameters", "median steps/s of training"], lines)
 
 
