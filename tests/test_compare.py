@@ -137,7 +137,7 @@ def test_a_task_without_the_score_is_left_out_and_all_else_is_told(
     words = ["compare", "tiny.yaml", "score=eval/success_rate", "--out", "runs/compare__tiny"]
     assert command(*words) == 1
     assert "left out: score is 'eval/success_rate', which other" in capsys.readouterr().out
-    (row,) = read_rows("runs/compare__tiny/results.csv")
+    (row,) = read_rows(Path("runs/compare__tiny/results.csv"))
     assert (row["task"], row["score"]) == ("easy", 0.75)
     assert "steps_per_second" not in row
     assert json.loads(Path("runs/compare__tiny/results.json").read_text())["missing"] == []
