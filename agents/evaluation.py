@@ -1,6 +1,6 @@
 """Evaluation: a policy plays whole episodes on fixed seeds, and what its returns say."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,8 +95,20 @@ def summarise(episodes: Episodes) -> Summary:
         float(interquartile_mean(returns)),
         confidence_interval(returns),
         float(np.mean(episodes.lengths)),
-        float(np.mean(episodes.successes)) if episodes.successes else None,
+        success_rate(episodes.successes),
     )
+
+
+def success_rate(successes: Iterable[bool | None]) -> float | None:
+    """The share of episodes that succeeded; None where no environment has ever said so.
+
+    Some environments say it only of an episode that has succeeded: where one has, those of which
+    nothing was said have not.
+    """
+    said = list(successes)
+    if all(success is None for success in said):
+        return None
+    return sum(success is True for success in said) / len(said)
 
 
 def interquartile_mean(values: Float[np.ndarray, "*B n"]) -> NDArray[Any]:

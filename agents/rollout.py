@@ -96,7 +96,8 @@ class Episodes(NamedTuple):
 
     returns: list[float]
     lengths: list[int]
-    successes: list[bool]
+    successes: list[bool | None]
+    """None of an episode whose environment does not say."""
     faults: list[str]
     """One line on each environment that failed; such an episode counts nowhere else."""
 
@@ -167,8 +168,8 @@ class EpisodeCounter:
         if last.any():
             episodes.returns.extend(self.returns[chosen].tolist())
             episodes.lengths.extend(self.lengths[chosen].tolist())
-            if step.success is not None:
-                episodes.successes.extend(step.success[chosen].tolist())
+            success = step.success if step.success is not None else np.full(len(last), None)
+            episodes.successes.extend(success[chosen].tolist())
             self.returns[last] = 0.0
             self.lengths[last] = 0
         return chosen

@@ -115,7 +115,7 @@ class OneByOne(VectorEnv):
                 faults[slot] = self._message(slot, _summary(error))
                 observations[slot] = take_row(self._shown, slot)
                 self._broken.add(slot)
-        following: Any = concatenate(self.observation_space, observations, self._next)
+        following = self._together(observations, faults)
         for row, what in _not_finite(following, reward).items():
             faults.setdefault(row, self._message(row, what))
         for row in faults:
@@ -124,6 +124,27 @@ class OneByOne(VectorEnv):
             infos[row] = {}
         self._shown, self._next = following, self._shown
         return self._answer(reward, terminated, truncated, infos, faults)
+
+    def _together(self, observations: list[Any], faults: dict[int, str]) -> Any:
+        """All observations as one; what has not the form of its space is a fault of its slot."""
+        try:
+            return concatenate(self.observation_space, observations, self._next)
+        except Exception:
+            for slot, observation in enumerate(observations):
+                what = self._misfit(observation)
+                if what is not None:
+                    faults[slot] = self._message(slot, what)
+                    observations[slot] = take_row(self._shown, slot)
+                    self._broken.add(slot)
+            return concatenate(self.observation_space, observations, self._next)
+
+    def _misfit(self, observation: Any) -> str | None:
+        """Why an observation cannot be a row of those of all; None if it can."""
+        try:
+            concatenate(self.observation_space, [observation], _room(self.observation_space, 1))
+        except Exception as error:
+            return f"an observation that does not fit the space ({_summary(error)})"
+        return None
 
     def _answer(
         self,
@@ -155,8 +176,13 @@ class OneByOne(VectorEnv):
 
     @override
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        for slot, env in enumerate(self.envs):
+            # what was computed with them must not be lost for that
+            try:
+                env.close()
+            except Exception as error:
+                message = f"{self._name}: slot {self._first_slot + slot}: close: {_summary(error)}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
@@ -184,12 +210,12 @@ class OneByOne(VectorEnv):
                 observation, _, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:
                     return False
+            replace_row(self._shown, slot, observation)
         except EnvConfigError:
             raise
         except Exception:
             self._broken.add(slot)
             return False
-        replace_row(self._shown, slot, observation)
         return True
 
     def _open(self, slot: int, faults: dict[int, str]) -> Any:
@@ -210,9 +236,10 @@ class OneByOne(VectorEnv):
                 what = _summary(error)
                 self._broken.add(slot)
             else:
-                if all(_is_finite(np.asarray(leaf)) for leaf in leaves(observation)):
+                what = self._misfit(observation)
+                if what is None and all(_is_finite(np.asarray(x)) for x in leaves(observation)):
                     return observation
-                what = "an observation that is not finite"
+                what = what or "an observation that is not finite"
             message = self._message(slot, f"reset: {what}")
             faults[slot] = f"{faults[slot]}; then {message}" if slot in faults else message
             self.log.next(slot)

@@ -38,6 +38,8 @@ class Faulty(gymnasium.Env):
             raise OSError("not this one")
         if self.how == "opens with nan" and seed >= SLOTS and seed % 5 == 0:
             return {"a": np.full(2, np.nan, np.float32), "b": 0}, {}
+        if self.how == "opens misshapen" and seed >= SLOTS and seed % 5 == 0:
+            return {"a": np.zeros(3, np.float32), "b": 0}, {}
         self.breaks = seed == SLOT
         self.time = 0
         return self.show(), {}
@@ -55,11 +57,17 @@ class Faulty(gymnasium.Env):
                 self.shown[1] = np.nan
             if self.how == "inf":
                 reward = -np.inf
+            if self.how in MISFITS:
+                observation = MISFITS[self.how]
         return observation, reward, self.time == LENGTH, False, {"is_success": action == 1}
 
     def show(self):
         self.shown[:] = self.time, self.np_random.normal()
         return {"a": self.shown, "b": self.time}
+
+    def close(self):
+        if self.how == "close":
+            raise RuntimeError("closed already")
 
 
 def divide():
@@ -81,6 +89,12 @@ BREAKS = {
     "exit": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda: time.sleep(1000),
+}
+
+MISFITS = {
+    "shape": {"a": np.zeros(3, np.float32), "b": 1},
+    "key": {"b": 1},
+    "nothing": None,
 }
 
 

@@ -126,7 +126,7 @@ def test_a_task_without_the_score_is_left_out_and_all_else_is_told(
     monkeypatch.chdir(tmp_path / "copy")
     runs = Path("runs/compare__tiny/runs")
     shutil.copytree(runs / "easy", runs / "other")
-    task = TINY.split("tasks:\n")[1].split("columns:")[0]
+    task = TINY.split("tasks:\n")[1].split("columns:", maxsplit=1)[0]
     Path("tiny.yaml").write_text(TINY.replace(task, task + task.replace("easy", "other")))
     for name, success in (("easy", 0.75), ("other", None)):
         for path in (runs / name / "none/0/evaluations").glob("*.json"):

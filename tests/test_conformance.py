@@ -73,7 +73,7 @@ def test_a_game_of_atari():
 BROKEN = {
     "BeyondItsSpace": ("space", "['time'] is 20, which is not in Discrete(20)"),
     "OfAnotherType": ("space", "['noise'] is float64; in its space it is float32"),
-    "OfAnotherShape": ("runs", "could not broadcast"),
+    "OfAnotherShape": ("runs", "does not fit the space"),
     "WithoutAKey": ("space", "has the keys ['clock', 'noise', 'time']"),
     "PaysNaN": ("finite", "after 3 actions: a reward that is not finite"),
     "ShowsInfinity": ("finite", "reset: an observation that is not finite"),

@@ -82,6 +82,9 @@ def assert_goes_on_from_its_state(envs, others, play):
         ("raise", "ZeroDivisionError: it broke"),
         ("nan", "an observation that is not finite"),
         ("inf", "a reward that is not finite"),
+        ("shape", "an observation that does not fit the space (ValueError: "),
+        ("key", "an observation that does not fit the space (KeyError: 'a'"),
+        ("nothing", "an observation that does not fit the space (TypeError: "),
     ],
 )
 def test_one_environment_breaks(how, what, workers):
@@ -108,7 +111,7 @@ def test_a_worker_is_lost(how, what, timeout):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("how", ["resets at times", "opens with nan"])
+@pytest.mark.parametrize("how", ["resets at times", "opens with nan", "opens misshapen"])
 def test_a_reset_may_fail_at_times(how, workers):
     envs = faulty(how, workers)
     sound = faulty()
@@ -125,7 +128,11 @@ def test_a_reset_may_fail_at_times(how, workers):
         assert step.success is None or step.success.any() == expected.success.any()
         assert not step.faults or number % LENGTH == 0
         messages += step.faults.values()
-    wanted = "not finite" if how == "opens with nan" else "OSError: not this one"
+    wanted = {
+        "resets at times": "OSError: not this one",
+        "opens with nan": "not finite",
+        "opens misshapen": "does not fit",
+    }[how]
     assert len(messages) > 5
     assert all("after 0 actions: reset: " in message and wanted in message for message in messages)
     assert any("; then " in message for message in messages)
@@ -163,6 +170,17 @@ def test_nobody_keeps_the_user_from_leaving():
         with pytest.raises(expected):  # noqa: PT012
             for _ in range(ACTION):
                 envs.step(np.zeros(4, int))
+
+
+def test_an_environment_that_cannot_be_closed_harms_nobody():
+    envs = faulty("close")
+    envs.reset(0)
+    with pytest.warns(RuntimeWarning, match="close: RuntimeError: closed already") as told:
+        envs.close()
+    # no environment is left open because of another
+    assert [f"slot {slot}: close" in str(each.message) for slot, each in enumerate(told)] == [
+        True
+    ] * 4
 
 
 def lose(envs, number):

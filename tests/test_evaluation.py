@@ -12,6 +12,7 @@ from agents.evaluation import (
     confidence_interval,
     evaluate,
     interquartile_mean,
+    success_rate,
     summarise,
 )
 from agents.rollout import Episodes
@@ -110,6 +111,26 @@ def test_the_success_rate_is_that_of_the_counted_episodes_or_nothing():
     told = evaluate(policy, CountingEnv(EPISODES, says_success=True), 10, seed=0)
     # shares 2, 2, 3, 3; every other episode succeeds, the first of them
     assert summarise(told).success_rate == pytest.approx((1 + 1 + 2 + 2) / 10)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 5])
+def test_what_says_success_only_where_there_is_one_counts_the_others_as_failures(num_envs):
+    """Whoever ends an episode in the same step as another must not decide how it counts."""
+    plan = [(1, "t"), (2, "t"), (1, "t"), (3, "t"), (1, "t")]
+    envs = CountingEnv([plan] * num_envs, says_success=True)
+    whole = envs.step
+
+    def only_success(action):
+        step = whole(action)
+        # episodes 0, 2 and 4 of each slot succeed; a step without any says nothing
+        anyone = step.success is not None and (step.success & step.terminated).any()
+        return step._replace(success=step.success if anyone else None)
+
+    envs.step = only_success
+    told = evaluate(small_policy(envs), envs, 5 * num_envs, seed=0)
+    assert summarise(told).success_rate == pytest.approx(3 / 5)
+    assert success_rate([None, None]) is None
+    assert success_rate([None, False]) == 0
 
 
 def test_a_summary_by_hand():

@@ -19,6 +19,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from agents.distributed import gather_bytes, gather_rows, num_processes
 from agents.evaluation import Summary as EvaluationSummary
+from agents.evaluation import success_rate
 from agents.rollout import Episodes
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
 from fwrl.cli.video import gif
@@ -101,7 +102,7 @@ class RecentEpisodes:
     def __init__(self, count: int = 100) -> None:
         self.returns: deque[float] = deque(maxlen=count)
         self.lengths: deque[int] = deque(maxlen=count)
-        self.successes: deque[bool] = deque(maxlen=count)
+        self.successes: deque[bool | None] = deque(maxlen=count)
 
     def add(self, episodes: Episodes) -> None:
         """Count in the episodes that ended in a rollout."""
@@ -111,12 +112,10 @@ class RecentEpisodes:
 
     def metrics(self) -> dict[str, float]:
         """Nothing before the first episode has ended."""
-        columns = {
-            "rollout/ep_rew_mean": self.returns,
-            "rollout/ep_len_mean": self.lengths,
-            "rollout/success_rate": self.successes,
-        }
-        return {name: float(np.mean(column)) for name, column in columns.items() if column}
+        columns = {"rollout/ep_rew_mean": self.returns, "rollout/ep_len_mean": self.lengths}
+        means = {name: float(np.mean(column)) for name, column in columns.items() if column}
+        rate = success_rate(self.successes)
+        return means if rate is None else {**means, "rollout/success_rate": rate}
 
 
 def gather_episodes(episodes: Episodes) -> Episodes:
@@ -125,11 +124,10 @@ def gather_episodes(episodes: Episodes) -> Episodes:
         return episodes
     told = gather_bytes("\n".join(episodes.faults).encode())
     faults = [line for text in told for line in text.decode().splitlines()]
-    says = len(episodes.successes) == len(episodes.returns)
-    successes = episodes.successes if says else [math.nan] * len(episodes.returns)
+    successes = [math.nan if success is None else success for success in episodes.successes]
     columns = torch.tensor([episodes.returns, episodes.lengths, successes], dtype=torch.float64)
     returns, lengths, successes = gather_rows(columns.T).T.tolist()
-    said = [bool(success) for success in successes if not math.isnan(success)]
+    said = [None if math.isnan(success) else bool(success) for success in successes]
     return Episodes(returns, [int(length) for length in lengths], said, faults)
 
 

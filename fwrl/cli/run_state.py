@@ -6,6 +6,7 @@ a file for each. A training that is continued with the same versions, threads an
 bit for bit as if it had never stopped.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -262,16 +263,21 @@ def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
 
 def _metrics(run: Run) -> dict[str, Tensor]:
     """Numbers that may be NaN, which JSON cannot say."""
-    numbers: dict[str, list[float]] = {f"recent.{n}": [*c] for n, c in vars(run.recent).items()}
+    numbers: dict[str, list[float]] = {
+        f"recent.{name}": [math.nan if value is None else value for value in column]
+        for name, column in vars(run.recent).items()
+    }
     numbers |= {f"unfinished.{name}": [value] for name, value in (run.unfinished or {}).items()}
     return {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
 
 
 def _load_metrics(run: Run, saved: Mapping[str, Tensor]) -> None:
-    kinds = {"returns": float, "lengths": int, "successes": bool}
-    for name, kind in kinds.items():
-        column = saved.get(f"recent.{name}", torch.zeros(0)).tolist()
-        getattr(run.recent, name).extend(kind(value) for value in column)
+    columns = {name: saved.get(f"recent.{name}", torch.zeros(0)) for name in vars(run.recent)}
+    run.recent.returns.extend(columns["returns"].tolist())
+    run.recent.lengths.extend(map(int, columns["lengths"].tolist()))
+    run.recent.successes.extend(
+        None if math.isnan(value) else bool(value) for value in columns["successes"].tolist()
+    )
     waiting = {
         name.removeprefix("unfinished."): value.item()
         for name, value in saved.items()
