@@ -45,6 +45,8 @@ class Faulty(gymnasium.Env):
         return self.show(), {}
 
     def step(self, action):
+        if self.how == "raise at once":
+            divide()
         self.time += 1
         observation = self.show()
         reward = self.np_random.normal() + action

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fwrl.config import ConfigError
 
-MISTAKE, INTERRUPTED = 2, 130
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 # Seconds.
 TIME_TO_SPEAK = 2.0
 
@@ -312,6 +312,9 @@ def main() -> None:
         code = _complain(error)
     except _checkpoint_error() as error:
         code = _complain(error)
+    except _environment_errors() as error:
+        _complain(error)
+        code = FAILED
     sys.exit(code or 0)
 
 
@@ -320,3 +323,11 @@ def _checkpoint_error() -> type[Exception]:
     from fwrl.checkpoint import CheckpointError
 
     return CheckpointError
+
+
+def _environment_errors() -> tuple[type[Exception], ...]:
+    """What environments raise that fail again and again."""
+    from agents.evaluation import EvaluationError
+    from envs import EnvFailure
+
+    return EnvFailure, EvaluationError

@@ -18,16 +18,13 @@ from fwrl.cli.export import steps_of
 from fwrl.cli.filming import moments, pictures_of, with_recall
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import named_directory, read_run_config
-from fwrl.cli.video import write_video
+from fwrl.cli.video import LONGEST, ending, write_video
 from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, validate
 from fwrl.json_files import without_infinities
 from fwrl.plain_files import replace_plain
 from fwrl.tensor_files import ENDING
 from fwrl.training import choose_device
-
-# An episode longer than this many steps is cut in a video; the evaluation counts it whole.
-LONGEST_VIDEO = 10_000
 
 
 class Wish(NamedTuple):
@@ -59,9 +56,11 @@ def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
     overrides the policy plays in another environment than it was trained in.
 
     Raises:
-        ConfigError: If the directory is no run, or its environment cannot be made here, or is one
-            that the policy cannot read or act in.
+        ConfigError: If the directory is no run or cannot be written, or its environment cannot be
+            made here, or is one that the policy cannot read or act in.
         CheckpointError: If there is no such checkpoint, or it is damaged.
+        EnvFailure: If the environment cannot be reset.
+        EvaluationError: If it fails again and again.
     """
     trained = _find(run, wish.checkpoint)
     config = elsewhere(trained.config, wish.overrides)
@@ -69,16 +68,17 @@ def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
     count = min(config.evaluation.num_envs, wish.episodes)
+    # what can fail comes first, because an evaluation can take long
+    results = None if is_exported(run) else _results_folder(run)
     try:
-        envs = make_envs(config.env, count, evaluation=True)
-        check_spaces(policy, envs, wish.overrides)
-        # first, because it can fail and an evaluation can take long
-        film = _film(trained._replace(config=config), policy, wish)
-        torch.manual_seed(wish.seed)
-        summary = summarise(evaluate(policy, envs, wish.episodes, wish.seed, not wish.stochastic))
-        envs.close()
+        with closing(make_envs(config.env, count, evaluation=True)) as envs:
+            check_spaces(policy, envs, wish.overrides)
+            film = _film(trained._replace(config=config), policy, wish)
+            torch.manual_seed(wish.seed)
+            played = evaluate(policy, envs, wish.episodes, wish.seed, not wish.stochastic)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
+    summary = summarise(played)
     result = {
         "env": env_name(config),
         "core": config.core.kind,
@@ -92,8 +92,8 @@ def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
         "return_ci95": list(summary.return_ci95),
         **film,
     }
-    if not is_exported(run):
-        _write(run / "evaluations", folder.name, result)
+    if results is not None:
+        _write(results, folder.name, result)
     return result
 
 
@@ -130,7 +130,7 @@ def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[str]) -> None:
-    """Nothing, if the policy can read and act in the environments, which are closed otherwise.
+    """Nothing, if the policy can read and act in the environments.
 
     Raises:
         ConfigError: If it cannot; the message opens with the overrides.
@@ -141,7 +141,6 @@ def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[s
     )
     for name, trained, there in pairs:
         if trained != there:
-            envs.close()
             raise ConfigError(
                 f"{' '.join(overrides) or 'the environment'}: has {name} {there}; "
                 f"the policy was trained with {trained}"
@@ -182,8 +181,10 @@ def _film(trained: Trained, policy: RecurrentPolicy, wish: Wish) -> dict[str, st
         return {}
     torch.manual_seed(wish.seed)
     config = trained.config
+    stem = _folder(wish.video) / f"episode_{trained.path.name}_seed{wish.seed}"
     with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
-        episode = moments(envs, policy, wish.seed, LONGEST_VIDEO, not wish.stochastic)
+        longest = LONGEST[ending()]
+        episode = moments(envs, policy, wish.seed, longest, not wish.stochastic)
         said: dict[str, str] = {}
         if wish.recall:
             frames, said["recall_strip"] = with_recall(policy, episode)
@@ -192,17 +193,32 @@ def _film(trained: Trained, policy: RecurrentPolicy, wish: Wish) -> dict[str, st
         first = next(frames, None)
         if first is None:
             raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
-        stem = wish.video / f"episode_{trained.path.name}_seed{wish.seed}"
         return {"video": str(write_video(stem, chain([first], frames), envs.render_fps)), **said}
 
 
-def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
+def _results_folder(run: Path) -> Path:
+    path = run / "evaluations"
     # a run may be a stranger's, and the link lead anywhere
-    if folder.is_symlink():
-        raise ConfigError(f"{folder}: is a symbolic link; it should be a folder of the run")
-    folder.mkdir(exist_ok=True)
+    if path.is_symlink():
+        raise ConfigError(f"{path}: is a symbolic link; it should be a folder of the run")
+    return _folder(path)
+
+
+def _folder(path: Path) -> Path:
+    """A folder that is made if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made a folder ({error.strerror})") from None
+    return path
+
+
+def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
     how = "best" if result["deterministic"] else "sampled"
     parts = [f"{step}_seed{result['seed']}_{how}", *sorted(result["overrides"])]
     name = f"{named_directory(parts).name}.json"
     text = json.dumps(without_infinities(result), indent=1)
-    replace_plain(folder / name, f"{text}\n".encode())
+    try:
+        replace_plain(folder / name, f"{text}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"{folder / name}: cannot be written ({error.strerror})") from None

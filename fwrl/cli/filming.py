@@ -13,7 +13,6 @@ from torch import Tensor
 from agents.evaluation import Acted, act
 from agents.policy import RecurrentPolicy
 from agents.recall_rows import Followed, Rows, follow, recall_rows
-from agents.rollout import EpisodeCounter, Episodes
 from envs import VectorEnv
 from fwrl.cli.strip import Band, Shown, with_strip
 from fwrl.cli.video import enlarged
@@ -44,12 +43,13 @@ def moments(
 
     It ends early where the environment draws no picture.
     """
-    counter, ended = EpisodeCounter(1), Episodes.none()
-    frame = None
+    earned, frame = 0.0, None
     for acted in islice(act(policy, envs, seed, deterministic), longest + 1):
-        yield Moment(acted, frame, float(counter.returns[0]))
+        yield Moment(acted, frame, earned)
+        step = acted.step
+        earned += float(step.reward[0])
         # where an episode ends the next one has begun: its picture does not belong here
-        if counter.count(acted.step, ended).any() or (frame := envs.render()) is None:
+        if step.terminated[0] or step.truncated[0] or (frame := envs.render()) is None:
             break
 
 

@@ -1,5 +1,6 @@
 """``fwrl inspect``: episodes of a saved policy as a page that shows what its memory recalled."""
 
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,10 +69,9 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(wish.seed)
     try:
-        envs = make_envs(config.env, 1, evaluation=True, render=True)
-        played = play_episodes(policy, envs, wish.seed, wish.max_steps, not wish.stochastic)
-        episodes = [_episode(policy, each) for each in islice(played, wish.episodes)]
-        envs.close()
+        with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
+            played = play_episodes(policy, envs, wish.seed, wish.max_steps, not wish.stochastic)
+            episodes = [_episode(policy, each) for each in islice(played, wish.episodes)]
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     data = {

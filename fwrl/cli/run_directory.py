@@ -1,5 +1,6 @@
 """The run directory: everything about a run, in one place that explains itself."""
 
+import hashlib
 import json
 import os
 import platform
@@ -29,6 +30,8 @@ FIRST = {"versions.json", "command.txt"}
 MOST_DIFFERENCES = 5
 # In an address, as of a database.
 PASSWORD = re.compile(r"(\w://[^/:@]*:)[^/@]*@")
+# Bytes of a name; what stands around it must fit into the 255 of a file system as well.
+LONGEST_NAME = 200
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
 
 
@@ -56,8 +59,12 @@ def default_run_directory(config_file: Path, overrides: Sequence[str]) -> Path:
 
 def named_directory(parts: Sequence[str]) -> Path:
     """The place under ``runs`` of what is told apart by these texts."""
-    name = "__".join(parts)
-    return Path("runs") / "".join(c if c.isalnum() or c in "._-=+," else "-" for c in name)
+    name = "".join(c if c.isalnum() or c in "._-=+," else "-" for c in "__".join(parts))
+    if len(name.encode()) > LONGEST_NAME:
+        # what has to be cut off still tells names apart
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        name = f"{name.encode()[: LONGEST_NAME // 2].decode(errors='ignore')}__{digest}"
+    return Path("runs") / name
 
 
 @contextmanager

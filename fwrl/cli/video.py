@@ -14,6 +14,13 @@ from PIL import Image
 from fwrl.plain_files import replacing_plain
 
 SMALLEST_SIDE = 240
+# Pictures of a film: an mp4 is written as it comes, a GIF has to be kept until it is whole.
+LONGEST = {"mp4": 10_000, "gif": 1_000}
+
+
+def ending() -> str:
+    """Of the films that can be written here."""
+    return "mp4" if find_spec("av") is not None else "gif"
 
 
 def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> Path:
@@ -26,12 +33,11 @@ def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> 
         frames: ``[H W 3]`` each, one at least, all of one size. They are ``enlarged``.
         fps: Frames per second.
     """
-    ending = "mp4" if find_spec("av") is not None else "gif"
-    path = stem.with_name(f"{stem.name}.{ending}")
+    path = stem.with_name(f"{stem.name}.{ending()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     large = map(enlarged, frames)
     with replacing_plain(path) as file:
-        if ending == "mp4":
+        if path.suffix == ".mp4":
             _write_mp4(file, large, fps)
         else:
             file.write(gif(large, fps))
@@ -49,7 +55,11 @@ def enlarged(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def gif(frames: Iterable[NDArray[np.uint8]], fps: float) -> bytes:
     """An animated GIF that plays for ever."""
-    images, file = [Image.fromarray(frame) for frame in frames], BytesIO()
+    # 256 colours each, as the file has them, take a third of the memory
+    images = [
+        Image.fromarray(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames
+    ]
+    file = BytesIO()
     options = {"append_images": images[1:], "duration": round(1000 / fps), "loop": 0}
     images[0].save(file, "GIF", save_all=True, **options)
     return file.getvalue()

@@ -1,10 +1,12 @@
-"""Undefined inputs, kept apart without a question to the device.
+"""Undefined inputs of the chunked scans on a GPU, kept apart without a question to the device.
 
 Where other episodes are excluded by products with zero, NaN passes, as zero times NaN is NaN. A CPU
 looks at the result and scans again by reference; to look costs a GPU the wait for all that it was
 given to do. So there what is not finite is zero before the scan, and what depends on it NaN after.
 
 Note:
+    Of a head all is lost until the next start, where the reference loses only the columns of the
+    value that were undefined. ``outer_decay`` and the rules without a gradient by hand still ask.
     Fast weights that overflow by themselves, from finite inputs, are not kept apart.
 """
 
@@ -62,7 +64,7 @@ def clean(
 def lose(
     cleaned: Cleaned, values: Float[Tensor, "B T H V"], end: FastWeights
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The outputs of the scan, NaN where they depend on what was not finite."""
+    """The outputs of the scan, NaN in every head that depends on what was not finite."""
     return (
         torch.where(cleaned.lost_values, torch.nan, values),
         torch.where(cleaned.lost_end, torch.nan, end),

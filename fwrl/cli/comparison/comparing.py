@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,11 +108,11 @@ def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple
 
 def _check_transfer(run: Run, policy: RecurrentPolicy, overrides: Sequence[str]) -> None:
     try:
-        envs = make_envs(elsewhere(run.config, overrides).env, 1, evaluation=True)
-        check_spaces(policy, envs, overrides)
+        config = elsewhere(run.config, overrides)
+        with closing(make_envs(config.env, 1, evaluation=True)) as envs:
+            check_spaces(policy, envs, overrides)
     except (ConfigError, EnvConfigError) as error:
         raise ConfigError(f"transfer of {run.task}: {error}") from None
-    envs.close()
 
 
 def _prepare(run: Run) -> None:
