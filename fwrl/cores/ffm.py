@@ -32,7 +32,7 @@ class FFMConfig(Config):
     """
 
     about: ClassVar[About] = About(
-        update="S <- exp(-|a| + i b) S + (W x) sigmoid(G x), for all pairs of m rates a, c turns b",
+        update="S <- exp(-|a| + i b) * S + (W x) * sigmoid(G x), for all m rates a and c turns b",
         cost="2Dm + 2D^2 + 2Dmc + 4mc",
         parallel=True,
         source="Morad et al. 2023",
