@@ -156,7 +156,7 @@ def test_what_the_page_on_recurrent_ppo_writes_runs(folder):
 
 def rows():
     """Names, default, names and default of each argument in the page on RecurrentPPO."""
-    text = (ROOT / "docs/migrating.md").read_text().split("## What stands around it")[0]
+    text = (ROOT / "docs/migrating.md").read_text().split("## Everything else")[0]
     for row in re.findall(r"^\|(.*)\|(.*)\|(.*)\|(.*)\|$", text, re.MULTILINE):
         names = re.findall(r"`([^`]+)`", row[0])
         if names and "default" not in row[1]:
