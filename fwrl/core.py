@@ -16,9 +16,9 @@ S = TypeVar("S")
 class About(NamedTuple):
     """What the tables of memories say about a core."""
 
-    # one line of mathematics: how the state of one head changes and is read at one time
+    # one line of mathematics: how the state of one head changes and is read in one time step
     update: str
-    # multiplications per time and stream; D input size, H heads, K key features, V value size
+    # multiplications per time step and stream; D input size, H heads, K key features, V value size
     cost: str
     # whether a sequence is computed in parallel over time
     parallel: bool

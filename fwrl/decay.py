@@ -12,7 +12,7 @@ from fwrl.precision import at_least_float32
 
 
 class Decay(nn.Module):
-    """A decay in (0, 1) for each head (Dao and Gu 2024), or for each of its channels (KDA, 2025).
+    """A decay in (0, 1) for each head (Dao and Gu 2024), or each of its channels (Kimi Team 2025).
 
     The rates and the time steps start spread out, so that heads forget at different speeds. With
     channels the time steps come through a bottleneck of as many units as a head has channels.

@@ -31,7 +31,7 @@ def elu_plus_one(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def dpfp(x: Float[Tensor, "*B K"], nu: int = 1) -> Float[Tensor, "*B M"]:
-    """Deterministic parameter-free projection to M = 2 * nu * K features (Schlag et al. 2021).
+    """Deterministic parameter-free projection to M = 2 * nu * K features (Schlag et al. 2021a).
 
     Each feature is the product of two half-axes, so it is zero unless ``x`` points along both:
     keys in different orthants get addresses that overlap little. All features can be zero.
@@ -104,12 +104,12 @@ def relu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def silu(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """Smooth features that can be slightly negative (Yang et al. 2024)."""
+    """Smooth features that can be slightly negative (Yang et al. 2024a)."""
     return F.silu(x)
 
 
 def tanh(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """Features between -1 and 1 (Schlag, Munkhdalai and Schmidhuber 2021)."""
+    """Features between -1 and 1 (Schlag et al. 2021b)."""
     return x.tanh()
 
 
@@ -119,7 +119,7 @@ def softmax(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 def identity(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
-    """The projection itself."""
+    """The projection unchanged."""
     return x
 
 

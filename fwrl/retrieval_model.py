@@ -1,4 +1,4 @@
-"""The one-layer model of the retrieval experiments (Schlag et al. 2021): any map, any rule.
+"""The one-layer model of the retrieval experiments (Schlag et al. 2021a): any map, any rule.
 
 All that is written is one-hot values, and all that is read follows all writes. A read is then a
 weight for each write, and the memory itself, S values by K features, need not be formed.

@@ -57,7 +57,7 @@ def sum_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Write the error, not the value (Schlag et al. 2021).
+    """Write the error, not the value (Schlag et al. 2021a).
 
     ``W <- W + beta k (v - k W)``
 
@@ -95,7 +95,7 @@ def decayed_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def gated_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Decay first; the error is then that of the decayed weights (Yang et al. 2024).
+    """Decay first, then write the error of the decayed weights (Yang et al. 2024b).
 
     ``W <- a W + beta k (v - a k W)``
     """
@@ -104,7 +104,7 @@ def gated_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def kda_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """The gated delta rule with a decay for each key feature: Kimi delta attention (2025).
+    """The gated delta rule with a decay for each key feature: KDA (Kimi Team 2025).
 
     ``W <- A W + beta k (v - k A W), A = diag(a)``
     """
@@ -112,7 +112,7 @@ def kda_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def longhorn_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """The delta rule with the step that never overshoots (Liu et al. 2024).
+    """The delta rule with an implicit step, which never overshoots (Liu et al. 2024).
 
     ``W <- W + beta / (1 + beta |k|^2) k (v - k W)``
 
@@ -129,18 +129,18 @@ def implicit_beta(write: Write) -> Float[Tensor, "*BT H 1"]:
 
 
 def clipped_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """The delta rule; then fast weights longer than 1 are scaled to length 1 (Schlag et al. 2021b).
+    """The delta rule; fast weights of norm above 1 are scaled to norm 1 (Schlag et al. 2021b).
 
     ``W <- U / max(1, |U|), U = W + beta k (v - k W)``
 
-    The rule of Fast Weight Memory, as Schlag et al. (2021) compare it with theirs.
+    The rule of Fast Weight Memory, as Schlag et al. (2021a) compare it with theirs.
     """
     weights = delta_rule(weights, write)
     return weights / torch.linalg.matrix_norm(weights, keepdim=True).clamp_min(1.0)
 
 
 def sigmoid_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Add the value at the key, then squash all weights: the first one (Schmidhuber 1991).
+    """Add the value at the key, then squash all weights: the first such rule (Schmidhuber 1991).
 
     ``W <- sigmoid(W + k v)``
     """
@@ -148,7 +148,7 @@ def sigmoid_sum_rule(weights: FastWeights, write: Write) -> FastWeights:
 
 
 def generalised_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
-    """Decay each key feature, and remove at another key than the one written to (Peng et al. 2025).
+    """Decay each key feature, and erase at a key other than the one written (Peng et al. 2025).
 
     ``W <- A W - (r * p) (p W) + k v, A = diag(a)``
 

@@ -28,6 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TITLED = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+CITED = re.compile(r"([A-Z]\w+(?: et al\.|(?: and [A-Z]\w+)))\s\(?((?:19|20)\d\d[ab]?)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -67,6 +68,14 @@ def test_every_link_leads_somewhere(page):
         assert target.is_relative_to(ROOT), link
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@every_page
+def test_every_source_is_among_the_references(page):
+    listed = (ROOT / "docs/references.md").read_text()
+    text = re.sub(r"`[^`]+`", "", page.read_text()).replace("\n", " ")
+    for authors, year in CITED.findall(text):
+        assert f"{authors} {year}.**" in listed, f"{authors} {year}"
 
 
 def commands(page):
@@ -156,7 +165,7 @@ def test_what_the_page_on_recurrent_ppo_writes_runs(folder):
 
 def rows():
     """Names, default, names and default of each argument in the page on RecurrentPPO."""
-    text = (ROOT / "docs/migrating.md").read_text().split("## What stands around it")[0]
+    text = (ROOT / "docs/migrating.md").read_text().split("## Everything else")[0]
     for row in re.findall(r"^\|(.*)\|(.*)\|(.*)\|(.*)\|$", text, re.MULTILINE):
         names = re.findall(r"`([^`]+)`", row[0])
         if names and "default" not in row[1]:

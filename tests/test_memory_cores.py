@@ -297,7 +297,7 @@ def test_a_core_says_what_it_is(name):
     about = CORES[name].about
     assert "\n" not in about.update
     assert all(about[:2])
-    assert about.source == "a control" or re.search(r"\b(19|20)\d\d\b", about.source)
+    assert about.source == "a control" or re.search(r"\b(19|20)\d\d[ab]?\b", about.source)
 
 
 def test_every_core_can_be_chosen_by_its_name():

@@ -7,17 +7,17 @@ from fwrl.config import ConfigError, nearest
 
 # Each is the constant BENCHMARK of the module of its name, imported when it is asked for.
 BENCHMARKS: dict[str, str] = {
-    "retrieval": "how many pairs a memory can hold (Schlag et al. 2021, setting 1)",
-    "update": "whether a memory can replace what it holds (Schlag et al. 2021, setting 2)",
+    "retrieval": "how many pairs a memory can hold (Schlag et al. 2021a, setting 1)",
+    "update": "whether a memory can replace what it holds (Schlag et al. 2021a, setting 2)",
     "recall": "how many pairs each memory learns to recall, by its size (Arora et al. 2023)",
     "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
     "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
     "sorting": "which memory still counts what has left its window (Martins et al. 2022)",
-    "catbabi": "answers in an endless stream of stories (Schlag et al. 2021)",
-    "lm": "language modelling, perplexity or bits per byte (Schlag et al. 2021, tables 2 to 5)",
-    "translation": "BLEU with the memory in the decoder (Schlag et al. 2021, table 1)",
+    "catbabi": "answers in an endless stream of stories (Schlag et al. 2021b)",
+    "lm": "language modelling, perplexity or bits per byte (Schlag et al. 2021a, tables 2 to 5)",
+    "translation": "BLEU with the memory in the decoder (Schlag et al. 2021a, table 1)",
     "favor": "how well random features approximate attention (Choromanski et al. 2021)",
-    "metarl": "what an agent learns to find out on unseen graphs (Schlag et al. 2021, FWM)",
+    "metarl": "what an agent learns to find out on unseen graphs (Schlag et al. 2021b)",
     "speed": "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine",
 }
 

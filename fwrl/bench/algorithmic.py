@@ -43,7 +43,7 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "sum": POSITIVE | {"update_rule": "sum", "normalise": "none"},
     "sum, normalised": POSITIVE
     | {"update_rule": "sum", "normalise": "none", "attention_normaliser": True},
-    # keys and queries of unit length, and a delta rule that can reflect (Yang et al. 2024)
+    # keys and queries of unit length, and a delta rule that can reflect (Yang et al. 2024a)
     "delta, silu": {"kind": "fast_weight", "max_beta": 2},
     "sum, silu": {"kind": "fast_weight", "update_rule": "sum"},
     "delta rnn": {"kind": "delta_rnn"},

@@ -1,4 +1,4 @@
-"""Answers in an endless stream of stories (catbAbI of Schlag et al. 2021).
+"""Answers in an endless stream of stories (catbAbI of Schlag et al. 2021b).
 
 Trained on segments of the stream, with the state carried from one to the next and never reset:
 models must notice by themselves that another story has begun. The default stories are synthetic,

@@ -1,4 +1,4 @@
-"""Language modelling (Schlag et al. 2021, tables 2 to 5; Irie et al. 2021; Schlag et al. 2020).
+"""Language modelling (Schlag et al. 2021a, tables 2 to 5; Irie et al. 2021; Schlag et al. 2021b).
 
 Each method is the same stack around another memory, trained on as many tokens. Where
 ``equal_parameters`` is set, the feed-forward layers take up the difference in parameters.

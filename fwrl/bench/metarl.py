@@ -1,4 +1,4 @@
-"""Reinforcement learning on graphs that no agent has seen (Schlag, Munkhdalai & Schmidhuber 2021).
+"""Reinforcement learning on graphs that no agent has seen (Schlag et al. 2021b).
 
 Each point trains one agent with one seed by whole episodes of ``GraphMetaRL`` and gives a curve:
 what an episode returns on the 600 test graphs, with sampled actions, and on the graphs of the

@@ -1,4 +1,4 @@
-"""Retrieval, setting 1 of Schlag et al. (2021): how many pairs can a memory hold?
+"""Retrieval, setting 1 of Schlag et al. (2021a): how many pairs can a memory hold?
 
 Each point trains one memory on sequences of S pairs until its loss is at most ``solved``, or has
 not fallen for ``patience`` evaluations. The published losses are the best of each training, from

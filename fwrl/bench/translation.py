@@ -1,4 +1,4 @@
-"""Translation with any memory in the decoder (Schlag et al. 2021, machine translation).
+"""Translation with any memory in the decoder (Schlag et al. 2021a, machine translation).
 
 Published are BLEU on WMT14 from English to German. Without files of the user's the texts are a
 synthetic grammar pair, whose BLEU is another scale: only the order of the methods compares.

@@ -1,4 +1,4 @@
-"""Retrieval, setting 2 of Schlag et al. (2021): can a memory replace what it holds?
+"""Retrieval, setting 2 of Schlag et al. (2021a): can a memory replace what it holds?
 
 As ``fwrl.bench.retrieval``, but keys come again with other values, and the latest value counts.
 """

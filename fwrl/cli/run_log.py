@@ -33,49 +33,48 @@ TABLE = "metrics.csv"
 METRICS: dict[str, str] = {
     "rollout/ep_rew_mean": "mean return of the last 100 training episodes, of unclipped rewards",
     "rollout/ep_len_mean": "mean length of the last 100 training episodes, in steps",
-    "rollout/success_rate": "share of them that succeeded, where the environment says so",
-    "eval/mean_reward": "mean return of an evaluation, on environments and seeds of its own",
+    "rollout/success_rate": "share of these that succeeded, where the environment reports it",
+    "eval/mean_reward": "mean return of an evaluation, on separate environments and seeds",
     "eval/mean_ep_length": "mean length of its episodes, in steps",
-    "eval/success_rate": "share of its episodes that succeeded, where the environment says so",
+    "eval/success_rate": "share of its episodes that succeeded, where the environment reports it",
     "eval/iqm": "interquartile mean of its returns",
-    "eval/ci_low": "lower end of the 95 % bootstrap interval of that mean",
-    "eval/ci_high": "upper end of it",
+    "eval/ci_low": "lower end of the 95 % bootstrap interval of the interquartile mean",
+    "eval/ci_high": "upper end of that interval",
     "time/fps": "environment steps per second of wall time, since the run was started or continued",
     "time/iterations": "rollouts and updates so far",
     "time/time_elapsed": "seconds of wall time so far, over all continuations",
     "time/total_timesteps": "environment steps so far, of all processes",
-    "time/rollout_s": "seconds that the last rollout took, in the mean of all processes",
+    "time/rollout_s": "seconds that the last rollout took, averaged over processes",
     "time/update_s": "seconds that the last update took, with the wait for the slowest process",
-    "train/approx_kl": "divergence of the new policy from the one that acted, estimated on samples",
+    "train/approx_kl": "KL divergence of the new policy from the one that acted, estimated",
     "train/clip_fraction": "share of the samples whose probability ratio left the clipping range",
-    "train/clip_range": "the clipping range now",
-    "train/entropy_loss": "minus the mean entropy of the policy, in nats",
+    "train/clip_range": "current clipping range",
+    "train/entropy_loss": "negative mean entropy of the policy, in nats",
     "train/explained_variance": "1 for a perfect critic, 0 for one no better than a constant",
     "train/grad_norm": "norm of the gradient before it is clipped",
-    "train/learning_rate": "the learning rate now",
-    "train/loss": "policy loss, value loss and entropy loss, weighted",
+    "train/learning_rate": "current learning rate",
+    "train/loss": "weighted sum of policy loss, value loss and entropy loss",
     "train/n_updates": "gradient steps of the last update (of all in Stable-Baselines3); "
     "fewer when target_kl stopped it",
-    "train/policy_gradient_loss": "the clipped surrogate objective, negated",
+    "train/policy_gradient_loss": "the negative clipped surrogate objective",
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
-    "memory/beta": "mean write strength before what the rule makes of it, over times and heads; "
-    "this and what follows at each evaluation, for memories of fast weights",
+    "memory/beta": "mean write strength over steps and heads, before the update rule changes it; "
+    "this and the following are measured at each evaluation, for fast-weight memories",
     "memory/decay": "mean share of the fast weights that survives a step",
     "memory/weights_norm": "mean Frobenius norm of the fast weights of a head",
-    "memory/effective_rank": "how many directions the fast weights of a head use, in the mean",
-    "memory/key_overlap": "mean of the largest |cosine| of a key with an earlier one of its "
-    "episode: near 1 writes meet what was written there",
-    "memory/query_key_cosine": "mean cosine of where a time reads and where it writes",
+    "memory/effective_rank": "mean number of directions that the fast weights of a head use",
+    "memory/key_overlap": "mean, over steps, of the largest absolute cosine between a key and an "
+    "earlier key of its episode; near 1, a write meets what was already written there",
+    "memory/query_key_cosine": "mean cosine between the query and the key of a step",
     "health/env_faults": "environments that failed and were replaced so far",
-    "health/skipped_updates": "gradient steps so far that NaN or infinity would have spoilt, and "
-    "that were left out",
-    "health/rollbacks": "times so far that the policy was taken back to the last checkpoint, "
-    "because updates could not go on",
+    "health/skipped_updates": "gradient steps skipped so far because of NaN or infinity",
+    "health/rollbacks": "times so far that the policy was reset to the last checkpoint because "
+    "updates kept failing",
     "health/log_errors": "times that TensorBoard's files or metrics.csv could not be written, "
     "since the run was started or continued",
     "health/save_errors": "checkpoints that could not be written, since then",
-    "health/save_s": "seconds that the last checkpoint took",
+    "health/save_s": "seconds taken by the last checkpoint",
 }
 
 # Of TensorBoard's page of custom scalars: title -> chart -> metrics in it.

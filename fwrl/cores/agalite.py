@@ -30,7 +30,7 @@ class AGaLiTeConfig(Config):
     """
 
     about: ClassVar[About] = About(
-        update="C <- (1 - g)(1 - b)^T o C + (g o k)(b o v)^T, or C = sum of r pairs of vectors",
+        update="C <- (1 - g)(1 - b)^T * C + (g * k)(b * v)^T, or C = sum of r pairs of vectors",
         cost="6D^2 + 3DHn + 3Hr(K + V), exactly 4HKV; n features, K = nV",
         parallel=True,
         source="Pramanik et al. 2023",

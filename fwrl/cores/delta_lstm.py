@@ -20,7 +20,7 @@ class DeltaLSTMConfig(Config):
     """An LSTM with fast weights; the fourth version is that of the main results."""
 
     about: ClassVar[About] = About(
-        update="c <- i u + (1 - i) c, h <- o c; i, u, o from six delta memories of x and h",
+        update="c <- i * u + (1 - i) * c, h <- o * c; i, u, o from six delta memories of x and h",
         cost="16D^2 + 18HKV",
         parallel=False,
         source="Irie et al. 2021",

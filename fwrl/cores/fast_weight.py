@@ -31,7 +31,7 @@ REPEATED = ("delta", "gated_delta", "kda", "longhorn")
 
 
 class FastWeightConfig(Config):
-    """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024).
+    """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024a).
 
     Note:
         That recipe also has ``short_convolution=4``. The scale of its queries is left out, which
@@ -42,7 +42,7 @@ class FastWeightConfig(Config):
         update="W <- W + beta k (v - k W), y = q W",
         cost="4D^2 + 3HKV",
         parallel=True,
-        source="Schlag et al. 2021; Yang et al. 2024",
+        source="Schlag et al. 2021a; Yang et al. 2024a",
     )
     kind: Literal["fast_weight"] = "fast_weight"
     heads: Count = 4

@@ -25,7 +25,7 @@ from fwrl.update_rules import Write, clipped_delta_rule, read
 
 
 class FastWeightMemoryConfig(Config):
-    """Fast weight memory; the defaults are those of its agents (Schlag et al. 2021).
+    """Fast weight memory; the defaults are those of its agents (Schlag et al. 2021b).
 
     The two published language models differ from the agents in four settings:
 
@@ -48,7 +48,7 @@ class FastWeightMemoryConfig(Config):
         update="W <- clip(W + beta/V k (v - k W)), k = vec(s r); n <- LN(vec(n e) W), R times",
         cost="4DE + 4E^2 + (R + 5)EV + (R + 4)V^3, R reads",
         parallel=False,
-        source="Schlag et al. 2021",
+        source="Schlag et al. 2021b",
     )
     kind: Literal["fast_weight_memory"] = "fast_weight_memory"
     hidden_size: Size | None = None

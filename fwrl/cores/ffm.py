@@ -24,7 +24,7 @@ FASTEST = math.log(sys.float_info.max) / 1024 - 0.02
 
 
 class FFMConfig(Config):
-    """Fast and Forgetful Memory (Morad et al. 2023), with its published initialisation.
+    """Fast and Forgetful Memory (Morad et al. 2023b), with its published initialisation.
 
     Note:
         The published scan divides by powers of the decays, therefore needs doubles and bounds the
@@ -32,10 +32,10 @@ class FFMConfig(Config):
     """
 
     about: ClassVar[About] = About(
-        update="S <- exp(-|a| + i b) S + (W x) sigmoid(G x), for all pairs of m rates a, c turns b",
+        update="S <- exp(-|a| + i b) * S + (W x) * sigmoid(G x), for all m rates a and c turns b",
         cost="2Dm + 2D^2 + 2Dmc + 4mc",
         parallel=True,
-        source="Morad et al. 2023",
+        source="Morad et al. 2023b",
     )
     kind: Literal["ffm"] = "ffm"
     memory_size: Size = 32

@@ -18,7 +18,7 @@ class GRUConfig(Config):
     """A baseline with the gates of ``torch.nn.GRU``."""
 
     about: ClassVar[About] = About(
-        update="h <- z h + (1 - z) tanh(g); z, g and a reset gate inside g from x and h",
+        update="h <- z * h + (1 - z) * tanh(g); z, g and a reset gate inside g from x and h",
         cost="3DE + 3E^2",
         parallel=False,
         source="Cho et al. 2014",

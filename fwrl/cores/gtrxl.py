@@ -27,7 +27,7 @@ class GTrXLConfig(Config):
 
     about: ClassVar[About] = About(
         update="the last inputs M are kept, y = gate(x, softmax(q K(M)^T + ages) V(M))",
-        cost="20D^2 + 3 window D; 3 window D^2 more for a single time",
+        cost="20D^2 + 3 window D; 3 window D^2 more for a single step",
         parallel=True,
         source="Parisotto et al. 2020; Dai et al. 2019",
     )

@@ -30,7 +30,7 @@ class LRUConfig(Config):
     """
 
     about: ClassVar[About] = About(
-        update="h <- lambda h + gamma B x, y = Re(C h) + D x; lambda complex, inside the unit disc",
+        update="h <- lambda * h + gamma * B x, y = Re(C h) + D x; lambda complex, in the unit disc",
         cost="4DN + 6N",
         parallel=True,
         source="Orvieto et al. 2023; Lu et al. 2023",

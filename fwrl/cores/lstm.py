@@ -17,7 +17,7 @@ class LSTMConfig(Config):
     """A baseline with the gates of ``torch.nn.LSTM``."""
 
     about: ClassVar[About] = About(
-        update="c <- f c + i tanh(g), h <- o tanh(c); i, f, g, o from x and h",
+        update="c <- f * c + i * tanh(g), h <- o * tanh(c); i, f, g, o from x and h",
         cost="4DE + 4E^2",
         parallel=False,
         source="Hochreiter and Schmidhuber 1997",

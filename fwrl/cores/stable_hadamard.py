@@ -37,7 +37,7 @@ class StableHadamardConfig(Config):
     """
 
     about: ClassVar[About] = About(
-        update="M <- (1 + tanh(c theta[t]^T)) o M + eta k v^T, y = q M; c, eta, k, v, q from x",
+        update="M <- (1 + tanh(c theta[t]^T)) * M + eta k v^T, y = q M; c, eta, k, v, q from x",
         cost="5DS + 4S^2",
         parallel=True,
         source="Le et al. 2024",

@@ -9,7 +9,7 @@ All rules that have a chunked form are cases of one recurrence; with decay ``a``
     y   = q S
 
 Inside a chunk of C times that begins with state ``S0`` the ``u`` solve a unit triangular system
-(the WY form of Bischof and Van Loan 1987, for the delta rule by Yang et al. 2024)::
+(the WY form of Bischof and Van Loan 1987, for the delta rule by Yang et al. 2024a)::
 
     D[t, i] = product of the decays after i up to t, if i and t are in one episode and i <= t
     r[t]    = product of the decays of t's episode up to t, counted from the start of the chunk

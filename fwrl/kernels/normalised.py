@@ -26,7 +26,7 @@ def normalised_scan(
     """``scan`` with attention normalisation; episodes begin with zeros.
 
     Sums get it by a value that is always one (Katharopoulos et al. 2020). The delta rule also
-    divides what it removes by ``z . key`` of the past (Schlag et al. 2021, section 4.2).
+    divides what it removes by ``z . key`` of the past (Schlag et al. 2021a, section 4.2).
     """
     if rule is delta_rule:
         return _normalised_delta(state, query, write, starts, kernel)

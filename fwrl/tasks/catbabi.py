@@ -1,4 +1,4 @@
-"""Stories and questions as one endless stream of words per row (catbAbI of Schlag et al. 2021).
+"""Stories and questions as one endless stream of words per row (catbAbI of Schlag et al. 2021b).
 
 The stories of all families are shuffled and follow each other without a seam: where one ends, and
 so what may be forgotten, a model must find out by itself. A question mark is followed by the

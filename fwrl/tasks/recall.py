@@ -1,6 +1,6 @@
 """Associative recall: pairs of a key and a value are written, then values are asked for by key.
 
-The retrieval of Schlag et al. (2021), learned from tokens as in the multi-query associative recall
+The retrieval of Schlag et al. (2021a), learned from tokens as in the multi-query associative recall
 of Arora et al. (2023). Unlike in the latter (``fwrl.tasks.multi_query_recall``) queries follow one
 another, and with ``rewrites`` a memory must replace what it wrote.
 """

@@ -1,4 +1,4 @@
-"""Retrieval of Schlag et al. (2021): pairs of a key and a value are written, then one is asked for.
+"""Retrieval (Schlag et al. 2021a): pairs of a key and a value are written, then one is asked for.
 
 In setting 1 each key and each value occurs once, so the number of pairs is what a memory must hold.
 In setting 2 both are drawn with replacement: the latest value of a key counts, and what was written
