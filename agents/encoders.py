@@ -39,7 +39,8 @@ class EncoderConfig(Config):
     previous_reward: bool = True
     """Whether the last reward is among the features; zero when an episode begins."""
     time_frequencies: int = Field(default=0, ge=0, le=64)
-    """Sines and cosines of the time since the episode began, from 1 to 1/10,000 radian a step."""
+    """Sines and as many cosines of the time since the episode began, from 1 to 1/10,000 radian a
+    step; 0: none."""
     normalise_observations: bool = False
     """Running mean and variance of vector observations, kept inside the policy."""
     bfloat16: bool = False
