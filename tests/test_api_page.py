@@ -64,30 +64,25 @@ def test_the_short_examples_run_one_after_another():
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    """The variables of the complete program after three rollouts."""
+    """The variables of the complete program after three rollouts, each of which is read once."""
     text = re.search(r'^```python title="fast_weight_ppo.py"\n(.*?)^```$', PAGE, re.M | re.S)[1]
     assert text.count("\n") < 60
-    shorter, count = re.subn(r"^(ITERATIONS, .* = )\d+,", r"\g<1>3,", text, flags=re.MULTILINE)
-    assert count == 1
+    shorter = {"GAE_LAMBDA = 100": "GAE_LAMBDA = 3", "range(4)": "range(1)", "chunk(4)": "chunk(1)"}
+    for long, short in shorter.items():
+        assert text.count(long) == 1
+        text = text.replace(long, short)
     path = tmp_path_factory.mktemp("program") / "fast_weight_ppo.py"
-    path.write_text(shorter)
+    path.write_text(text)
     torch.manual_seed(0)
     return runpy.run_path(str(path))
 
 
 def test_the_complete_program_replays_what_it_acted_on(program):
-    seen, starts, *_ = program["columns"]
-    state, values = program["start_state"], []
-    assert starts[:, 1:].any()
-    with torch.no_grad():
-        for t in range(program["T"]):
-            _, value, state = program["act"](seen[:, t], state, starts[:, t])
-            values.append(value)
-        encoded = program["encoder"](seen)
-        y, last = program["memory"].unroll(encoded, program["start_state"], starts)
-        replayed = program["policy_and_value"](y)[1]
-    torch.testing.assert_close(replayed, torch.stack(values, dim=1), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(last[0].weights, state[0].weights, rtol=1e-4, atol=1e-4)
+    assert program["opens"][:, 1:].any()
+    assert program["start_state"][0].weights.abs().max() > 0.1
+    ratio = program["ratio"].detach()
+    # before the first step of the optimiser nothing has changed
+    torch.testing.assert_close(ratio, torch.ones(8, 128), rtol=0, atol=1e-4)
 
 
 def test_the_complete_program_learns_through_its_memory(program):
