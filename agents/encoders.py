@@ -39,8 +39,8 @@ class EncoderConfig(Config):
     previous_reward: bool = True
     """Whether the last reward is among the features; zero when an episode begins."""
     time_frequencies: int = Field(default=0, ge=0, le=64)
-    """How many sines, and cosines, of the time since the episode began are among the features; from
-    1 radian per step down towards 1/10,000, which is not reached itself."""
+    """Sines and as many cosines of the time since the episode began, from 1 radian a step down
+    towards 1/10,000, which is not reached itself; 0: none."""
     normalise_observations: bool = False
     """Running mean and variance of vector observations, kept inside the policy."""
     bfloat16: bool = False

@@ -36,9 +36,13 @@ class PolicyConfig(Config):
     """All that, with the two spaces, determines a policy's architecture."""
 
     encoder: EncoderConfig = EncoderConfig()
+    """What makes features of an observation."""
     core: CoreConfig = FastWeightConfig()
+    """The memory in each layer of the stack."""
     stack: StackConfig = StackConfig()
+    """The layers around the memory."""
     reward: RewardConfig = RewardConfig()
+    """What the learner, and the encoder, make of rewards."""
 
 
 class PolicyInput(NamedTuple):

@@ -58,25 +58,28 @@ class PPOConfig(Config):
     epochs: int = Field(default=4, ge=1)
     """Passes over a rollout."""
     minibatches: int = Field(default=4, ge=1)
-    """Updates per pass; each takes whole rows of a rollout."""
+    """Updates per pass, each on whole rows of a rollout: at most ``env.num_envs`` of them, or that
+    times the pieces that ``sequence_length`` makes."""
     learning_rate: float = Field(default=3e-4, gt=0)
+    """Step size of Adam at the start of the run."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """``linear`` falls to zero at the end of the run."""
     adam_epsilon: float = Field(default=1e-5, gt=0)
+    """Added to the root of the mean squared gradient before it divides a step."""
     discount: float = Field(default=0.99, ge=0, le=1)
-    """Per step."""
+    """Factor on a reward for each step that it lies ahead; 0 counts the next reward only."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     """Of generalised advantage estimation: 0 trusts the values, 1 the returns."""
     clip: float = Field(default=0.2, gt=0)
     """How far a probability ratio may move from 1 before its gradient stops."""
     clip_schedule: Literal["constant", "linear"] = "constant"
-    """As the learning rate's."""
+    """Of ``clip``; ``linear`` falls to zero at the end of the run."""
     value_clip: float | None = Field(default=None, gt=0)
     """How far a value may move from the old one before its gradient stops; None: any distance."""
     value_weight: float = Field(default=0.5, ge=0)
-    """Of the value loss."""
+    """Factor of the value loss in the loss."""
     entropy_weight: float = Field(default=0.01, ge=0)
-    """Of the entropy bonus."""
+    """Factor of the entropy, in nats, which the loss rewards."""
     normalise_advantage: bool = True
     """To mean 0 and standard deviation 1 in each minibatch, of all processes together."""
     max_grad_norm: float | None = Field(default=0.5, gt=0)

@@ -26,6 +26,7 @@ class LanguageModelConfig(Config):
     width: PositiveInt = 128
     """Of the stream of the stack, and of the words' vectors."""
     layers: PositiveInt = 2
+    """Number of layers of the stack."""
     feed_forward: PositiveInt = 512
     """Hidden units after each core."""
     positions: Literal["none", "sinusoidal"] = "none"

@@ -36,12 +36,15 @@ class MethodConfig(Config):
     feature_map: Literal["identity", "elu_plus_one", "dpfp", "favor_hyperbolic", "tanh"] = (
         "identity"
     )
+    """Of keys and queries; softmax attention has none."""
     nu: PositiveInt = 1
     """Shifts of dpfp."""
     num_features: PositiveInt = 64
     """Directions of favor_hyperbolic; they are drawn anew at every pass, as in the experiments."""
     batch_size: PositiveInt = 32
+    """Sequences in an update."""
     learning_rate: PositiveFloat = 1e-3
+    """Step size of Adam."""
 
 
 class RetrievalModel(nn.Module):

@@ -24,6 +24,7 @@ class SequenceAttentionConfig(Config):
     """Softmax attention (Vaswani et al. 2017), or a feature map in its place."""
 
     heads: PositiveInt = 4
+    """A divisor of the width."""
     feature_map: (
         Literal[
             "elu_plus_one",

@@ -22,8 +22,9 @@ class StackConfig(Config):
     """The layers around a memory core."""
 
     width: Size = 128
-    """Of the stream that the layers add to."""
+    """Size of the residual stream, which is the input size of every core."""
     layers: Count = 1
+    """Number of layers, each with a core and a state of its own."""
     feed_forward: Size | None = None
     """Hidden units after each core; None: twice the width."""
     gate: bool = False

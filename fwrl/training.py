@@ -42,9 +42,11 @@ class TrainingConfig(Config):
     optimizer: Literal["adam", "adamw"] = "adamw"
     """Adam (Kingma and Ba 2015), or the same with decoupled decay (Loshchilov and Hutter 2019)."""
     learning_rate: PositiveFloat = 3e-3
+    """Step size of the optimiser, after the warm-up and before the schedule lowers it."""
     betas: tuple[float, float] = (0.9, 0.999)
     """How slowly the means of the gradient and of its square move."""
     epsilon: PositiveFloat = 1e-8
+    """Added to the root of the mean squared gradient before it divides a step."""
     weight_decay: NonNegativeFloat = 0.01
     """Of adamw; adam has none."""
     warmup_steps: NonNegativeInt = 0

@@ -29,8 +29,11 @@ class TranslationModelConfig(Config):
     """The sizes, and what each of the three kinds of attention is."""
 
     width: PositiveInt = 128
+    """Of embeddings and of the streams of encoder and decoder."""
     encoder_layers: PositiveInt = 2
+    """Number of layers of the encoder."""
     decoder_layers: PositiveInt = 2
+    """Number of layers of the decoder."""
     feed_forward: PositiveInt | None = None
     """Hidden units of each feed-forward network; None: twice the width."""
     dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -1,10 +1,12 @@
 """The pages of Markdown: all in the navigation, no link leads nowhere, no command is mistyped."""
 
+import ast
 import inspect
 import re
 import runpy
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -78,6 +80,28 @@ def test_every_source_is_among_the_references(page):
         assert f"{authors} {year}.**" in listed, f"{authors} {year}"
 
 
+def in_the_site():
+    """All files that `make docs` copies, by what its hook says."""
+    hook = ast.parse((ROOT / "docs/site/pages.py").read_text())
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in hook.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("OUTSIDE", "KINDS")
+    }
+    inside = [path for path in (ROOT / "docs").rglob("*") if path.suffix in values["KINDS"]]
+    return {*inside, *(path for pattern in values["OUTSIDE"] for path in ROOT.glob(pattern))}
+
+
+def test_the_site_has_every_file_that_a_page_links_to():
+    files = in_the_site()
+    for page in PAGES:
+        text = re.sub(r"`[^`\n]+`", "", FENCED.sub("", page.read_text()))
+        for link in LINK.findall(text):
+            path = unquote(link).partition("#")[0]
+            if path and "://" not in path:
+                assert (page.parent / path).resolve() in files, f"{page.stem}: {link}"
+
+
 def commands(page):
     """Each command of ``fwrl`` in a page, as words, and the line that is printed after it."""
     for _, block in FENCED.findall(page.read_text()):
@@ -137,6 +161,13 @@ def folder(tmp_path, monkeypatch):
     yield tmp_path
     sys.modules.pop("my_envs", None)
     gymnasium.registry.pop("Remember-v0", None)
+
+
+def test_the_page_on_installation_has_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "docs/installation.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", text.split("## Extras")[1], re.MULTILINE)
+    assert sorted(rows) == sorted(project["optional-dependencies"])
 
 
 IMPORTED = ("--import", "my_envs")

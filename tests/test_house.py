@@ -63,6 +63,43 @@ def test_every_module_explains_itself():
         assert not text or ast.get_docstring(ast.parse(text)), path
 
 
+def configurations():
+    """The classes that stand on a ``Config``, with their files."""
+    classes = [
+        (path, node)
+        for path in OURS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    names = {"Config"}
+    while True:
+        found = {
+            node.name
+            for _, node in classes
+            if names & {getattr(base, "id", None) for base in node.bases}
+        }
+        if found <= names:
+            break
+        names |= found
+    return [(path, node) for path, node in classes if node.name in found]
+
+
+def test_every_field_of_a_configuration_has_a_description():
+    missing = []
+    for path, node in configurations():
+        for field, following in zip(node.body, [*node.body[1:], ast.Pass()], strict=True):
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            written = ast.unparse(field.annotation)
+            # a tag has one value, of which the class says what it is
+            if re.match(r"ClassVar|Literal\[[^,]*\]$", written):
+                continue
+            if not isinstance(following, ast.Expr):
+                missing.append(f"{path.relative_to(ROOT)}: {node.name}.{field.target.id}")
+    assert not missing
+    assert len(configurations()) > 60
+
+
 def test_contracts_name_every_core():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     independent = next(c for c in contracts["contracts"] if c["type"] == "independence")

@@ -11,7 +11,19 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 # What stands outside docs/ and is linked to.
-OUTSIDE = ("*.md", "LICENSE", "CITATION.cff", "configs/**/*.yaml", "configs/schema.json")
+OUTSIDE = (
+    "*.md",
+    "LICENSE",
+    "CITATION.cff",
+    "configs/**/*.yaml",
+    "configs/schema.json",
+    "fwrl/*.py",
+    "fwrl/*/__init__.py",
+    "fwrl/cli/run_config.py",
+    "agents/*.py",
+    "envs/*.py",
+    "tests/test_learning.py",
+)
 KINDS = {".md", ".png", ".csv", ".json", ".yaml", ".css"}
 
 

@@ -91,6 +91,7 @@ class AlgorithmicSettings(Settings):
     validation_examples: PositiveInt = 1_000
     """That choose the weights which are tested."""
     test_examples: PositiveInt = 1_000
+    """On which the weights that validation chose are measured."""
     evaluate_every: PositiveInt = 157
     """Updates between two validations."""
 

@@ -55,6 +55,7 @@ class CatbabiSettings(Settings):
     held_out: PositiveInt = 50
     """Of each synthetic family for validation, and as many for the test."""
     stack: StackConfig = StackConfig(width=96, layers=1)
+    """The layers around each memory."""
     heads: PositiveInt = 4
     """Of fast weights and attention."""
     memory_size: PositiveInt = 16
@@ -68,6 +69,7 @@ class CatbabiSettings(Settings):
     training: TrainingConfig = TrainingConfig(
         steps=2000, optimizer="adam", learning_rate=1e-3, schedule="constant"
     )
+    """Of the steps, the optimiser and the learning rate."""
     evaluate_every: NonNegativeInt = 250
     """Updates between two validations; 0: none."""
     test_batch_size: PositiveInt = 32

@@ -46,6 +46,7 @@ class FavorSettings(Settings):
     )
 
     feature_maps: tuple[Map, ...] = ("favor_trigonometric", "favor", "favor_hyperbolic")
+    """Random features, by their names in ``fwrl list features``."""
     directions: tuple[Directions, ...] = (
         "independent",
         "orthogonal",

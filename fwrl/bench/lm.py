@@ -78,12 +78,14 @@ class LanguageModelSettings(Settings):
     test_bytes: PositiveInt | None = None
     """Of the test text, at most."""
     model: LanguageModelConfig = LanguageModelConfig()
+    """Sizes of the model around each memory."""
     heads: PositiveInt = 4
     """Of the memories that have heads."""
     equal_parameters: bool = True
     """Whether ``model.feed_forward`` holds for the method ``sum`` only, and the others get the
     width that makes their parameters as many as they can be."""
     training: TrainingConfig = TrainingConfig()
+    """Updates, batches, optimiser and learning rate."""
     length: PositiveInt = 256
     """Tokens in a segment; the window of attention."""
     evaluations: NonNegativeInt = 10

@@ -96,6 +96,7 @@ class MetaRLSettings(Settings):
     reward_scale: float = Field(default=1.0, gt=0)
     """What the learner makes of rewards; the curves are without it."""
     ppo: PPOConfig = PPOConfig.model_validate(A2C)
+    """The algorithm; the published one is advantage actor-critic: PPO with one update."""
 
     @field_validator("methods")
     @classmethod

@@ -36,12 +36,17 @@ class RecallSettings(Settings):
     memories: tuple[str, ...] = EVERY_CORE
     """By their names in the figure."""
     widths: tuple[PositiveInt, ...] = (16, 32, 64)
+    """Of the stack; every memory is trained at each."""
     layers: PositiveInt = 1
+    """Of the stack."""
     fast_weights: FastWeightSizes = FastWeightSizes()
+    """Sizes of the memories of kind ``fast_weight``."""
     task: Annotated[Task, Field(discriminator="kind")] = RecallConfig()
+    """The sequences, by ``kind``: ``latest_value`` or ``multi_query``."""
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()
     """Lengths and numbers of pairs of a multi-query task; none: those that it has."""
     training: TrainingConfig = TrainingConfig()
+    """Updates, batches, optimiser and learning rate."""
     learning_rates: tuple[PositiveFloat, ...] = ()
     """Each is tried, and the figure shows the best of each memory; none: that of the training."""
     answers: PositiveInt = 16_384

@@ -45,6 +45,7 @@ class FastWeightSizes(Config):
     """What all fast weights share, so that those of equal sizes can be compared."""
 
     heads: PositiveInt = 4
+    """Heads, each with fast weights of its own; a divisor of the width unless sizes are given."""
     key_features: PositiveInt | None = None
     """Of each head, after the feature map; None: what the map makes of the width divided by the
     heads, which is more for dpfp and favor than for the others."""

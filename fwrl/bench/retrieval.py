@@ -68,6 +68,7 @@ class RetrievalSettings(Settings):
     sizes: tuple[PositiveInt, ...] = tuple(range(20, 601, 20))
     """S: how many keys, and how many values, there are."""
     seeds: tuple[int, ...] = (1,)
+    """Each point is measured once with each."""
     key_size: int = Field(default=64, ge=2)
     """Of keys and queries before the feature map."""
     max_steps: PositiveInt = 100_000

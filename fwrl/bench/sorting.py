@@ -42,7 +42,9 @@ class SortingSettings(Settings):
     symbols: PositiveInt = 10
     """How many different ones."""
     stack: StackConfig = StackConfig(width=64, layers=2)
+    """The layers around each memory."""
     heads: PositiveInt = 4
+    """Of fast weights and attention; a divisor of the stack's width."""
     window: PositiveInt = 32
     """How many times the infinite-former is left with when a segment leaves its window."""
     segment: PositiveInt = 32
@@ -56,6 +58,7 @@ class SortingSettings(Settings):
     backpropagated: PositiveInt = 64
     """Times at the end through which the gradient flows, the answers among them."""
     training: TrainingConfig = TrainingConfig()
+    """Updates, batches, optimiser and learning rate."""
     test_sequences: PositiveInt = 800
     """To measure on; never trained on."""
 

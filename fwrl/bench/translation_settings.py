@@ -96,6 +96,7 @@ class TranslationSettings(Settings):
     accumulation: PositiveInt = 1
     """Batches per update."""
     width: PositiveInt = 128
+    """Of embeddings and of the streams of encoder and decoder; a multiple of the heads."""
     heads: PositiveInt = 4
     """Of every attention and of the decoder's memory, if it has heads."""
     layers: PositiveInt = 2
@@ -103,6 +104,7 @@ class TranslationSettings(Settings):
     feed_forward: PositiveInt | None = None
     """Hidden units; None: twice the width."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    """The share of embeddings and of what is added to the stream that training drops."""
     cross_attention: Literal["same", "softmax"] = "same"
     """Whether the decoder reads the source by the method's feature map, if it has one."""
     redraw_every: NonNegativeInt = 1
@@ -116,6 +118,7 @@ class TranslationSettings(Settings):
     training: TrainingConfig = TrainingConfig(
         optimizer="adam", betas=(0.9, 0.98), epsilon=1e-9, weight_decay=0.0
     )
+    """Updates, optimiser and learning rate; ``max_tokens`` is the size of a batch."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TranslationSettings":

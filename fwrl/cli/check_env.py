@@ -27,6 +27,7 @@ class _Environments(Config):
     """The part of a run's configuration that is checked."""
 
     env: EnvConfig
+    """The environments."""
 
 
 def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConfig:

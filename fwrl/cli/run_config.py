@@ -23,8 +23,9 @@ class EvaluationConfig(Config):
     every_steps: int = Field(default=100_000, ge=1)
     """Environment steps from one evaluation to the next."""
     episodes: int = Field(default=20, ge=1)
-    """In each evaluation."""
+    """Episodes of each evaluation."""
     num_envs: int = Field(default=10, ge=1)
+    """Environments that are stepped together in an evaluation."""
     deterministic: bool = True
     """The most probable action; otherwise a sample, as in training."""
     film_steps: int = Field(default=0, ge=0)
@@ -58,20 +59,29 @@ class RunConfig(Config):
     }
 
     env: EnvConfig
+    """The environments to train on, of kind ``gymnasium`` unless ``kind`` says otherwise."""
     core: CoreConfig = FastWeightConfig()
+    """The memory, of kind ``fast_weight`` unless ``kind`` says otherwise."""
     stack: StackConfig = StackConfig()
+    """The layers around the memory."""
     encoder: EncoderConfig = EncoderConfig()
+    """What makes features of observations, and of the last action and reward."""
     reward: RewardConfig = RewardConfig()
+    """What the learner makes of rewards."""
     ppo: PPOConfig = PPOConfig()
+    """The algorithm: rollouts, updates and losses."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Evaluations during training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is saved, when, and how a run continues."""
     total_steps: int = Field(ge=1)
     """Environment steps, over all environments of all processes."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of parameters, environments and sampled actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes CUDA where there is some."""
     num_threads: int = Field(default=1, ge=1, le=2**10)
-    """Of PyTorch on the CPU. Small recurrent work is fastest on one."""
+    """Threads of PyTorch on the CPU. Small recurrent work is fastest on one."""
 
     @property
     def policy(self) -> PolicyConfig:

@@ -37,6 +37,8 @@ class AGaLiTeConfig(Config):
     )
     kind: Literal["agalite"] = "agalite"
     heads: Count = 4
+    """Heads, each with a memory of its own; a divisor of the input size unless ``head_size`` is
+    given."""
     head_size: Size | None = None
     """V, of keys, queries and values before the features; None: the input size by the heads."""
     features: Size = 8

@@ -32,6 +32,7 @@ class DeltaDeltaConfig(Config):
     )
     kind: Literal["delta_delta"] = "delta_delta"
     heads: Count = 4
+    """Heads, each with two memories of its own; a divisor of the input size."""
     learned_initial_state: bool = False
     """Whether the first memory begins with weights that are learned, in place of zeros."""
     scale_output: bool = False

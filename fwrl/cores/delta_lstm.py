@@ -27,6 +27,7 @@ class DeltaLSTMConfig(Config):
     )
     kind: Literal["delta_lstm"] = "delta_lstm"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size."""
     version: Literal[1, 2, 3, 4] = 4
     """4 reads back softmax(h), and its update is linear; 2 squashes the update to (0, 1); 3 is 2
     and adds what the update's feed-forward memory read to h; 1 squashes the update, reads h back as

@@ -35,6 +35,7 @@ class DeltaMLPConfig(Config):
     )
     kind: Literal["delta_mlp"] = "delta_mlp"
     heads: Count = 4
+    """Heads, each with a fast network of its own; a divisor of the input size."""
     blocks: Count = 1
     """Of two fast layers each."""
     expansion: Size = 4

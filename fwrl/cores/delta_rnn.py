@@ -23,6 +23,7 @@ class DeltaRNNConfig(Config):
     )
     kind: Literal["delta_rnn"] = "delta_rnn"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size."""
     version: Literal[1, 2] = 2
     """1 squashes the sum, y <- softmax(q W + y R); 2 only what is read back."""
     feature_map: Literal["elu_plus_one", "softmax"] = "elu_plus_one"

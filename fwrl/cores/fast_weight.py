@@ -46,6 +46,8 @@ class FastWeightConfig(Config):
     )
     kind: Literal["fast_weight"] = "fast_weight"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size unless ``key_size`` and
+    ``value_size`` are given."""
     key_size: Size | None = None
     """Of each head, before the feature map; None: the input size divided by the heads."""
     value_size: Size | None = None

@@ -25,7 +25,7 @@ class GRUConfig(Config):
     )
     kind: Literal["gru"] = "gru"
     hidden_size: Size | None = None
-    """None: the input size."""
+    """Hidden units, the size of state and output; None: the input size."""
 
     def build(self, input_size: int) -> "GRU":
         """The core for inputs of this size."""

@@ -33,6 +33,7 @@ class GTrXLConfig(Config):
     )
     kind: Literal["gtrxl"] = "gtrxl"
     heads: Count = 4
+    """Attention heads; a divisor of the input size."""
     window: Size = 64
     """How many times are seen, the present one included."""
     positions: Positions = "relative"

@@ -38,6 +38,7 @@ class InfiniteFormerConfig(Config):
     )
     kind: Literal["infinite_former"] = "infinite_former"
     heads: Count = 4
+    """Attention heads; a divisor of the input size."""
     window: Size = 32
     """How many times the short-term memory is left with when a segment leaves it."""
     segment: Size = 16

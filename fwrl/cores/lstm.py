@@ -24,7 +24,7 @@ class LSTMConfig(Config):
     )
     kind: Literal["lstm"] = "lstm"
     hidden_size: Size | None = None
-    """None: the input size."""
+    """Hidden units, the size of the output; None: the input size."""
     forget_bias: float = 1.0
     """Added to the forget gate, which so begins open (Jozefowicz et al. 2015)."""
 

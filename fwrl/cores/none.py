@@ -19,7 +19,7 @@ class NoMemoryConfig(Config):
     )
     kind: Literal["none"] = "none"
     hidden_size: Size | None = None
-    """None: twice the input size."""
+    """Hidden units; None: twice the input size."""
 
     def build(self, input_size: int) -> "NoMemory":
         """The core for inputs of this size."""

@@ -29,6 +29,7 @@ class RecurrentDeltaConfig(Config):
     )
     kind: Literal["recurrent_delta"] = "recurrent_delta"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size."""
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 

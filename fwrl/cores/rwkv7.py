@@ -35,6 +35,7 @@ class RWKV7Config(Config):
     )
     kind: Literal["rwkv7"] = "rwkv7"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size."""
     rank: Size = 16
     """Units of the bottlenecks through which decays and removal rates come."""
 

@@ -29,6 +29,7 @@ class SlowRNNConfig(Config):
     )
     kind: Literal["slow_rnn"] = "slow_rnn"
     heads: Count = 4
+    """Heads, each with fast weights of its own; a divisor of the input size."""
     forget_bias: float = 0.0
     """Added to the LSTM's forget gate; the published code adds nothing."""
     scale_output: bool = False

@@ -24,6 +24,7 @@ class WindowAttentionConfig(Config):
     )
     kind: Literal["window_attention"] = "window_attention"
     heads: Count = 4
+    """Attention heads; a divisor of the input size."""
     window: Size = 64
     """How many times are seen, the present one included."""
     positions: Positions = "rotary"

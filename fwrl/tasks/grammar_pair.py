@@ -33,8 +33,11 @@ class GrammarPairConfig(LanguagesConfig):
     """The languages, and how many different sentences of them there are."""
 
     train: PositiveInt = 40_000
+    """Sentences to train on."""
     valid: PositiveInt = 500
+    """Sentences for validation."""
     test: PositiveInt = 1000
+    """Sentences for the test."""
 
 
 def grammar_pair(config: GrammarPairConfig, generator: np.random.Generator) -> Splits:

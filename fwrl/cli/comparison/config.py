@@ -47,6 +47,7 @@ class ComparisonConfig(Config):
     columns: dict[str, tuple[str, ...]] = Field(min_length=1)
     """The columns of the table: ``KEY=VALUE`` overrides, by name. They come after a task's own."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
+    """Every column is trained on every task with each."""
     total_steps: PositiveInt | None = None
     """Environment steps of every run; None: as many as each task's configuration says."""
     score: Score = "eval/mean_reward"

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fwrl.cli.run_config import RunConfig
 from fwrl.cli.run_directory import find_config
@@ -23,7 +23,9 @@ class Dimension(Config):
     """The values of one key: ``choices``, or a range. The range of two integers holds integers."""
 
     choices: tuple[Choice, ...] | None = None
+    """The values themselves; not together with a range."""
     low: int | float | None = None
+    """The least value of a range; it can itself be chosen."""
     high: int | float | None = None
     """Can itself be chosen."""
     step: int | float | None = Field(default=None, gt=0)
@@ -70,7 +72,7 @@ class PrunerConfig(Config):
     """Of ``median``: the trials that end before any is pruned."""
     warmup_steps: NonNegativeInt = 0
     """Of ``median``: environment steps of a trial before which it is not pruned."""
-    reduction: PositiveFloat = Field(default=3.0, ge=2)
+    reduction: float = Field(default=3.0, ge=2)
     """Of ``hyperband``: one of so many goes on."""
 
 
@@ -92,6 +94,7 @@ class TuningConfig(Config):
     metric: Literal["eval/mean_reward", "eval/iqm", "eval/success_rate"] = "eval/mean_reward"
     """What shall be high: of the last evaluation in training."""
     pruner: PrunerConfig = PrunerConfig()
+    """When a trial that does badly is stopped."""
     sampler_seed: NonNegativeInt = 0
     """Of what suggests values; a storage that is shared is suggested to differently each time."""
 
