@@ -33,10 +33,10 @@ TABLE = "metrics.csv"
 METRICS: dict[str, str] = {
     "rollout/ep_rew_mean": "mean return of the last 100 training episodes, of unclipped rewards",
     "rollout/ep_len_mean": "mean length of the last 100 training episodes, in steps",
-    "rollout/success_rate": "share of these that succeeded, if the environment reports it for any",
+    "rollout/success_rate": "share of these that succeeded, if any is reported to",
     "eval/mean_reward": "mean return of an evaluation, on separate environments and seeds",
     "eval/mean_ep_length": "mean length of its episodes, in steps",
-    "eval/success_rate": "share of its episodes that succeeded, if the environment reports it for any",
+    "eval/success_rate": "share of its episodes that succeeded, if any is reported to",
     "eval/iqm": "interquartile mean of its returns",
     "eval/ci_low": "lower end of the 95 % bootstrap interval of the interquartile mean",
     "eval/ci_high": "upper end of that interval",
