@@ -114,6 +114,21 @@ def test_what_is_there_is_not_measured_again(squares, command):
     assert squares.drawn == [2, 8, 10]
 
 
+def test_drawing_again_does_not_claim_to_have_measured(squares, command):
+    command("squares", "--out", "here", "--jobs", 1, "numbers=[2, 3]")
+    first = json.loads(Path("here/results.json").read_text())
+    Path("here/squares.png").unlink()
+    Path("here/results.json").write_text(json.dumps(first | {"machine": {"processor": "other"}}))
+    command("squares", "--out", "here", "numbers=[3]")
+    again = json.loads(Path("here/results.json").read_text())
+    assert Path("here/squares.png").exists()
+    assert again["command"] == first["command"]
+    assert again["machine"] == {"processor": "other"}
+    assert again["rows"][0] == first["rows"][2]
+    command("squares", "--out", "here", "--jobs", 1, "numbers=[4]")
+    assert json.loads(Path("here/results.json").read_text())["machine"] == first["machine"]
+
+
 def test_other_settings_are_refused_in_a_folder(squares, command):
     command("squares", "--out", "here", "--jobs", 1, "numbers=[2]")
     code, _, err = command("squares", "--out", "here", "offset=5")
