@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -98,6 +99,10 @@ def test_what_a_folder_receives(squares, command):
     assert document["settings"]["numbers"] == [1, 2, 3]
     assert document["machine"]["processors"] >= 1
     assert "torch" in document["versions"]
+    # the system, but not the build of its kernel
+    for told in (document["versions"], document["machine"]):
+        assert told["platform"].startswith(f"{platform.system()} {platform.machine()}")
+        assert platform.release() not in told["platform"]
     assert Path("here/squares.png").read_bytes() == b"a picture"
     assert "offset: 0" in Path("here/config.yaml").read_text()
 

@@ -136,7 +136,8 @@ def _draw_curves(
     left.set_xlabel("environment steps")
     left.xaxis.set_major_formatter(EngFormatter())
     right.set_xlabel("seconds of training")
-    left.set_ylabel(metric)
+    training = "mean return of training episodes"
+    left.set_ylabel(training if comparison.score == "mmer" else comparison.score_in_words)
     for axes in (left, right):
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
