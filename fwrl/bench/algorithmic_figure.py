@@ -9,9 +9,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.legend import legend_below
 from fwrl.bench.palette import GREY, colours_of
 
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
@@ -58,12 +58,7 @@ def draw_accuracies(
         _draw_validations(right, colours, ours, labels)
         left.set_title(f"{labels.title}, {setting}", loc="left", fontsize=10.5)
         _draw_baseline([left.axvline, right.axhline], ours, labels)
-        if left.get_legend_handles_labels()[1]:
-            below = left.transAxes + ScaledTranslation(0, -0.5, figure.dpi_scale_trans)
-            left.legend(
-                fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below,
-                borderaxespad=0, ncols=2, frameon=False,
-            )  # fmt: skip
+        legend_below(left)
         right.set_title("while training, on other examples", loc="left", fontsize=10.5)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)

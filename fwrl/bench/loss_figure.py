@@ -9,9 +9,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.transforms import ScaledTranslation
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.legend import legend_below
 from fwrl.bench.palette import GREY, colours_of
 
 MARKERS = "os^DvP"
@@ -101,17 +101,7 @@ def _draw_panel(
     axes.tick_params(labelbottom=True, labelleft=True)
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    # at one distance from the axis, however high it is
-    below = axes.transAxes + ScaledTranslation(0, -0.5, axes.figure.dpi_scale_trans)
-    axes.legend(
-        fontsize=9,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        bbox_transform=below,
-        borderaxespad=0,
-        ncols=2,
-        frameon=False,
-    )
+    legend_below(axes)
 
 
 def _inside(losses: Sequence[float]) -> list[float]:

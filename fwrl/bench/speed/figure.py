@@ -15,9 +15,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.legend import legend_below
 from fwrl.bench.palette import COLOURS
 from fwrl.bench.speed.peers import CELL_LOOP
 
@@ -221,17 +221,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if count > 1 or notes:
-        below = ScaledTranslation(0, -0.52, axes.figure.dpi_scale_trans)
-        axes.legend(
-            fontsize=9,
-            loc="upper center",
-            bbox_to_anchor=(0.4, 0.0),
-            bbox_transform=axes.transAxes + below,
-            borderaxespad=0.0,
-            ncols=2,
-            frameon=False,
-        )
+    legend_below(axes)
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
