@@ -168,7 +168,7 @@ def _draw_scores(
     figure, grid = plt.subplots(
         down,
         across,
-        figsize=(1.2 + 3.2 * across, (0.9 + 0.28 * len(styles)) * down),
+        figsize=(1.4 + 2.55 * across, (0.9 + 0.28 * len(styles)) * down),
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -178,7 +178,8 @@ def _draw_scores(
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.set_xlabel(panel.label, fontsize=9)
         if panel.chance is not None:
-            axes.axvline(panel.chance, color=GREY, linestyle=":", linewidth=1.2, label="chance")
+            axes.set_xlabel(f"{panel.label}; dotted: chance", fontsize=9)
+            axes.axvline(panel.chance, color="black", linestyle=":", linewidth=1.4)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.savefig(file, dpi=150)
