@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = ["#1f4e9c", "#c2571a", "#3a7d44", "#7a4fa3", "#8a8a8a", "#b8860b"]
+from fwrl.bench.palette import colours_of
+
+# Metrics by what they are; others are called as they are in metrics.csv.
+LABELS = {
+    "rollout/ep_rew_mean": "mean training return",
+    "eval/mean_reward": "mean return of evaluations",
+    "eval/success_rate": "share of successful evaluations",
+}
 
 
 def read(run: Path, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -30,18 +37,19 @@ def main() -> None:
     """One line per label."""
     out, metric, *labels = sys.argv[1:]
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    for colour, argument in zip(COLOURS, labels, strict=False):
-        label, _, runs = argument.partition("=")
+    runs_of = {label: runs for label, _, runs in (each.partition("=") for each in labels)}
+    colours = colours_of(list(runs_of))
+    for label, runs in runs_of.items():
         curves = [read(Path(run), metric) for run in runs.split(",")]
         steps = curves[0][0]
         values = np.stack([np.interp(steps, *curve) for curve in curves])
-        axes.plot(steps, values.mean(0), color=colour, label=label, linewidth=1.8)
+        axes.plot(steps, values.mean(0), color=colours[label], label=label, linewidth=1.8)
         if len(curves) > 1:
             axes.fill_between(
-                steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0
+                steps, values.min(0), values.max(0), color=colours[label], alpha=0.15, linewidth=0
             )
     axes.set_xlabel("environment steps")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(LABELS.get(metric, metric))
     axes.xaxis.set_major_formatter(mpl.ticker.EngFormatter())
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -98,6 +99,10 @@ def test_what_a_folder_receives(squares, command):
     assert document["settings"]["numbers"] == [1, 2, 3]
     assert document["machine"]["processors"] >= 1
     assert "torch" in document["versions"]
+    # the system, but not the build of its kernel
+    for told in (document["versions"], document["machine"]):
+        assert told["platform"].startswith(f"{platform.system()} {platform.machine()}")
+        assert platform.release() not in told["platform"]
     assert Path("here/squares.png").read_bytes() == b"a picture"
     assert "offset: 0" in Path("here/config.yaml").read_text()
 
@@ -112,6 +117,21 @@ def test_what_is_there_is_not_measured_again(squares, command):
     command("squares", "--out", "here", "--jobs", 1, "numbers=[3]")
     assert [row["number"] for row in read_rows(Path("here/results.csv"))[::2]] == [3, 1, 2, 1, 2]
     assert squares.drawn == [2, 8, 10]
+
+
+def test_drawing_again_does_not_claim_to_have_measured(squares, command):
+    command("squares", "--out", "here", "--jobs", 1, "numbers=[2, 3]")
+    first = json.loads(Path("here/results.json").read_text())
+    Path("here/squares.png").unlink()
+    Path("here/results.json").write_text(json.dumps(first | {"machine": {"processor": "other"}}))
+    command("squares", "--out", "here", "numbers=[3]")
+    again = json.loads(Path("here/results.json").read_text())
+    assert Path("here/squares.png").exists()
+    assert again["command"] == first["command"]
+    assert again["machine"] == {"processor": "other"}
+    assert again["rows"][0] == first["rows"][2]
+    command("squares", "--out", "here", "--jobs", 1, "numbers=[4]")
+    assert json.loads(Path("here/results.json").read_text())["machine"] == first["machine"]
 
 
 def test_other_settings_are_refused_in_a_folder(squares, command):

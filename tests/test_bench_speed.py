@@ -1,14 +1,17 @@
 """``fwrl bench speed``: that what is compared is equal work, and that the table says what was."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from envs import GymnasiumConfig, make_envs
 from envs.sb3 import to_sb3
 from fwrl.bench.results import read_rows
 from fwrl.bench.speed import BENCHMARK, MEASUREMENTS, kernels, points, training
+from fwrl.bench.speed.figure import draw_ratios
 from fwrl.bench.speed.kernels import ODD_LENGTHS, kernels_of, outcome, parity_failure, problem
 from fwrl.bench.speed.lstm_ppo import LSTMPPO
 from fwrl.bench.speed.settings import GROUPS, SpeedSettings
@@ -17,6 +20,7 @@ from fwrl.cli import main
 from fwrl.kernels import KERNELS
 
 CPU = torch.device("cpu")
+STORED = Path(__file__).parent.parent / "docs/results/speed/results.csv"
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -181,6 +185,21 @@ def test_groups_are_added_to_what_is_there(agreeing, monkeypatch, capsys, tmp_pa
     code, out = run(monkeypatch, capsys, "--out", tmp_path, "--jobs", 2)
     assert code == 2
     assert "speed measures times, one at a time" in out
+
+
+def test_the_figures_of_what_is_stored(tmp_path):
+    rows = read_rows(STORED)
+    draw_ratios(rows, tmp_path / "speed.png")
+    names = ["speed.png", "speed_kernels.png", "speed_lengths.png", "speed_shares.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    for name in names:
+        height, width, _ = imread(tmp_path / name).shape
+        # text would be too small where a wider one is fitted into a page
+        assert width <= 1100
+        assert height <= 1400
+    (tmp_path / "one").mkdir()
+    draw_ratios([row for row in rows if row["group"] == "acting"], tmp_path / "one/speed.png")
+    assert [file.name for file in (tmp_path / "one").iterdir()] == ["speed_lengths.png"]
 
 
 def test_settings():

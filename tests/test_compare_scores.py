@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from agents.evaluation import interquartile_mean, stratified_interval
+from fwrl.bench.palette import colours_of
 from fwrl.cli.comparison.config import ComparisonConfig, Run, load_comparison, runs_of
 from fwrl.cli.comparison.figures import band, draw, draw_transfer
 from fwrl.cli.comparison.scores import (
@@ -171,6 +172,41 @@ def test_what_other_environments_give_stands_behind_the_scores(tmp_path):
     picture = imread(file)[..., :3]
     for colour in (mpl.colormaps["Blues"](0.0), mpl.colormaps["Blues"](1.0), (1, 1, 1)):
         assert (np.abs(picture - colour[:3]) < 0.02).all(-1).sum() > 2_000
+
+
+def test_zero_looks_like_no_guess(tmp_path):
+    task = {"config": "quickstart.yaml", "range": [0.5, 1.0], "chance": 0.5}
+    chosen = comparison(
+        tasks={"one": task, "two": task},
+        transfer={"far": ["env.num_envs=1"]},
+        transfer_label="squares",
+    )
+    found = [
+        {**row("one", "gru", 0, 0.5), "transfer": "far"},
+        {**row("two", "gru", 0, 0.0), "transfer": "far"},
+    ]
+    assert "| squares | gru |" in markdown(chosen, ROWS, found, 0)
+    files = draw_transfer(chosen, found, tmp_path)
+    # half as dark in both as what is right
+    for file, share in zip(files, (0.5, 0.0), strict=True):
+        colour = mpl.colormaps["Blues"](share)[:3]
+        assert (np.abs(imread(file)[..., :3] - colour) < 0.02).all(-1).sum() > 2_000
+
+
+def test_a_point_of_one_seed_is_hollow(tmp_path):
+    tasks = {
+        name: {"config": "quickstart.yaml", "chance": 0.0, "published": {"GRU": 2.0}}
+        for name in ("one", "two")
+    }
+    chosen = comparison(tasks=tasks, columns={"delta": []}, published_label="published (MMER)")
+    rows = [row("one", "delta", 0, 5.0), row("two", "delta", 0, 10.0)]
+
+    def filled(of):
+        draw(chosen, [], of, tmp_path)
+        blue = mpl.colors.to_rgb(colours_of(["delta"])["delta"])
+        return (np.abs(imread(tmp_path / "tasks.png")[..., :3] - blue) < 0.02).all(-1).sum()
+
+    assert filled(rows) + 50 < filled([*rows, *(each | {"seed": 1} for each in rows)])
 
 
 def write_metrics(directory, rows):

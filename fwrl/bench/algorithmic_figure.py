@@ -1,7 +1,6 @@
 """The figure of code execution and ListOps: accuracies as bars, and how they grew in training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +11,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.legend import legend_below
+from fwrl.bench.palette import GREY, colours_of
 
-COLOURS = ["#0072b2", "#d55e00", "#b8860b", "#009e73", "#7a4fa3", "#cc5fa0", "#4d4d4d", "#3aa5d9"]
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
 class Labels(NamedTuple):
@@ -22,14 +23,14 @@ class Labels(NamedTuple):
     title: str
     # the column that parts the panels, such as "depth"
     panel: str
+    # a panel in words, such as "depth {}"
+    setting: str
     # what an accuracy is the share of
     accuracy: str
     # another column of the tests, and what it is called: a mark on each bar
     mark: tuple[str, str] | None
     # the same, of what knowing nothing gives: a line across all bars
     baseline: tuple[str, str] | None
-    # whose marks the grey ones are
-    published: str
 
 
 def draw_accuracies(
@@ -37,28 +38,31 @@ def draw_accuracies(
 ) -> None:
     """A line of two panels for each difficulty: the tests, and the validations before them.
 
-    Where a difficulty was not published, the figures of those that were stand in their place.
+    Args:
+        rows: Of tests and validations.
+        published: Those of the same task; each is beside ours of the same method and difficulty.
+        labels: What things are called.
+        path: Of the PNG file.
     """
     panels = sorted({int(row[labels.panel]) for row in rows})
-    methods = list(dict.fromkeys(str(row["method"]) for row in [*rows, *published]))
-    colours = dict(zip(methods, cycle(COLOURS), strict=False))
+    colours = colours_of(list(dict.fromkeys(str(row["method"]) for row in rows)))
+    high = max(1.7 + 0.45 * len(colours), 3.4)
     figure, axes = plt.subplots(
-        len(panels), 2, figsize=(10, 4.4 * len(panels)), squeeze=False, layout="constrained"
+        len(panels), 2, figsize=(9.2, high * len(panels)), squeeze=False, layout="constrained"
     )
     for panel, (left, right) in zip(panels, axes, strict=True):
         ours = [row for row in rows if row[labels.panel] == panel]
         known = [row for row in published if row[labels.panel] == panel]
-        _draw_tests(left, colours, ours, known or published, labels)
+        setting = labels.setting.format(panel)
+        _draw_tests(left, colours, ours, known, labels)
         _draw_validations(right, colours, ours, labels)
-        left.set_title(f"{labels.title}, {labels.panel} {panel}", loc="left", fontsize=10.5)
+        left.set_title(f"{labels.title}, {setting}", loc="left", fontsize=10.5)
         _draw_baseline([left.axvline, right.axhline], ours, labels)
-        left.legend(
-            fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False
-        )
-        right.set_title("in training, on examples of their own", loc="left", fontsize=10.5)
+        legend_below(left)
+        right.set_title("while training, on other examples", loc="left", fontsize=10.5)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
@@ -69,28 +73,28 @@ def _draw_tests(
     published: Sequence[Row],
     labels: Labels,
 ) -> None:
-    """A bar for each memory, a dot for each seed, and the published figures in grey."""
+    """A bar for each memory that was tested, a dot for each seed, the published figure in grey."""
     tests = [row for row in rows if "accuracy" in row]
-    shown = {str(row["method"]) for row in [*tests, *published]}
-    methods = [method for method in colours if method in shown]
+    methods = [method for method in colours if any(row["method"] == method for row in tests)]
     marks: list[tuple[float, int]] = []
     for place, method in enumerate(methods):
         own = [row for row in tests if row["method"] == method]
         seeds = [float(row["accuracy"]) for row in own]
-        if seeds:
-            mean = sum(seeds) / len(seeds)
-            axes.barh(place, mean, height=0.62, color=colours[method], alpha=0.85)
-            axes.text(mean + 0.012, place - 0.17, f"{mean:.3f}", va="center", fontsize=8.5)
+        mean = sum(seeds) / len(seeds)
+        axes.barh(place, mean, height=0.62, color=colours[method], alpha=0.85)
+        axes.text(mean + 0.015, place - 0.17, f"{mean:.3f}", va="center", fontsize=9, bbox=BOX)
         if len(seeds) > 1:
             axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
         if labels.mark:
             marks += [(float(row[labels.mark[0]]), place) for row in own]
-    theirs = [(float(row["accuracy"]), methods.index(str(row["method"]))) for row in published]
-    _draw_marks(axes, theirs, "D", "#666666", labels.published)
-    here = {row[labels.panel] for row in rows}
-    for row, (accuracy, place) in zip(published, theirs, strict=True):
-        if row[labels.panel] not in here:
-            axes.text(accuracy, place + 0.44, str(row[labels.panel]), ha="center", fontsize=7.5)
+    theirs = [
+        (float(row["accuracy"]), methods.index(str(row["method"])))
+        for row in published
+        if row["method"] in methods
+    ]
+    if theirs:
+        setting = labels.setting.format(published[0][labels.panel])
+        _draw_marks(axes, theirs, "D", GREY, f"published ({setting})")
     if labels.mark:
         _draw_marks(axes, marks, "|", "black", labels.mark[1])
     axes.set_yticks(range(len(methods)), methods)
@@ -98,6 +102,7 @@ def _draw_tests(
     axes.set_xlim(0, 1.1)
     axes.set_xlabel(f"share of {labels.accuracy}")
     axes.grid(alpha=0.2, axis="x")
+    axes.set_axisbelow(True)
 
 
 def _draw_marks(
@@ -113,6 +118,9 @@ def _draw_marks(
         markerfacecolor="white",
         markeredgecolor=colour,
         markeredgewidth=1.4,
+        # whole at 0
+        clip_on=False,
+        zorder=3,
         label=label,
     )
 
@@ -149,7 +157,7 @@ def _draw_validations(
     axes.set_ylabel(f"share of {labels.accuracy}")
     axes.grid(alpha=0.2)
     if named:
-        axes.legend(fontsize=8.5, frameon=False)
+        axes.legend(fontsize=9, frameon=False)
 
 
 def _step(row: Row) -> int:

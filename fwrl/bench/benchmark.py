@@ -56,7 +56,8 @@ class Benchmark(NamedTuple):
     points: Callable[[Any], list[Row]]
     # measures one point; it may keep checkpoints in a folder that is its own
     measure: Callable[[Any, Row, Path], Measurement]
-    # draws all rows that there are into a PNG file; some points may be missing
+    # draws all rows that there are into a PNG file, some points may be missing; the names of more
+    # files begin with that of the first
     draw: Callable[[Any, list[Row], Path], None]
     # the figures of the papers
     published: Sequence[Row] = ()

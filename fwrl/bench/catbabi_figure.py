@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 
 from fwrl.bench.benchmark import Row
 
-# Label, colour, marker.
+# Label, colour (of the family in the palette), marker.
 STYLES = {
-    "fast_weight_memory": ("fast weight memory", "#d55e00", "o"),
-    "lstm": ("LSTM", "#0072b2", "s"),
-    "delta": ("fast weights, delta", "#009e73", "D"),
-    "gated_delta": ("fast weights, gated delta", "#7a4fa3", "P"),
-    "sum": ("fast weights, sum", "#b8860b", "v"),
-    "window_attention": ("windowed attention", "#cc5fa0", "^"),
+    "fast_weight_memory": ("fast weight memory", "#3aa5d9", "o"),
+    "lstm": ("LSTM", "#cc5fa0", "s"),
+    "delta": ("fast weights, delta", "#0072b2", "D"),
+    "gated_delta": ("fast weights, gated delta", "#009e73", "P"),
+    "sum": ("fast weights, sum", "#d55e00", "v"),
+    "window_attention": ("windowed attention", "#7a4fa3", "^"),
     "none": ("no memory", "#4d4d4d", "X"),
     "question_alone": ("the question alone", "#777777", "|"),
 }

@@ -1,8 +1,10 @@
-"""The figure of ``fwrl bench favor``: errors of attention above, of the kernel below."""
+"""The figure of ``fwrl bench favor``: errors of attention above, of the kernel below.
+
+A column for each kind of directions, a colour for each map.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import matplotlib as mpl
 
@@ -12,18 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.palette import GREY
 
+# What a line is called, its colour and its marker.
 MAPS = {
-    "favor_trigonometric": ("trigonometric", "#d55e00"),
-    "favor": ("positive", "#0072b2"),
-    "favor_hyperbolic": ("hyperbolic", "#009e73"),
+    "favor_trigonometric": ("trigonometric", "#d55e00", "o"),
+    "favor": ("positive", "#0072b2", "s"),
+    "favor_hyperbolic": ("hyperbolic", "#009e73", "^"),
 }
-# What a line is called, its form and its marker.
-DIRECTIONS: dict[str, tuple[str, Literal["--", "-", ":"], str]] = {
-    "independent": ("independent", "--", "o"),
-    "orthogonal": ("orthogonal", "-", "s"),
-    "orthogonal_regularised": ("orthogonal, equal lengths", ":", "^"),
+DIRECTIONS = {
+    "independent": "independent directions",
+    "orthogonal": "orthogonal directions",
+    "orthogonal_regularised": "orthogonal, equal lengths",
 }
+REFERENCE = "separate implementation"
 
 
 def draw_errors(rows: Sequence[Row], reference: Sequence[Row], path: Path) -> None:
@@ -34,111 +38,89 @@ def draw_errors(rows: Sequence[Row], reference: Sequence[Row], path: Path) -> No
         reference: Medians that others measured, drawn as crosses.
         path: Of the PNG file.
     """
-    panels = sorted({(str(row["quantity"]), float(row["scale"])) for row in rows})
-    attention = [scale for quantity, scale in panels if quantity == "attention"]
-    kernel = [scale for quantity, scale in panels if quantity == "kernel"]
-    columns = max(len(attention), len(kernel))
-    figure, axes = plt.subplots(
-        2, columns, figsize=(5.2 * columns, 8.2), squeeze=False, layout="constrained"
+    lines = sorted({(str(row["quantity"]), float(row["scale"])) for row in rows})
+    kinds = [kind for kind in DIRECTIONS if any(row["directions"] == kind for row in rows)]
+    figure, grid = plt.subplots(
+        len(lines),
+        len(kinds),
+        figsize=(3.15 * len(kinds), 0.7 + 2.45 * len(lines)),
+        sharex="row",
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
     )
-    for panel in axes.flat:
-        panel.set_visible(False)
-    for panel, scale in zip(axes[0], attention, strict=False):
-        _attention(panel, _of(rows, "attention", scale), scale)
-        for row in _of(reference, "attention", scale):
-            colour = MAPS[str(row["map"])][1]
-            place = (row["num_directions"], row["median"])
-            panel.plot(*place, color=colour, marker="x", markersize=5, alpha=0.5)
-    for panel, scale in zip(axes[1], kernel, strict=False):
-        _kernel(panel, _of(rows, "kernel", scale), scale)
-    axes[0][0].set_ylabel("median of the output's mean square errors")
-    axes[1][0].set_ylabel("mean square error / kernel²")
-    figure.legend(
-        handles=_legend(bool(reference)),
-        loc="outside lower center",
-        ncols=5,
-        fontsize=9,
-        frameon=False,
-    )
-    figure.savefig(path, dpi=150)
+    for (quantity, scale), panels in zip(lines, grid, strict=True):
+        for kind, axes in zip(kinds, panels, strict=True):
+            own = _of(rows, quantity, scale, kind)
+            if quantity == "attention":
+                _attention(axes, own, _of(reference, quantity, scale, kind))
+            else:
+                _kernel(axes, own)
+            axes.set_yscale("log")
+            axes.grid(alpha=0.2)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_title(DIRECTIONS[kind], loc="left", fontsize=9.5)
+        panels[0].set_ylabel(_label(quantity, scale), fontsize=9.5)
+    handles = _legend(bool(reference))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def _of(rows: Sequence[Row], quantity: str, scale: float) -> list[Row]:
-    return [row for row in rows if (row["quantity"], row["scale"]) == (quantity, scale)]
+def _of(rows: Sequence[Row], quantity: str, scale: float, kind: str) -> list[Row]:
+    wanted = (quantity, scale, kind)
+    return [row for row in rows if (row["quantity"], row["scale"], row["directions"]) == wanted]
 
 
-def _curves(rows: Sequence[Row], over: str) -> list[tuple[str, str, list[Row]]]:
-    """Map, kind of directions, and rows from left to right."""
-    return [
-        (name, kind, found)
-        for name in MAPS
-        for kind in DIRECTIONS
-        if (
-            found := sorted(
-                (row for row in rows if (row["map"], row["directions"]) == (name, kind)),
-                key=lambda row: row[over],
-            )
-        )
-    ]
+def _label(quantity: str, scale: float) -> str:
+    if quantity == "attention":
+        return f"median of attention's errors\nqueries, keys of deviation {scale:g}"
+    return f"error² / kernel²\nvectors of length {scale:g}"
 
 
-def _attention(axes: Axes, rows: Sequence[Row], scale: float) -> None:
-    for name, kind, curve in _curves(rows, "num_directions"):
-        (_, colour), (_, style, marker) = MAPS[name], DIRECTIONS[kind]
-        axes.plot(
-            [row["num_directions"] for row in curve],
-            [row["median"] for row in curve],
-            color=colour,
-            linestyle=style,
-            marker=marker,
-            markersize=4,
-            linewidth=1.4,
-        )
+def _curve(rows: Sequence[Row], name: str, over: str) -> list[Row]:
+    """Of one map, from left to right."""
+    return sorted((row for row in rows if row["map"] == name), key=lambda row: row[over])
+
+
+def _attention(axes: Axes, rows: Sequence[Row], reference: Sequence[Row]) -> None:
+    for name, (_, colour, marker) in MAPS.items():
+        curve = _curve(rows, name, "num_directions")
+        directions = [row["num_directions"] for row in curve]
+        medians = [row["median"] for row in curve]
+        axes.plot(directions, medians, color=colour, marker=marker, markersize=4, linewidth=1.4)
+        for row in _curve(reference, name, "num_directions"):
+            axes.plot(row["num_directions"], row["median"], "x", color=colour, ms=7, alpha=0.6)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set_xlabel("directions")
-    _finish(axes, f"Attention, queries and keys of deviation {scale:g}")
+    axes.set_xlabel("directions", fontsize=9.5)
 
 
-def _kernel(axes: Axes, rows: Sequence[Row], scale: float) -> None:
-    for name, kind, curve in _curves(rows, "kernel"):
-        (_, colour), (_, _, marker) = MAPS[name], DIRECTIONS[kind]
+def _kernel(axes: Axes, rows: Sequence[Row]) -> None:
+    for name, (_, colour, marker) in MAPS.items():
+        curve = _curve(rows, name, "kernel")
         kernels = [float(row["kernel"]) for row in curve]
 
         def relative(column: str, curve: Sequence[Row] = curve) -> list[float]:
             return [float(row[column]) / float(row["kernel"]) ** 2 for row in curve]
 
         axes.plot(kernels, relative("error"), color=colour, linestyle="", marker=marker, ms=5)
-        if kind == "independent":
+        if curve and curve[0]["directions"] == "independent":
             axes.plot(kernels, relative("expected_independent"), color=colour, linestyle="--", lw=1)
-        if kind == "orthogonal" and "bound_orthogonal" in curve[0]:
-            axes.plot(kernels, relative("bound_orthogonal"), color="#999999", lw=2, zorder=0)
-    axes.set_xlabel("kernel exp(x · y)")
-    _finish(axes, f"Kernel of vectors of length {scale:g}, 16 directions")
-
-
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_visible(True)
-    axes.set_yscale("log")
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.grid(alpha=0.2)
-    axes.tick_params(labelleft=True)
-    axes.spines[["top", "right"]].set_visible(False)
+        if curve and curve[0]["directions"] == "orthogonal" and "bound_orthogonal" in curve[0]:
+            axes.plot(kernels, relative("bound_orthogonal"), color=GREY, lw=2, zorder=0)
+    axes.set_xlabel("kernel exp(x · y), 16 directions", fontsize=9.5)
 
 
 def _legend(with_reference: bool) -> list[Line2D]:
-    maps = [Line2D([], [], color=colour, lw=3, label=name) for name, colour in MAPS.values()]
-    kinds = [
-        Line2D([], [], color="black", linestyle=style, marker=marker, ms=5, label=name)
-        for name, style, marker in DIRECTIONS.values()
+    maps = [
+        Line2D([], [], color=colour, marker=marker, ms=5, label=f"{name} features")
+        for name, colour, marker in MAPS.values()
     ]
     theory = [
-        Line2D([], [], color="black", linestyle="--", lw=1, label="closed form, independent"),
-        Line2D([], [], color="#999999", lw=2, label="bound, positive orthogonal"),
+        Line2D([], [], color="black", linestyle="--", lw=1, label="closed form"),
+        Line2D([], [], color=GREY, lw=2, label="bound, positive orthogonal"),
     ]
     if with_reference:
-        cross = Line2D([], [], color="black", linestyle="", marker="x", alpha=0.5)
-        cross.set_label("reference")
-        theory.append(cross)
-    return [*maps, *kinds, *theory]
+        theory.append(Line2D([], [], color="black", ls="", marker="x", ms=7, label=REFERENCE))
+    return [*maps, *theory]

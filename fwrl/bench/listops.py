@@ -80,10 +80,10 @@ def draw(settings: ListOpsSettings, rows: list[Row], path: Path) -> None:
     labels = Labels(
         title=f"Sequential ListOps, 2 to {settings.max_arguments} arguments",
         panel="depth",
+        setting="depth {}",
         accuracy="lists evaluated right",
         mark=None,
         baseline=("majority", "most frequent answer"),
-        published="published, with the depth if another",
     )
     draw_accuracies(rows, PUBLISHED, labels, path)
 

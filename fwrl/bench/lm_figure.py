@@ -10,10 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fwrl.bench.benchmark import Row
-from fwrl.bench.lm_published import PUBLISHED
+from fwrl.bench.palette import colours_of
 
-# Colour-blind safe (Okabe and Ito 2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 LINES = {"carried": "-", "reset": "--"}
 Line = tuple[str, str]
 
@@ -22,24 +20,34 @@ def draw(settings: Any, rows: Sequence[Row], path: Path) -> None:
     """All rows that there are: means over seeds, and the range from the lowest to the highest."""
     column = "bits" if settings.level == "byte" else "perplexity"
     unit = "bits per byte" if settings.level == "byte" else "perplexity per word"
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    curve, final, published = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
-    methods = list(dict.fromkeys(str(row["method"]) for row in rows))
-    colours = {m: COLOURS[i % len(COLOURS)] for i, m in enumerate(methods)}
+    curve, final = figure.subplots(1, 2, width_ratios=(1.4, 1))
+    colours = colours_of(list(dict.fromkeys(str(row["method"]) for row in rows)))
     _draw_curves(curve, [row for row in rows if row["split"] == "valid"], column, colours)
     curve.set(xlabel="training tokens, millions", ylabel=unit)
-    curve.set_title("validation, while training", fontsize=10)
+    curve.set_title("validation text, while training", loc="left", fontsize=10)
     _draw_final(final, [row for row in rows if row["split"] == "test"], column, colours)
     final.set_xlabel(unit)
-    final.set_title("test, after training", fontsize=10)
-    _draw_published(published)
+    final.set_title("test text, after training", loc="left", fontsize=10)
+    for axes in (curve, final):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     handles, labels = curve.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    figure.suptitle(_about(rows), fontsize=11)
+    figure.savefig(path, dpi=120)
+
+
+def _about(rows: Sequence[Row]) -> str:
+    """The text without its checksum, the size to three digits, and how many seeds."""
+    name = str(rows[0]["corpus"]).split(" ")[0]
+    if name.startswith("python-"):
+        name = f"Python {name.removeprefix('python-')} standard library"
+    size = int(float(f"{float(rows[0]['parameters']):.3g}"))
     seeds = len({row["seed"] for row in rows})
-    about = f"{rows[0]['corpus']}, {rows[0]['parameters']:,} parameters or nearly so"
-    figure.suptitle(f"{about}; mean and range of seeds ({seeds})", fontsize=10)
-    figure.savefig(path, dpi=150)
+    over = "one seed" if seeds == 1 else f"mean and range of {seeds} seeds"
+    return f"{name}, about {size:,} parameters; {over}"
 
 
 def _lines_in(rows: Sequence[Row]) -> list[Line]:
@@ -63,7 +71,6 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str
         ends = [float(row[column]) for row in rows if float(row["tokens"]) > 0.1 * last]
         # what is lost before a tenth of the training would hide the rest
         axes.set_ylim(lowest - 0.05 * (max(ends) - lowest) - 1e-3, max(ends) * 1.02)
-    axes.grid(alpha=0.3)
 
 
 def _draw_final(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str, str]) -> None:
@@ -84,27 +91,11 @@ def _draw_final(axes: Axes, rows: Sequence[Row], column: str, colours: dict[str,
             )
             how = f"state {state}" if reading == "segments" else f"{reading}, {state}"
             names.append(f"{method}\n{how}")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.margins(y=0.5 / max(len(names), 1))
     axes.invert_yaxis()
-    axes.grid(alpha=0.3)
 
 
 def _readings(rows: Sequence[Row]) -> list[tuple[str, str]]:
     found = dict.fromkeys(str(row["reading"]) for row in rows)
     return [(reading, "o" if reading == "segments" else "s") for reading in sorted(found)]
-
-
-def _draw_published(axes: Axes) -> None:
-    rows = [
-        row
-        for row in PUBLISHED
-        if (row["corpus"], row.get("size"), row["state"]) == ("wikitext-103", "small", "reset")
-        and row["source"] == "Schlag et al. 2021"
-    ]
-    names = [str(row["model"]) for row in rows]
-    axes.scatter([float(row["test"]) for row in rows], range(len(rows)), color="#777777")
-    axes.set_yticks(range(len(rows)), names, fontsize=7)
-    axes.set_xlabel("perplexity per word")
-    axes.set_title("published: WikiText-103, small", fontsize=10)
-    axes.invert_yaxis()
-    axes.grid(alpha=0.3)

@@ -11,13 +11,19 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from fwrl.bench.benchmark import Row
+from fwrl.bench.legend import legend_below
+from fwrl.bench.palette import GREY, colours_of
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#7a4fa3", "#b8860b", "#4d4d4d"]
 MARKERS = "os^DvP"
 # An answer of zeros: half the square of a one-hot vector's length.
 NOTHING = 0.5
-# What is so much worse than nothing is drawn at the edge.
-TOP = 0.62
+# What is so much worse than nothing, or so good that only its noise differs, is drawn at the edge.
+TOP, BOTTOM = 0.8, 1e-4
+
+
+# Where the families of methods stand, by their number.
+LAYOUTS = {1: "A", 2: "AB", 3: "AB;AC"}
+LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
 
 
 def panel_of(method: str) -> str:
@@ -58,42 +64,48 @@ def draw_losses(
     """One panel per family of methods, with how far each is solved in its legend."""
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
     panels = list(dict.fromkeys(map(panel_of, methods)))
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(5.2 * len(panels), 4.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+    places = LAYOUTS[len(panels)]
+    figure, axes = plt.subplot_mosaic(
+        places, figsize=(9.4, 6.4 if len(panels) > 2 else 4.6), sharex=True, layout="constrained"
     )
-    for panel, one in zip(panels, axes.flat, strict=True):
+    for panel, one in zip(panels, axes.values(), strict=True):
         own = [method for method in methods if panel_of(method) == panel]
         _draw_panel(one, own, rows, published, solved)
         one.set_title(panel, loc="left", fontsize=10.5)
-    axes.flat[0].set_ylabel("best evaluation loss")
+    axes["A"].set_ylabel("best evaluation loss")
     figure.suptitle(f"{title}; dashed: published", fontsize=11)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
 def _draw_panel(
     axes: Axes, methods: Sequence[str], rows: Sequence[Row], published: Sequence[Row], solved: float
 ) -> None:
-    for method, colour, marker in zip(methods, cycle(COLOURS), cycle(MARKERS), strict=False):
+    colours = colours_of(methods)
+    for (method, colour), marker in zip(colours.items(), cycle(MARKERS), strict=False):
         sizes, losses = curve(rows, method)
         label = f"{method}: {_reach(largest_solved(rows, method, solved))}"
-        shown = [min(loss, TOP) for loss in losses]
-        axes.plot(sizes, shown, color=colour, marker=marker, markersize=4, label=label)
+        axes.plot(sizes, _inside(losses), color=colour, marker=marker, markersize=4, label=label)
         old_sizes, old_losses = curve(published, method)
         if old_sizes:
-            shown = [min(loss, TOP) for loss in old_losses]
-            axes.plot(old_sizes, shown, color=colour, linestyle="--", linewidth=1, alpha=0.8)
-    axes.axhline(NOTHING, color="black", linewidth=0.8, linestyle=":")
-    axes.set_ylim(-0.02, TOP + 0.02)
+            axes.plot(old_sizes, _inside(old_losses), "--", color=colour, linewidth=1, alpha=0.8)
+    for height, name in ((NOTHING, "answer of zeros"), (solved, f"solved: {solved:g} or less")):
+        axes.axhline(height, color=GREY, linewidth=1, linestyle=":", zorder=0)
+        axes.annotate(
+            name, (1, height), (0, 3), axes.get_yaxis_transform(), "offset points",
+            ha="right", fontsize=8.5, color="#555555", bbox=LABEL,
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set_ylim(BOTTOM / 1.2, TOP * 1.2)
     axes.set_xlabel("S, keys and values")
+    axes.tick_params(labelbottom=True, labelleft=True)
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+    legend_below(axes)
+
+
+def _inside(losses: Sequence[float]) -> list[float]:
+    return [min(max(loss, BOTTOM), TOP) for loss in losses]
 
 
 def _reach(size: int | None) -> str:

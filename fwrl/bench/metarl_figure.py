@@ -14,6 +14,7 @@ import numpy as np
 
 from fwrl.bench.benchmark import Row
 from fwrl.bench.metarl_published import AT_RANDOM, PUBLISHED, SHORTEST_WAYS
+from fwrl.bench.palette import GREY, colours_of
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -21,10 +22,14 @@ import matplotlib.pyplot as plt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#7a4fa3", "#b8860b", "#4d4d4d"]
-PUBLISHED_COLOUR = "#8c8c8c"
 # evaluations that a point of a curve is the mean of
 WINDOW = 10
+# what the lines of each colour are
+LINES = (
+    (f"mean of {WINDOW} evaluations, test graphs", "-", 1.5),
+    ("single evaluations, test graphs", "-", 0.7),
+    (f"mean of {WINDOW} evaluations, training graphs", ":", 1.2),
+)
 
 
 class Curve(NamedTuple):
@@ -56,15 +61,20 @@ def moving_average(values: Sequence[float], window: int = WINDOW) -> list[float]
 
 def draw(_: Any, rows: Sequence[Row], path: Path) -> None:
     """Our curves beside the published ones."""
-    figure, axes = plt.subplots(figsize=(8.0, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.0, 5.2), layout="constrained")
     _draw_published(axes)
-    for (method, curves), colour in zip(curves_of(rows).items(), COLOURS, strict=False):
+    by_method = curves_of(rows)
+    for method, colour in colours_of(list(by_method)).items():
+        curves = by_method[method]
         for curve in curves:
-            axes.plot(curve.steps, curve.test, color=colour, alpha=0.25, linewidth=0.7)
+            axes.plot(curve.steps, curve.test, color=colour, alpha=0.5, linewidth=0.8)
             label = method if curve is curves[0] else None
             axes.plot(curve.steps, moving_average(curve.test), color=colour, label=label)
             training = moving_average(curve.train)
             axes.plot(curve.steps, training, ":", color=colour, linewidth=1.2)
+    if rows:
+        for label, style, width in LINES:
+            axes.plot([], [], style, color=GREY, linewidth=width, label=label)
     for height, name in (
         (SHORTEST_WAYS, "shortest ways, knowing the graph"),
         (AT_RANDOM, "random"),
@@ -78,8 +88,9 @@ def draw(_: Any, rows: Sequence[Row], path: Path) -> None:
     axes.set_ylabel("return per episode")
     axes.set_ylim(35, 180)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9), title="test graphs")
-    figure.savefig(path, dpi=150)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9), fontsize=9)
+    axes.set_title("Finding one's way on graphs not seen before", loc="left", fontsize=11)
+    figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
@@ -88,5 +99,5 @@ def _draw_published(axes: "Axes") -> None:
         rows = [row for row in PUBLISHED if row["method"] == method]
         steps = [float(row["environment_steps"]) for row in rows]
         returns = [float(row["test_return"]) for row in rows]
-        label = f"{method}, published"
-        axes.plot(steps, returns, style, color=PUBLISHED_COLOUR, label=label)
+        label = f"{method}, published, test graphs"
+        axes.plot(steps, returns, style, color=GREY, label=label)

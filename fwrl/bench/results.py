@@ -77,11 +77,20 @@ def machine() -> dict[str, Any]:
     """What the results were measured on."""
     names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     return {
-        "platform": platform.platform(),
+        "platform": system(),
         "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
         "processors": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def system() -> str:
+    """The operating system, the machine and the C library, such as "Linux x86_64, glibc 2.36".
+
+    Not more: the name of a kernel's build tells who runs it, and nothing about results.
+    """
+    library = " ".join(filter(None, platform.libc_ver()))
+    return ", ".join(filter(None, [f"{platform.system()} {platform.machine()}", library]))
 
 
 def _lines(path: Path) -> list[str]:

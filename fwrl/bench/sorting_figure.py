@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 
 from fwrl.bench.benchmark import Row
 from fwrl.bench.intervals import interval
+from fwrl.bench.palette import COLOURS, GREY
 from fwrl.tasks.sorting import SortingConfig
 
 WINDOW = "last_window"
@@ -25,7 +26,7 @@ LABELS = {
     "lstm": "LSTM",
     "none": "no memory",
 }
-COLOUR, GREY = "#0072b2", "#777777"
+COLOUR = COLOURS[0]
 
 
 def draw(settings: Any, rows: list[Row], path: Path) -> None:
@@ -37,7 +38,7 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
         len(lengths),
         sharey=True,
         squeeze=False,
-        figsize=(1.8 + 4.6 * len(lengths), 1.9 + 0.42 * max(len(methods), 2)),
+        figsize=(2.6 + 4.6 * len(lengths), 1.9 + 0.42 * max(len(methods), 2)),
         layout="constrained",
     )
     for axes, length in zip(panels[0], lengths, strict=True):
@@ -45,7 +46,7 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
         _panel(axes, here, methods)
         chance = SortingConfig(symbols=settings.symbols, length=length).chance
         axes.axvline(chance, color=GREY, linestyle="dotted", linewidth=1.2, label="chance")
-        axes.set_title(f"{length} symbols before the answers", fontsize=10)
+        axes.set_title(f"{length} symbols before the answers", loc="left", fontsize=10)
         axes.set_xlabel("share of right answers")
         axes.set_xlim(0, 1.02)
     panels[0][0].set_yticks(range(len(methods)), [LABELS[name] for name in methods])
@@ -53,9 +54,9 @@ def draw(settings: Any, rows: list[Row], path: Path) -> None:
     figure.legend(
         *panels[0][0].get_legend_handles_labels(),
         loc="outside lower center",
-        ncols=2,
+        ncols=3,
         frameon=False,
-        fontsize=8,
+        fontsize=9,
     )
     figure.suptitle(
         f"Sorting {settings.symbols} symbols by frequency; 95 % intervals over seeds", fontsize=10
@@ -68,6 +69,8 @@ def _panel(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_ylim(-0.6, len(methods) - 0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    named = False
     for height, method in enumerate(methods):
         seeds = [row for row in rows if row["method"] == method]
         if not seeds:
@@ -77,14 +80,23 @@ def _panel(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
         axes.errorbar(
             mean, height, xerr=margin, fmt="o", color=COLOUR, capsize=4, markersize=7, linewidth=2
         )
-        axes.plot(values, [height + 0.22] * len(values), "o", color=COLOUR, markersize=3, alpha=0.6)
+        axes.plot(
+            values,
+            [height + 0.22] * len(values),
+            "o",
+            color=COLOUR,
+            markersize=3,
+            alpha=0.6,
+            label=None if named else "each seed",
+        )
+        named = True
         axes.annotate(
             f"{mean:.3f} ± {margin:.3f}",
             (mean, height),
             xytext=(0, 7),
             textcoords="offset points",
             ha="center",
-            fontsize=8,
+            fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
     counted = [row for row in rows if row["method"] == WINDOW]

@@ -11,15 +11,27 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import holds, measure, name_of
-from fwrl.bench.results import DOCUMENT, TABLE, machine, read_rows, write_document, write_rows
+from fwrl.bench.results import (
+    DOCUMENT,
+    LARGEST_TABLE,
+    TABLE,
+    machine,
+    read_rows,
+    write_document,
+    write_rows,
+)
 from fwrl.cli.children import processors
 from fwrl.cli.run_directory import claimed, command_typed, named_directory, open_directory, versions
 from fwrl.cli.training import FINISHED, STOPPED
 from fwrl.cli.yaml_files import apply_overrides
 from fwrl.config import ConfigError, nearest, validate
+from fwrl.json_files import read_json
+from fwrl.plain_files import FileError
 from fwrl.training import Clock
 
 FAILED = 1
+# What results.json says of how its results were measured.
+ORIGIN = ("command", "preset", "versions", "machine")
 # What may differ when a folder is continued, whatever the benchmark.
 MAY_CHANGE = ("device", "num_threads", "save_every")
 # Seconds between two plain lines about a point, where there is no terminal.
@@ -59,6 +71,7 @@ def _fill(
     request: Request, benchmark: Benchmark, settings: Settings, folder: Path, console: Console
 ) -> int:
     points = benchmark.points(settings)
+    origin = _origin(folder, points)
     try:
         stopped = _measure_missing(request, benchmark, settings, points, folder, console)
     except UnfitError as error:
@@ -79,15 +92,29 @@ def _fill(
             "missing": missing,
             "rows": rows,
             "published": list(benchmark.published),
-        },
+        }
+        | origin,
     )
     if rows:
         benchmark.draw(settings, rows, folder / f"{request.name}.png")
     if stopped:
         console.print(f"stopped, {len(missing)} points missing; the same command continues")
         return STOPPED
-    console.print(f"{folder / TABLE}\n{folder / request.name}.png", soft_wrap=True)
+    for file in (folder / TABLE, *sorted(folder.glob(f"{request.name}*.png"))):
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
     return FINISHED
+
+
+def _origin(folder: Path, points: Sequence[Row]) -> dict[str, Any]:
+    """Where the results of a folder come from, if all are there and will only be drawn again."""
+    rows = read_rows(folder / TABLE)
+    if not (folder / DOCUMENT).exists() or not all(holds(rows, point) for point in points):
+        return {}
+    try:
+        told = read_json(folder / DOCUMENT, LARGEST_TABLE)
+    except FileError:
+        return {}
+    return {key: told[key] for key in ORIGIN if key in told} if isinstance(told, dict) else {}
 
 
 def in_order(rows: Sequence[Row], points: Sequence[Row]) -> list[Row]:

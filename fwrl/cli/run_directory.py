@@ -18,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from agents.saving import list_checkpoints, no_run
+from fwrl.bench.results import system
 from fwrl.cli.run_config import MAY_CHANGE, RunConfig
 from fwrl.cli.run_log import TABLE
 from fwrl.cli.yaml_files import configs_directory, differences, read_yaml
@@ -216,7 +217,7 @@ def _write_config(directory: Path, config: Config) -> None:
 
 def versions() -> dict[str, Any]:
     """Of Python, the system and the packages that decide about results."""
-    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    machine = {"python": platform.python_version(), "platform": system()}
     return machine | package_versions()
 
 

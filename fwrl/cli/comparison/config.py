@@ -30,6 +30,8 @@ class TaskConfig(Config):
 
     published: dict[str, float] = Field(default_factory=dict)
     """Scores of others, by name: further columns of the table, and marks in ``tasks.png``."""
+    chance: float | None = None
+    """The expected score of guessing: a dotted line in the figures."""
 
     @field_validator("range")
     @classmethod
@@ -64,6 +66,10 @@ class ComparisonConfig(Config):
     transfer: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Other environments in which every trained policy is evaluated as well: ``env.KEY=VALUE``
     overrides, by name."""
+    transfer_label: str = "environment"
+    """What the names in ``transfer`` are, such as "squares in the corridor"."""
+    published_label: str = "published"
+    """What the scores in ``published`` are, such as "published (MMER, 15 million steps)"."""
 
     @property
     def score_in_words(self) -> str:

@@ -1,7 +1,8 @@
 """The figures of a comparison: learning curves of each task, and the scores of all."""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain, cycle, product
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from fwrl.bench.algorithmic_figure import COLOURS
 from fwrl.bench.benchmark import Row
+from fwrl.bench.palette import GREY, colours_of, family_of
 from fwrl.cli.comparison.config import ComparisonConfig, Run, folder_name
 from fwrl.cli.comparison.scores import (
+    Estimate,
     complete_tasks,
     estimate,
     normalised,
@@ -55,6 +57,7 @@ class Panel(NamedTuple):
     label: str
     groups: Mapping[str, Sequence[Sequence[float]]]
     """The scores of each column, by task."""
+    chance: float | None
 
 
 def draw(
@@ -80,9 +83,15 @@ def draw(
     return files
 
 
-def _styles(columns: Sequence[str] | Mapping[str, object]) -> dict[str, Style]:
-    styles = (Style(colour, line) for line, colour in product(LINES, COLOURS))
-    return dict(zip(columns, cycle(styles), strict=False))
+def _styles(columns: Iterable[str]) -> dict[str, Style]:
+    """Those of a family differ in their lines, too."""
+    seen: Counter[str] = Counter()
+    styles: dict[str, Style] = {}
+    for column, colour in colours_of(list(columns)).items():
+        like = family_of(column) or colour
+        styles[column] = Style(colour, LINES[seen[like] % len(LINES)])
+        seen[like] += 1
+    return styles
 
 
 def curve_metric(comparison: ComparisonConfig) -> str:
@@ -128,7 +137,8 @@ def _draw_curves(
     left.set_xlabel("environment steps")
     left.xaxis.set_major_formatter(EngFormatter())
     right.set_xlabel("seconds of training")
-    left.set_ylabel(metric)
+    training = "mean return of training episodes"
+    left.set_ylabel(training if comparison.score == "mmer" else comparison.score_in_words)
     for axes in (left, right):
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
@@ -160,7 +170,7 @@ def _draw_scores(
     figure, grid = plt.subplots(
         down,
         across,
-        figsize=(1.2 + 3.2 * across, (0.9 + 0.28 * len(styles)) * down),
+        figsize=(1.4 + 2.55 * across, (0.9 + 0.28 * len(styles)) * down),
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -169,6 +179,9 @@ def _draw_scores(
         _draw_intervals(axes, panel.groups, styles)
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.set_xlabel(panel.label, fontsize=9)
+        if panel.chance is not None:
+            axes.set_xlabel(f"{panel.label}; dotted: chance", fontsize=9)
+            axes.axvline(panel.chance, color="black", linestyle=":", linewidth=1.4)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.savefig(file, dpi=150)
@@ -181,12 +194,13 @@ def _panels(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[Panel]:
     if len(comparison.tasks) > 1 and together:
         title = f"{len(together)} tasks together" if len(together) > 1 else together[0]
         scaled = normalised(comparison, rows, together)
-        panels.append(Panel(title, "normalised score", scaled))
+        panels.append(Panel(title, "normalised score", scaled, None))
     for task in comparison.tasks:
         own = {column: scores_of(rows, task, column) for column in comparison.columns}
         groups = {column: [scores] for column, scores in own.items() if scores}
         if groups:
-            panels.append(Panel(task, comparison.score_in_words, groups))
+            chance = comparison.tasks[task].chance
+            panels.append(Panel(task, comparison.score_in_words, groups, chance))
     return panels
 
 
@@ -196,50 +210,83 @@ def _draw_tasks(
     """All tasks on one axis, which their scores share: columns, and what others have published."""
     names = list(comparison.tasks)
     figure, axes = plt.subplots(
-        figsize=(7.5, 1.2 + len(names) * (0.3 + 0.12 * len(styles))), layout="constrained"
+        figsize=(7.5, 1.6 + len(names) * (0.3 + 0.12 * len(styles))), layout="constrained"
     )
-    published = dict.fromkeys(chain(*(each.published for each in comparison.tasks.values())))
-    for name, mark in zip(published, cycle("Ds^v"), strict=False):
-        at = {row: each.published.get(name) for row, each in enumerate(comparison.tasks.values())}
-        there = {row: score for row, score in at.items() if score is not None}
-        label = f"{name}, published"
-        # hollow, and behind what was measured here
-        axes.plot(
-            [*there.values()], [*there], mark, color="0.45", fillstyle="none", label=label, zorder=1
-        )
+    _mark_published(axes, comparison)
+    counts: set[int] = set()
     for place, (column, style) in enumerate(styles.items()):
         shift = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
-        scores = {row: scores_of(rows, task, column) for row, task in enumerate(names)}
-        found = {row + shift: estimate([own]) for row, own in scores.items() if own}
-        if not found:
-            continue
-        means = [each.mean for each in found.values()]
-        axes.plot(means, [*found], "o", color=style.colour, markersize=7, label=column)
-        axes.hlines(
-            [*found],
-            [each.low for each in found.values()],
-            [each.high for each in found.values()],
-            color=style.colour,
-            linewidth=2,
-        )
+        scores = {row + shift: scores_of(rows, task, column) for row, task in enumerate(names)}
+        counts |= set(map(len, scores.values()))
+        _mark_column(axes, {height: own for height, own in scores.items() if own}, style, column)
+    if 1 in counts:
+        axes.plot([], [], "o", color=GREY, mfc="white", mew=1.8, ms=7, label="a single seed")
+    if counts - {0, 1}:
+        axes.plot([], [], color=GREY, linewidth=2, label="95 % interval over seeds")
+    chances = {row: each.chance for row, each in enumerate(comparison.tasks.values())}
+    marked = {row: chance for row, chance in chances.items() if chance is not None}
+    if marked:
+        low, high = ([row + side for row in marked] for side in (-0.42, 0.42))
+        axes.vlines([*marked.values()], low, high, "black", ":", label="chance", linewidth=1.6)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(comparison.score_in_words)
+    played = f", {comparison.episodes} episodes after training"
+    axes.set_xlabel(comparison.score_in_words + ("" if comparison.score == "mmer" else played))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
 
+def _mark_published(axes: Axes, comparison: ComparisonConfig) -> None:
+    tasks = list(comparison.tasks.values())
+    for name, mark in zip(
+        dict.fromkeys(chain(*(each.published for each in tasks))), cycle("Dx^+"), strict=False
+    ):
+        at = {row: each.published.get(name) for row, each in enumerate(tasks)}
+        there = {row: score for row, score in at.items() if score is not None}
+        # behind what was measured here
+        axes.plot(
+            [*there.values()],
+            [*there],
+            mark,
+            color=GREY,
+            fillstyle="none",
+            label=f"{name}, {comparison.published_label}",
+            zorder=1,
+        )
+
+
+def _mark_column(
+    axes: Axes, scores: Mapping[float, Sequence[float]], style: Style, label: str
+) -> None:
+    """A point and its interval at each height; a single seed has none, and its point is hollow."""
+    for height, own in scores.items():
+        found, single = estimate([own]), len(own) == 1
+        axes.plot(
+            found.mean,
+            height,
+            "o",
+            color=style.colour,
+            markerfacecolor="white" if single else style.colour,
+            markeredgewidth=1.8 if single else 1.0,
+            markersize=7,
+        )
+        axes.hlines(height, found.low, found.high, color=style.colour, linewidth=2, zorder=1)
+    if scores:
+        axes.plot([], [], "o", color=style.colour, markersize=7, label=label)
+
+
 def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Path) -> list[Path]:
     """The score of each column in each of the other environments; returns a file for each task."""
+    estimates = {
+        task: transfer_estimates(comparison, own)
+        for task in comparison.tasks
+        if (own := [row for row in transfer if row["task"] == task])
+    }
     files: list[Path] = []
-    for task in comparison.tasks:
-        own = [row for row in transfer if row["task"] == task]
-        if not own:
-            continue
-        found = transfer_estimates(comparison, own)
+    for task, found in estimates.items():
         scores = np.array(
             [
                 [found[name, column].mean if (name, column) in found else np.nan]
@@ -251,26 +298,43 @@ def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Pa
             figsize=(2.2 + 0.8 * scores.shape[1], 1.3 + 0.38 * scores.shape[0]),
             layout="constrained",
         )
-        low, high = comparison.tasks[task].range or (np.nanmin(scores), np.nanmax(scores))
+        low, high = _scale(comparison, task, estimates)
         axes.imshow(scores, cmap="Blues", vmin=low, vmax=high, aspect="auto")
         for (row, place), score in np.ndenumerate(scores):
             # light on what is dark
-            shade = "white" if score > (low + high) / 2 else "black"
+            shade = "white" if score > low + 0.65 * (high - low) else "black"
             text = "" if np.isnan(score) else f"{score:.2f}"
             axes.text(place, row, text, ha="center", va="center", color=shade, fontsize=9)
         axes.set_xticks(range(scores.shape[1]), list(comparison.transfer))
         axes.set_yticks(range(scores.shape[0]), list(comparison.columns))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(
-            f"{task}, evaluated in other environments: {comparison.score_in_words}",
-            loc="left",
-            fontsize=10,
-        )
+        axes.set_xlabel(comparison.transfer_label)
+        chance = comparison.tasks[task].chance
+        title = f"{task}, evaluated elsewhere: {comparison.score_in_words}"
+        title += "" if chance is None else f" (chance {chance:g})"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         files.append(out / f"transfer_{folder_name(task)}.png")
         figure.savefig(files[-1], dpi=150)
         plt.close(figure)
     return files
+
+
+def _scale(
+    comparison: ComparisonConfig,
+    task: str,
+    estimates: Mapping[str, Mapping[tuple[str, str], Estimate]],
+) -> tuple[float, float]:
+    """From where to where colours go: below a task's range, too, where there are scores.
+
+    Shares and other scores that are not negative then begin at 0, lest 0 looks like what is just
+    below the range. Tasks of the same range have the same colours.
+    """
+    given = comparison.tasks[task].range
+    like = {task} | {t for t in estimates if given and comparison.tasks[t].range == given}
+    scores = [each.mean for name in like for each in estimates[name].values()]
+    low, high = given or (min(scores), max(scores))
+    return (min(0.0, *scores) if min(scores) < low else low), high
 
 
 def _draw_intervals(

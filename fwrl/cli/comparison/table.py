@@ -77,7 +77,7 @@ def _transfer(comparison: ComparisonConfig, task: str, rows: Sequence[Row]) -> s
         for name in comparison.transfer
     ]
     head = f"{task}, evaluated in other environments:"
-    return f"{head}\n\n{_table(['environment', *comparison.columns], cells)}"
+    return f"{head}\n\n{_table([comparison.transfer_label, *comparison.columns], cells)}"
 
 
 def _explanation(comparison: ComparisonConfig, missing: int) -> str:
