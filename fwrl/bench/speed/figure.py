@@ -27,7 +27,7 @@ LINE, AROUND, ENTRY, WIDTH = 0.3, 1.05, 0.22, 9.0
 SHAPES = (
     (r"\bB 1\b", "1 stream"),
     (r"\bB (\d+)", r"\1 streams"),
-    (r"\bT (\d+)", r"\1 times"),
+    (r"\bT (\d+)", r"\1 steps"),
     (r"(\d+) x (\d+)", r"\1 heads of \2"),
 )
 
