@@ -37,7 +37,7 @@ class Settings(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes CUDA where there is some."""
     num_threads: PositiveInt = 1
-    """Of PyTorch on the CPU, in each process. Small recurrent work is fastest on one."""
+    """Of PyTorch on the CPU, in each process. One is the safe choice where cores are busy."""
     save_every: NonNegativeFloat = 120.0
     """Seconds between two checkpoints of a training."""
 
