@@ -195,7 +195,12 @@ def test_zero_looks_like_no_guess(tmp_path):
 
 def test_a_point_of_one_seed_is_hollow(tmp_path):
     tasks = {
-        name: {"config": "quickstart.yaml", "chance": 0.0, "published": {"GRU": 2.0}}
+        name: {
+            "config": "quickstart.yaml",
+            "range": [0, 20],
+            "chance": 0.0,
+            "published": {"GRU": 2.0},
+        }
         for name in ("one", "two")
     }
     chosen = comparison(tasks=tasks, columns={"delta": []}, published_label="published (MMER)")

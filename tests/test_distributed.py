@@ -213,7 +213,10 @@ def exchange():
         Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True], []),
         Episodes.none(),
     ]
-    silent = [Episodes([7.0], [1], [], []), Episodes([8.0, 9.0], [2, 3], [], [])]
+    silent = [
+        Episodes([7.0], [1], [None], []),
+        Episodes([8.0, 9.0], [2, 3], [None, None], []),
+    ]
     metrics = [{"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 5.0}]
     return (
         gather_episodes(episodes[mine]),
@@ -231,7 +234,7 @@ def exchange():
 def test_what_is_exchanged(pair):
     for first, second, metrics, flags, alike, data in pair(exchange):
         assert first == Episodes([1.5, -2.0, 0.25], [3, 4, 5], [True, False, True], [])
-        assert second == Episodes([7.0, 8.0, 9.0], [1, 2, 3], [], [])
+        assert second == Episodes([7.0, 8.0, 9.0], [1, 2, 3], [None] * 3, [])
         assert metrics == {"a": 1.5, "b": 5.0}
         assert flags == [False, True, True]
         assert alike == [True, False]
