@@ -68,7 +68,8 @@ def test_every_step_makes_another_picture_of_the_same_size(name):
 @every_task
 def test_a_picture_shows_what_was_seen_and_what_the_agent_did(name):
     env = drawing_env(name)
-    openings = {next(pictures(env, [], seed)).tobytes() for seed in range(8)}
+    # some begin with nothing to see
+    openings = {list(pictures(env, [0], seed))[-1].tobytes() for seed in range(8)}
     assert len(openings) > 1
     # not all actions do something everywhere, and a push is seen a step later
     held = [list(pictures(env, [action] * 3)) for action in range(env.action_space.n)]

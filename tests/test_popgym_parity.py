@@ -7,7 +7,9 @@ import pytest
 from envs.tasks import make_env
 
 LEVELS = ("easy", "medium", "hard")
-CARD_TASKS = ("Autoencode", "CountRecall", "RepeatFirst", "RepeatPrevious")
+CARD_TASKS = (
+    *("Autoencode", "Concentration", "CountRecall", "HigherLower", "RepeatFirst", "RepeatPrevious"),
+)
 CART_POLES = {
     "StatelessCartPole": "PositionOnlyCartPole",
     "NoisyStatelessCartPole": "NoisyPositionOnlyCartPole",
@@ -38,14 +40,30 @@ def test_card_tasks_are_the_same_over_episodes(name, level):
         our_first, _ = ours.reset(seed=seed)
         their_first, _ = theirs.reset(seed=seed)
         np.testing.assert_array_equal(our_first, their_first)
-        terminated = False
-        while not terminated:
+        last = False
+        while not last:
             action = int(generator.integers(ours.action_space.n))
             our_step, their_step = ours.step(action), theirs.step(action)
             np.testing.assert_array_equal(our_step[0], their_step[0])
             assert our_step[1] == pytest.approx(their_step[1], rel=1e-6)
             assert our_step[2:4] == their_step[2:4]
-            terminated = our_step[2]
+            last = our_step[2] or our_step[3]
+
+
+def test_a_won_game_of_pairs_ends_as_theirs_does():
+    ours, theirs = pair("Concentration", "easy")
+    ours.reset(seed=3)
+    kinds = theirs.reset(seed=3)[0] * 0 + theirs.state
+    black, red = np.flatnonzero(kinds == 0), np.flatnonzero(kinds == 1)
+    # a card that is up already, then a card twice, then all pairs
+    places = [black[0], black[1], black[0], red[0], black[1], red[2], red[2], *red, *black[2:]]
+    steps = [(ours.step(place), theirs.step(place)) for place in places]
+    for our_step, their_step in steps:
+        np.testing.assert_array_equal(our_step[0], their_step[0])
+        assert our_step[1] == pytest.approx(their_step[1], rel=1e-6)
+        assert our_step[2:4] == their_step[2:4]
+    assert [step[2] for step, _ in steps] == [False] * (len(steps) - 1) + [True]
+    assert steps[-1][0][4] == {"is_success": True}
 
 
 def at_random(physics, generator):

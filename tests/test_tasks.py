@@ -13,10 +13,13 @@ from envs.tasks import TASKS, make_env, make_vector_env, register
 # every task, at settings where three episodes take few steps
 CASES = [
     ("Autoencode", {}),
+    ("Concentration", {}),
+    ("Concentration", {"kind": "ranks"}),
     ("CountRecall", {"level": "medium"}),
     ("CountRecall", {"num_decks": 1, "kind": "ranks"}),
     ("GraphMetaRL", {}),
     ("GraphMetaRL", {"split": "fresh", "published_observation": True}),
+    ("HigherLower", {}),
     ("KeyValueRecall", {}),
     ("KeyValueRecall", {"num_keys": 3, "num_values": 2, "num_rewrites": 0, "num_queries": 1}),
     ("NoisyStatelessCartPole", {"level": "hard"}),
@@ -189,6 +192,8 @@ def test_gymnasium_makes_every_task_with_its_keywords():
         ("RepeatPrevious", {"k": 52}, "RepeatPrevious: k is 52; it should be between 1 and 51"),
         ("Autoencode", {"num_decks": -1}, "Autoencode: num_decks is -1"),
         ("CountRecall", {"kind": "age"}, "CountRecall: kind is 'age'; it should be one of colors"),
+        ("Concentration", {"kind": "suits"}, "kind is 'suits'; it should be one of colors, ranks"),
+        ("HigherLower", {"num_decks": 0}, "HigherLower: num_decks is 0; it should be at least 1"),
         ("KeyValueRecall", {"num_queries": 5}, "num_queries is 5; it should be between 1 and 4"),
         ("KeyValueRecall", {"num_values": 1}, "num_values is 1; it should be at least 2"),
         ("TMaze", {"variant": "tee"}, "TMaze: variant is 'tee'; it should be one of bakker"),

@@ -110,6 +110,89 @@ def test_no_function_of_the_present_observation_beats_chance(name, parameters, c
     assert chance <= best_accuracy < 1.2 * chance + 0.01
 
 
+def pairs_found(face_down, seen):
+    """Where the cards lie that were found, in a game in which nobody turns these again."""
+    found = np.zeros(len(seen[0]), dtype=bool)
+    for after in seen[2::2]:
+        turned = (after != face_down) & ~found
+        if len(set(after[turned])) == 1:
+            found |= turned
+    return found
+
+
+def play_known_pairs(task, seen, memory):
+    """Turn two cards known to match, or else cards not known yet; what was seen fades in time."""
+    face_down = len(task.kinds)
+    found = pairs_found(face_down, seen)
+    known = np.full(len(found), face_down)
+    for observation in seen[-memory:]:
+        known = np.where(observation != face_down, observation, known)
+    known[found] = face_down
+    candidates = np.flatnonzero(known != face_down)
+    if len(seen) % 2 == 0:
+        # the card that was just turned wants its like
+        (first,) = np.flatnonzero((seen[-1] != face_down) & ~found)
+        candidates = [
+            place for place in candidates if place != first and known[place] == known[first]
+        ]
+        if candidates:
+            return candidates[0]
+    for place in candidates if len(seen) % 2 else ():
+        if (known[candidates] == known[place]).sum() > 1:
+            return place
+    unknown = np.flatnonzero((known == face_down) & ~found)
+    return unknown[len(seen) % len(unknown)] if len(unknown) else candidates[0]
+
+
+def play_pairs(env, seed, memory):
+    """The return of one game, and whether all pairs were found."""
+    seen, rewards, last = [env.reset(seed=seed)[0]], [], False
+    while not last:
+        action = play_known_pairs(env.task, seen, memory)
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen.append(observation)
+        rewards.append(reward)
+        last = terminated or truncated
+    return sum(rewards), info["is_success"]
+
+
+@pytest.mark.parametrize(
+    ("level", "with_memory", "without"),
+    [("easy", 0.75, 0.5), ("medium", 0.75, 0.5), ("hard", 0.6, -0.6)],
+)
+def test_who_remembers_cards_finds_all_pairs_in_time(level, with_memory, without):
+    env = make_env("Concentration", level=level)
+    returns, successes = zip(*[play_pairs(env, seed, 10**6) for seed in range(4)], strict=True)
+    assert all(successes)
+    assert min(returns) > with_memory
+    returns, successes = zip(*[play_pairs(env, seed, 1) for seed in range(4)], strict=True)
+    assert not all(successes)
+    assert np.mean(returns) < without
+
+
+def guess_the_likelier(envs, memory):
+    """The returns of an episode each, knowing which cards are gone or taking the deck for full."""
+    ranks = np.arange(13)
+    rank, _ = envs.reset(seed=0)
+    left = np.full((envs.num_envs, 13), 4)
+    rewards = []
+    for _ in range(envs.task.length):
+        left[np.arange(envs.num_envs), rank] -= memory
+        higher = np.where(ranks > rank[:, None], left, 0).sum(axis=1)
+        lower = np.where(ranks < rank[:, None], left, 0).sum(axis=1)
+        rank, reward, *_ = envs.step((higher < lower).astype(np.int64))
+        rewards.append(reward)
+    return np.sum(rewards, axis=0)
+
+
+def test_counting_cards_guesses_better_than_the_last_card_alone():
+    envs = make_vector_env("HigherLower", 500)
+    returns = {memory: guess_the_likelier(envs, memory) for memory in (False, True)}
+    gain = returns[True] - returns[False]
+    assert gain.mean() > 5 * gain.std() / np.sqrt(500)
+    assert 0.45 < returns[False].mean() < returns[True].mean() < 0.55
+
+
 @pytest.mark.parametrize("name", ["Autoencode", "CountRecall", "KeyValueRecall", "RepeatPrevious"])
 def test_a_single_mistake_is_no_success_and_is_forgotten(name):
     env = make_env(name)

@@ -8,8 +8,10 @@ import gymnasium
 from envs.tasks.autoencode import Autoencode
 from envs.tasks.batched import BatchedTask, TaskEnv, TaskVectorEnv
 from envs.tasks.cart_pole import NoisyStatelessCartPole, StatelessCartPole
+from envs.tasks.concentration import Concentration
 from envs.tasks.count_recall import CountRecall
 from envs.tasks.graph_meta_rl import GraphMetaRL
+from envs.tasks.higher_lower import HigherLower
 from envs.tasks.key_value_recall import KeyValueRecall
 from envs.tasks.repeat_first import RepeatFirst
 from envs.tasks.repeat_previous import RepeatPrevious
@@ -28,8 +30,10 @@ __all__ = [
 # Each is made with ``num_envs`` and keywords of its own.
 TASKS: dict[str, type[BatchedTask]] = {
     "Autoencode": Autoencode,
+    "Concentration": Concentration,
     "CountRecall": CountRecall,
     "GraphMetaRL": GraphMetaRL,
+    "HigherLower": HigherLower,
     "KeyValueRecall": KeyValueRecall,
     "NoisyStatelessCartPole": NoisyStatelessCartPole,
     "RepeatFirst": RepeatFirst,

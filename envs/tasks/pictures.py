@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from envs.tasks.sheet import (
     BLUE,
@@ -66,7 +66,7 @@ def _draw_answer(sheet: Sheet, answer: Answer) -> None:
     right = answer.given == answer.right
     asked = answer.right is not None
     x = WIDTH / 2 + (12 if right else -36 if asked else 32)
-    sheet.text((x - 44, NOTE_Y), "answered" if asked else "not asked:", 13, GRAY)
+    sheet.text((x - 44, NOTE_Y), "answered" if asked else "not counted:", 13, GRAY)
     sheet.symbol((x + 8, NOTE_Y), answer.given, 10)
     if answer.right is None:
         return
@@ -74,6 +74,40 @@ def _draw_answer(sheet: Sheet, answer: Answer) -> None:
     if not right:
         sheet.text((x + 94, NOTE_Y), "it was", 13, GRAY)
         sheet.symbol((x + 136, NOTE_Y), answer.right, 10)
+
+
+class PairsTable(NamedTuple):
+    """Cards in rows of thirteen, face down but for those turned just now and the pairs found."""
+
+    symbols: Sequence[str]
+    matched: Bool[np.ndarray, " cards"]
+    turned: Int[np.ndarray, "2"]
+    """The places of the cards turned just now; -1 where there is none."""
+    time_left: Real
+
+
+def table_of_pairs(pairs: PairsTable) -> Picture:
+    """All cards of a game of pairs; those turned just now have a blue edge."""
+    sheet = Sheet("Find the pairs", pairs.time_left)
+    columns, top, bottom = 13, 42, 196
+    width = (WIDTH - 2 * MARGIN) / columns
+    height = (bottom - top) / (len(pairs.symbols) // columns)
+    gap = min(4, 0.3 * height)
+    size = (width - gap, height - gap)
+    for place, symbol in enumerate(pairs.symbols):
+        row, column = divmod(place, columns)
+        corner = (MARGIN + column * width + gap / 2, top + row * height + gap / 2)
+        turned = place in pairs.turned
+        found = bool(pairs.matched[place])
+        face = PALE_GREEN if found else WHITE if turned else FAINT
+        sheet.box(corner, size, face, BLUE if turned else None, radius=3)
+        if found or turned:
+            middle = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
+            sheet.symbol(middle, symbol, min(5.5, 0.4 * size[1]))
+    num_pairs = len(pairs.symbols) // 2
+    note = f"{np.count_nonzero(pairs.matched) // 2} of {num_pairs} pairs"
+    sheet.text((WIDTH / 2, NOTE_Y + 8), note, 13, GRAY)
+    return sheet.pixels()
 
 
 # width of the maze's corridor and its arms, which are twice as long

@@ -75,6 +75,10 @@ class ScriptedTask(BatchedTask):
     def question(self, time: int) -> str:
         """What is asked at a time when something is asked."""
 
+    def waiting(self) -> str:
+        """What a picture says at the other times."""
+        return "Remember"
+
     @override
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
         for row, generator in zip(rows, generators, strict=True):
@@ -106,7 +110,7 @@ class ScriptedTask(BatchedTask):
         title = "That was all"
         if time < self.length:
             asked = self._answers[row, time] != NOT_ASKED
-            title = self.question(time) if asked else "Remember"
+            title = self.question(time) if asked else self.waiting()
         cards = self.on_table(self._seen[row], time)
         return table(title, cards, self._last_answer(row, time), 1 - time / self.length)
 
@@ -118,5 +122,5 @@ class ScriptedTask(BatchedTask):
         return Answer(given, None if right == NOT_ASKED else self.answers[right])
 
     @override
-    def success(self) -> Bool[np.ndarray, " N"]:
+    def success(self) -> Bool[np.ndarray, " N"] | None:
         return self._mistakes == 0

@@ -94,7 +94,7 @@ class Sheet:
         self._draw.text((SCALE * x, SCALE * y), text, color, _font(SCALE * size), anchor="mm")
 
     def symbol(self, middle: Point, name: str, radius: Real) -> None:
-        """A suit or colour of cards, drawn, or any other name, written; a question mark is blue."""
+        """What is in ``SHAPES``, drawn, or any other name, written; a question mark is blue."""
         if name not in SHAPES:
             self.text(middle, name, round(1.7 * radius), BLUE if name == "?" else INK)
             return
@@ -140,6 +140,7 @@ def _heart() -> Float[np.ndarray, "points 2"]:
 
 _STEM = np.array([(0.0, -0.2), (0.4, 1.0), (-0.4, 1.0)])
 _DIAMOND = np.array([(0.0, -1.05), (0.78, 0.0), (0.0, 1.05), (-0.78, 0.0)])
+_TRIANGLE = np.array([(0.0, -0.85), (0.9, 0.75), (-0.9, 0.75)])
 
 # The colour and the parts of what is drawn, about 2 wide and high around (0, 0).
 SHAPES = {
@@ -152,4 +153,6 @@ SHAPES = {
     "hearts": (RED, (_heart() * 0.95,)),
     "black": (INK, (_round(0, 0, 0.9),)),
     "red": (RED, (_round(0, 0, 0.9),)),
+    "higher": (INK, (_TRIANGLE,)),
+    "lower": (INK, (-_TRIANGLE,)),
 }
