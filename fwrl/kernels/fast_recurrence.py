@@ -1,13 +1,12 @@
 """The Delta RNN and the Delta LSTM in C: their loop over time and the way back."""
 
 from collections.abc import Sequence
-from ctypes import byref
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.library import FastRecurrence, check, fill, library, threads_for
+from fwrl.kernels.library import FastRecurrence, run, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.kernels.operators import Operator, register
 
@@ -51,10 +50,12 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B G
 def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
     """What ``unroll`` returns, and what ``Saved`` has beside the output."""
     results = _results(inputs, wanted)
-    call, held = _call(inputs)
-    fill(call, ("output", "end", "end_cell", *Saved._fields[1:]), results)
-    check(library().functions.fwrl_fast_recurrence_forward(byref(call)))
-    del held
+    run(
+        "fwrl_fast_recurrence_forward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (("output", "end", "end_cell", *Saved._fields[1:]), results),
+    )
     return results
 
 
@@ -62,13 +63,15 @@ def run_backward(
     inputs: Inputs, saved: Sequence[Tensor], to_results: Sequence[Tensor]
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; of what is None, empty."""
-    call, held = _call(inputs)
-    given = [x.contiguous() for x in to_results]
-    fill(call, (*Saved._fields, "from_output", "from_end", "from_cell"), (*saved, *given))
     gradients = _gradients(inputs)
-    fill(call, [f"to_{name}" for name in Inputs._fields[:7]], gradients)
-    check(library().functions.fwrl_fast_recurrence_backward(byref(call)))
-    del held
+    run(
+        "fwrl_fast_recurrence_backward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (Saved._fields, saved),
+        (("from_output", "from_end", "from_cell"), to_results),
+        ([f"to_{name}" for name in Inputs._fields[:7]], gradients),
+    )
     return gradients
 
 
@@ -92,15 +95,12 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [inputs.y.new_empty((0,) if x is None else x.shape) for x in inputs[:7]]
 
 
-def _call(inputs: Inputs) -> tuple[FastRecurrence, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+def _sizes(inputs: Inputs) -> FastRecurrence:
+    """The call without its tensors."""
     streams, times, matrices, size = inputs.read.shape
     heads = inputs.y.shape[1]
     threads = threads_for(inputs.read.numel() * size)
-    call = FastRecurrence(streams, times, heads, size, matrices // heads, INTERVAL, threads)
-    held = [None if x is None else x.contiguous() for x in inputs]
-    fill(call, Inputs._fields, held)
-    return call, [x for x in held if x is not None]
+    return FastRecurrence(streams, times, heads, size, matrices // heads, INTERVAL, threads)
 
 
 _fast_recurrence = register(

@@ -1,13 +1,12 @@
 """The fast weight memory in C: its loop over time and the way back, where the library is there."""
 
 from collections.abc import Sequence
-from ctypes import byref
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.library import FastWeightMemory, check, fill, library, threads_for
+from fwrl.kernels.library import FastWeightMemory, run, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.kernels.operators import Operator, register
 
@@ -45,10 +44,12 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T V"], Float[Tensor, "B K V
 def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
     """What ``unroll`` returns, and what is ``Saved``."""
     results = _results(inputs, wanted)
-    call, held = _call(inputs)
-    fill(call, ("output", "end", *Saved._fields), results)
-    check(library().functions.fwrl_fast_weight_memory_forward(byref(call)))
-    del held
+    run(
+        "fwrl_fast_weight_memory_forward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (("output", "end", *Saved._fields), results),
+    )
     return results
 
 
@@ -56,13 +57,15 @@ def run_backward(
     inputs: Inputs, saved: Sequence[Tensor], to_results: Sequence[Tensor]
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts."""
-    call, held = _call(inputs)
-    given = [x.contiguous() for x in to_results]
-    fill(call, (*Saved._fields, "from_output", "from_end"), (*saved, *given))
     gradients = _gradients(inputs)
-    fill(call, [f"to_{name}" for name in Inputs._fields[:4]], gradients)
-    check(library().functions.fwrl_fast_weight_memory_backward(byref(call)))
-    del held
+    run(
+        "fwrl_fast_weight_memory_backward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (Saved._fields, saved),
+        (("from_output", "from_end"), to_results),
+        ([f"to_{name}" for name in Inputs._fields[:4]], gradients),
+    )
     return gradients
 
 
@@ -83,14 +86,11 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs[:4]]
 
 
-def _call(inputs: Inputs) -> tuple[FastWeightMemory, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+def _sizes(inputs: Inputs) -> FastWeightMemory:
+    """The call without its tensors."""
     streams, times, places, size = inputs.path.shape
     threads = threads_for(inputs.state.numel() * times * places)
-    call = FastWeightMemory(streams, times, size, places - 1, INTERVAL, threads)
-    held = [None if x is None else x.contiguous() for x in inputs]
-    fill(call, Inputs._fields, held)
-    return call, [x for x in held if x is not None]
+    return FastWeightMemory(streams, times, size, places - 1, INTERVAL, threads)
 
 
 _fast_weight_memory = register(

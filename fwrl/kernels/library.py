@@ -169,6 +169,23 @@ def fill(call: ctypes.Structure, names: Iterable[str], tensors: Iterable[Tensor 
         setattr(call, name, None if x is None or not x.numel() else x.data_ptr())
 
 
+def run(
+    function: str,
+    call: ctypes.Structure,
+    *groups: tuple[Iterable[str], Iterable[Tensor | None]],
+) -> None:
+    """Call a function of the library with groups of names and tensors; results have no gaps.
+
+    Raises:
+        MemoryError: If it finds none for its scratch.
+    """
+    # what is copied for want of order must live as long as the call
+    held = [(names, [None if x is None else x.contiguous() for x in xs]) for names, xs in groups]
+    for names, tensors in held:
+        fill(call, names, tensors)
+    check(getattr(library().functions, function)(ctypes.byref(call)))
+
+
 def served(*tensors: Tensor) -> bool:
     """Whether the library is there and such tensors are what it computes with."""
     fit = all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)

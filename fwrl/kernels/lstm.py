@@ -1,14 +1,13 @@
 """The LSTM in C: its loop over time and the way back, where the library is there."""
 
 from collections.abc import Sequence
-from ctypes import byref
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.library import LSTM, check, fill, library, threads_for
+from fwrl.kernels.library import LSTM, run, threads_for
 from fwrl.kernels.operators import Operator, register
 from fwrl.recurrence import one_before
 
@@ -35,10 +34,8 @@ def unroll(inputs: Inputs) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E"]
 def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What ``unroll`` returns; the gates and the cells at each time, empty if not ``wanted``."""
     results = _results(inputs, wanted)
-    call, held = _call(inputs)
-    fill(call, ("output", "end_cell", "gates", "cells"), results)
-    check(library().functions.fwrl_lstm_forward(byref(call)))
-    del held
+    names = ("output", "end_cell", "gates", "cells")
+    run("fwrl_lstm_forward", _sizes(inputs), _tensors(inputs), (names, results))
     return results
 
 
@@ -48,14 +45,16 @@ def run_backward(
     to_results: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the first four inputs; saved: the output, the gates and the cells."""
-    call, held = _call(inputs)
-    given = [x.contiguous() for x in to_results]
-    fill(call, ("output", "gates", "cells", "from_output", "from_cell"), (*saved, *given))
     gradients = _gradients(inputs)
     to_projected, to_recurrent, to_hidden, to_cell = gradients
-    fill(call, ("to_projected", "to_hidden", "to_cell"), (to_projected, to_hidden, to_cell))
-    check(library().functions.fwrl_lstm_backward(byref(call)))
-    del held
+    run(
+        "fwrl_lstm_backward",
+        _sizes(inputs),
+        _tensors(inputs),
+        (("output", "gates", "cells"), saved),
+        (("from_output", "from_cell"), to_results),
+        (("to_projected", "to_hidden", "to_cell"), (to_projected, to_hidden, to_cell)),
+    )
     seen = one_before(inputs.hidden, saved[0], inputs.starts)
     torch.mm(to_projected.flatten(0, 1).mT, seen.flatten(0, 1), out=to_recurrent)
     return gradients
@@ -76,15 +75,16 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs[:4]]
 
 
-def _call(inputs: Inputs) -> tuple[LSTM, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+def _sizes(inputs: Inputs) -> LSTM:
+    """The call without its tensors."""
     streams, times, _ = inputs.projected.shape
     size = inputs.cell.shape[1]
     threads = min(threads_for(inputs.projected.numel() * size), streams)
-    call = LSTM(streams, times, size, threads, inputs.forget_bias)
-    held = [x.contiguous() for x in inputs[:5]]
-    fill(call, Inputs._fields[:5], held)
-    return call, held
+    return LSTM(streams, times, size, threads, inputs.forget_bias)
+
+
+def _tensors(inputs: Inputs) -> tuple[Sequence[str], Sequence[Tensor]]:
+    return Inputs._fields[:5], inputs[:5]
 
 
 _lstm = register(

@@ -21,10 +21,10 @@ from fwrl.kernels.chunked import FORMS, prepared
 from fwrl.kernels.library import (
     Scan,
     check,
-    fill,
     library,
     place,
     place_one,
+    run,
     served,
     threads_for,
 )
@@ -34,6 +34,8 @@ from fwrl.update_rules import UpdateRule, Write
 
 # Times between two states that are kept: with more of them less is kept, and no less computed.
 INTERVAL = 16
+# of a forward pass; a backward pass is given the gradients of the first two in their place
+RESULTS = ("output", "end", "error", "kept")
 
 
 class Inputs(NamedTuple):
@@ -82,11 +84,9 @@ def step(
     call.threads = threads_for(state.numel())
     rows = ((call.query, query), (call.key, write.key), (call.value, write.value))
     held = [place_one(to, x) for to, x in rows]
-    strengths = [None if x is None else x.contiguous() for x in (write.beta, write.decay)]
-    state = state.contiguous()
-    output, end = write.value.new_empty(write.value.shape), torch.empty_like(state)
-    fill(call, ("beta", "decay", "state", "output", "end"), (*strengths, state, output, end))
-    check(library().functions.fwrl_scan_forward(byref(call)))
+    output, end = write.value.new_empty(write.value.shape), state.new_empty(state.shape)
+    names = ("beta", "decay", "state", "output", "end")
+    run("fwrl_scan_forward", call, (names, (write.beta, write.decay, state, output, end)))
     del held
     return output, end
 
@@ -134,8 +134,7 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, T
     """
     results = _results(inputs, wanted)
     call, held = _call(inputs)
-    fill(call, ("output", "end", "error", "kept"), results)
-    check(library().functions.fwrl_scan_forward(byref(call)))
+    run("fwrl_scan_forward", call, _rest(inputs), (RESULTS, results))
     del held
     return results
 
@@ -147,14 +146,12 @@ def run_backward(
 ) -> list[Tensor]:
     """The gradients of the first seven inputs; of what is None, empty. Saved: error and kept."""
     call, held = _call(inputs)
-    output, end = (x.contiguous() for x in to_results)
-    fill(call, ("output", "end", "error", "kept"), (output, end, *saved))
     gradients = _gradients(inputs)
     # each stream's own gradient of the fresh state, whoever shares it
     to_fresh = gradients[6] if inputs.fresh is None else torch.empty_like(inputs.state)
     names = tuple(f"to_{name}" for name in Inputs._fields[:7])
-    fill(call, names, [*gradients[:6], to_fresh])
-    check(library().functions.fwrl_scan_backward(byref(call)))
+    results = (names, [*gradients[:6], to_fresh])
+    run("fwrl_scan_backward", call, _rest(inputs), (RESULTS, (*to_results, *saved)), results)
     del held
     if inputs.fresh is not None:
         gradients[6] = to_fresh.sum_to_size(inputs.fresh.shape)
@@ -179,7 +176,7 @@ def _results(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def _call(inputs: Inputs) -> tuple[Scan, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+    """The call with queries, keys and values, and what must live as long as it runs."""
     streams, times, heads, keys = inputs.query.shape
     values = inputs.value.shape[-1]
     fresh_streams = 0 if inputs.fresh is None else inputs.fresh.shape[0]
@@ -187,11 +184,12 @@ def _call(inputs: Inputs) -> tuple[Scan, list[Tensor]]:
     sizes = (streams, times, heads, keys, values)
     call = Scan(*sizes, inputs.removes, INTERVAL, fresh_streams, threads)
     held = [place(getattr(call, name), getattr(inputs, name)) for name in Inputs._fields[:3]]
-    # the others without gaps
-    names = ("beta", "decay", "state", "fresh", "starts")
-    rest = [None if x is None else x.contiguous() for x in inputs[3:8]]
-    fill(call, names, rest)
-    return call, held + [x for x in rest if x is not None]
+    return call, held
+
+
+def _rest(inputs: Inputs) -> tuple[Sequence[str], Sequence[Tensor | None]]:
+    """The other tensors, which the library wants without gaps."""
+    return Inputs._fields[3:8], inputs[3:8]
 
 
 _scan = register(

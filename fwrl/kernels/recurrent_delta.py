@@ -1,14 +1,13 @@
 """The Recurrent Delta Net in C: its loop over time and the way back, where the library is there."""
 
 from collections.abc import Sequence
-from ctypes import byref
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.library import Recurrent, check, fill, library, threads_for
+from fwrl.kernels.library import Recurrent, run, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.kernels.operators import Operator, register
 from fwrl.recurrence import one_before
@@ -40,10 +39,8 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, Tensor, Tensor, T
     The last two are empty where no backward pass is ``wanted``.
     """
     results = _results(inputs, wanted)
-    call, held = _call(inputs)
-    fill(call, ("output", "end", "made", "kept"), results)
-    check(library().functions.fwrl_recurrent_forward(byref(call)))
-    del held
+    names = ("output", "end", "made", "kept")
+    run("fwrl_recurrent_forward", _sizes(inputs), (Inputs._fields, inputs), (names, results))
     return results
 
 
@@ -53,14 +50,16 @@ def run_backward(
     to_results: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; saved: the output, made and kept."""
-    call, held = _call(inputs)
-    given = [x.contiguous() for x in to_results]
-    fill(call, ("output", "made", "kept", "from_output", "from_end"), (*saved, *given))
     gradients = _gradients(inputs)
     to_projected, to_recurrent, to_state, to_y = gradients
-    fill(call, ("to_projected", "to_state", "to_y"), (to_projected, to_state, to_y))
-    check(library().functions.fwrl_recurrent_backward(byref(call)))
-    del held
+    run(
+        "fwrl_recurrent_backward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (("output", "made", "kept"), saved),
+        (("from_output", "from_end"), to_results),
+        (("to_projected", "to_state", "to_y"), (to_projected, to_state, to_y)),
+    )
     seen = one_before(inputs.y, saved[0], inputs.starts).tanh()
     seen, made = (x.flatten(0, 1).transpose(0, 1) for x in (seen, to_projected))
     torch.bmm(seen.mT, made, out=to_recurrent)
@@ -84,15 +83,12 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs[:4]]
 
 
-def _call(inputs: Inputs) -> tuple[Recurrent, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+def _sizes(inputs: Inputs) -> Recurrent:
+    """The call without its tensors."""
     streams, times, heads, _ = inputs.projected.shape
     size = inputs.y.shape[-1]
     threads = threads_for(inputs.projected.numel() * size)
-    call = Recurrent(streams, times, heads, size, INTERVAL, threads)
-    held = [None if x is None else x.contiguous() for x in inputs]
-    fill(call, Inputs._fields, held)
-    return call, [x for x in held if x is not None]
+    return Recurrent(streams, times, heads, size, INTERVAL, threads)
 
 
 _recurrent_delta = register(

@@ -1,14 +1,13 @@
 """The self-referential weight matrix in C: its loop over time and the way back."""
 
 from collections.abc import Sequence
-from ctypes import byref
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.kernels.library import SelfReferential, check, fill, library, threads_for
+from fwrl.kernels.library import SelfReferential, run, threads_for
 from fwrl.kernels.native import INTERVAL
 from fwrl.kernels.operators import Operator, register
 from fwrl.shapes import FastWeights
@@ -37,10 +36,8 @@ def run_forward(inputs: Inputs, wanted: bool) -> tuple[Tensor, ...]:
     The last three are empty where no backward pass is ``wanted``.
     """
     results = _results(inputs, wanted)
-    call, held = _call(inputs)
-    fill(call, ("output", "end", "made", "change", "kept"), results)
-    check(library().functions.fwrl_self_referential_forward(byref(call)))
-    del held
+    names = ("output", "end", "made", "change", "kept")
+    run("fwrl_self_referential_forward", _sizes(inputs), (Inputs._fields, inputs), (names, results))
     return results
 
 
@@ -50,13 +47,15 @@ def run_backward(
     to_results: Sequence[Tensor],
 ) -> list[Tensor]:
     """The gradients of the inputs but the starts; saved: made, change and kept."""
-    call, held = _call(inputs)
-    given = [x.contiguous() for x in to_results]
-    fill(call, ("made", "change", "kept", "from_output", "from_end"), (*saved, *given))
     to_address, to_state, to_fresh = (torch.empty(x.shape) for x in (*inputs[:2], inputs.state))
-    fill(call, ("to_address", "to_state", "to_fresh"), (to_address, to_state, to_fresh))
-    check(library().functions.fwrl_self_referential_backward(byref(call)))
-    del held
+    run(
+        "fwrl_self_referential_backward",
+        _sizes(inputs),
+        (Inputs._fields, inputs),
+        (("made", "change", "kept"), saved),
+        (("from_output", "from_end"), to_results),
+        (("to_address", "to_state", "to_fresh"), (to_address, to_state, to_fresh)),
+    )
     # each stream has its own
     return [to_address, to_state, to_fresh.sum(0)]
 
@@ -78,13 +77,10 @@ def _gradients(inputs: Inputs) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in inputs[:3]]
 
 
-def _call(inputs: Inputs) -> tuple[SelfReferential, list[Tensor]]:
-    """The call without its results, and the tensors that must live as long as it runs."""
+def _sizes(inputs: Inputs) -> SelfReferential:
+    """The call without its tensors."""
     threads = threads_for(inputs.address.numel() * inputs.state.shape[3])
-    call = SelfReferential(*inputs.address.shape, INTERVAL, threads)
-    held = [None if x is None else x.contiguous() for x in inputs]
-    fill(call, Inputs._fields, held)
-    return call, [x for x in held if x is not None]
+    return SelfReferential(*inputs.address.shape, INTERVAL, threads)
 
 
 _self_referential = register(
