@@ -11,7 +11,7 @@ from fwrl.state import map_tensors, tensors_in
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
 KINDS = ["delta_lstm", "delta_rnn", "recurrent_delta", "self_referential"]
-KINDS += ["fast_weight_memory", "lstm", "slow_rnn"]
+KINDS += ["fast_weight_memory", "gru", "lstm", "slow_rnn"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 # sizes of heads: whole vectors of every width; less than one; some and a rest
 SIZES = [32, 3, 16, 17, 40, 80]
@@ -21,7 +21,7 @@ def settings(kind, size):
     if kind == "fast_weight_memory":
         # a memory grows with the third power; strong writes, so that it is clipped now and then
         return {"memory_size": min(size, 33), "scale_write": False}
-    return {} if kind == "lstm" else {"heads": 2}
+    return {} if kind in ("gru", "lstm") else {"heads": 2}
 
 
 def problem(kind, size, times, streams=3, **others):
@@ -111,6 +111,7 @@ def test_every_setting_of_a_fast_weight_memory(settings):
 @pytest.mark.parametrize("hidden_size", [1, 31, 32, 33, 100])
 def test_hidden_units_that_fill_no_panel(hidden_size, variant):
     assert_equal(problem("lstm", 9, 12, streams=11, hidden_size=hidden_size, forget_bias=0.5))
+    assert_equal(problem("gru", 9, 12, streams=11, hidden_size=hidden_size))
 
 
 @every_kind
@@ -197,8 +198,8 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    names = ("recurrent", "fast_recurrence", "fast_weight_memory", "lstm", "self_referential")
-    for name in names:
+    names = ("recurrent", "fast_recurrence", "fast_weight_memory", "gru", "lstm")
+    for name in (*names, "self_referential"):
         monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):
         core.unroll(x, state, starts)
@@ -242,6 +243,7 @@ def given(*shapes):
     [
         ("recurrent_delta", given((2, 20, 2, 13), (2, 4, 13), (2, 2, 4, 4), (2, 2, 4))),
         ("fast_weight_memory", given((2, 20, 3, 4), (2, 20, 1), (2, 20, 3, 4), (2, 16, 4))),
+        ("gru", given((2, 20, 9), (9, 3), (9,), (2, 3))),
         ("lstm", given((2, 20, 12), (12, 3), (2, 3), (2, 3))),
         ("self_referential", given((2, 20, 2, 4), (2, 2, 4, 16), (2, 4, 16))),
         (

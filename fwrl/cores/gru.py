@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
-from fwrl.precision import at_least_float32
+from fwrl.kernels import gru, recurs_natively
+from fwrl.precision import at_least_float32, without_autocast
 from fwrl.recurrence import by_steps
 
 
@@ -54,8 +55,16 @@ class GRU(MemoryCore[Tensor]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
-        fresh = self.initial_state(x.shape[0], x.device)
-        return by_steps(self._advance, self.input(x), state, starts, fresh)
+        projected, recurrent = self.input(x), self.recurrent
+        weights = at_least_float32(recurrent.weight), at_least_float32(recurrent.bias)
+        inputs = gru.Inputs(at_least_float32(projected), *weights, state, starts)
+        # for one time the weights are not worth the order in which C reads them
+        if x.shape[1] == 1 or not recurs_natively(*inputs[:4]):
+            fresh = self.initial_state(x.shape[0], x.device)
+            return by_steps(self._advance, projected, state, starts, fresh)
+        with without_autocast(x.device):
+            hidden = gru.unroll(inputs)
+        return hidden, hidden[:, -1].clone()
 
     def _advance(
         self, projected: Float[Tensor, "B E3"], state: Float[Tensor, "B E"]

@@ -95,6 +95,17 @@ class FastRecurrence(ctypes.Structure):
     )
 
 
+class GRU(ctypes.Structure):
+    """``GRU`` in c/gru.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "threads")),
+        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "bias", "hidden")),
+        *((name, ctypes.c_void_p) for name in ("starts", "output", "gates", "from_output")),
+        *((name, ctypes.c_void_p) for name in ("to_projected", "to_made", "to_hidden")),
+    )
+
+
 class LSTM(ctypes.Structure):
     """``LSTM`` in c/lstm.h."""
 

@@ -3,6 +3,7 @@
 #include "fast_recurrence.h"
 #include "fast_weight_memory.h"
 #include "features.h"
+#include "gru.h"
 #include "lstm.h"
 #include "recurrent.h"
 #include "scan.h"
@@ -28,6 +29,7 @@ typedef struct {
     int (*fast_recurrence_backward)(const FastRecurrence *);
     int (*fast_weight_memory_forward)(const FastWeightMemory *);
     int (*fast_weight_memory_backward)(const FastWeightMemory *);
+    int (*gru_forward)(const GRU *), (*gru_backward)(const GRU *);
     int (*lstm_forward)(const LSTM *), (*lstm_backward)(const LSTM *);
     int (*self_referential_forward)(const SelfReferential *);
     int (*self_referential_backward)(const SelfReferential *);
@@ -43,6 +45,8 @@ typedef struct {
     int fast_recurrence_backward_##variant(const FastRecurrence *);                                \
     int fast_weight_memory_forward_##variant(const FastWeightMemory *);                            \
     int fast_weight_memory_backward_##variant(const FastWeightMemory *);                           \
+    int gru_forward_##variant(const GRU *);                                                        \
+    int gru_backward_##variant(const GRU *);                                                       \
     int lstm_forward_##variant(const LSTM *);                                                      \
     int lstm_backward_##variant(const LSTM *);                                                     \
     int self_referential_forward_##variant(const SelfReferential *);                               \
@@ -59,6 +63,8 @@ typedef struct {
      fast_recurrence_backward_##variant,                                                           \
      fast_weight_memory_forward_##variant,                                                         \
      fast_weight_memory_backward_##variant,                                                        \
+     gru_forward_##variant,                                                                        \
+     gru_backward_##variant,                                                                       \
      lstm_forward_##variant,                                                                       \
      lstm_backward_##variant,                                                                      \
      self_referential_forward_##variant,                                                           \
@@ -118,6 +124,8 @@ PUBLIC int fwrl_fast_weight_memory_forward(const FastWeightMemory *x) {
 PUBLIC int fwrl_fast_weight_memory_backward(const FastWeightMemory *x) {
     return now()->fast_weight_memory_backward(x);
 }
+PUBLIC int fwrl_gru_forward(const GRU *x) { return now()->gru_forward(x); }
+PUBLIC int fwrl_gru_backward(const GRU *x) { return now()->gru_backward(x); }
 PUBLIC int fwrl_lstm_forward(const LSTM *x) { return now()->lstm_forward(x); }
 PUBLIC int fwrl_lstm_backward(const LSTM *x) { return now()->lstm_backward(x); }
 PUBLIC int fwrl_self_referential_forward(const SelfReferential *x) {

@@ -1,0 +1,96 @@
+/* Recurrent nets of many streams with one matrix of recurrent weights. It is too large for the
+   nearest cache: a thread takes all its streams through a time together, and reads it once for
+   many. */
+#ifndef FWRL_GROUPS_H
+#define FWRL_GROUPS_H
+
+#include "products.h"
+
+/* The call; its sizes; recurrent weights [columns E] and starts [B T] or null. Then what
+   `run_groups` adds: the weights in panels, and how many streams are one thread's. */
+typedef struct {
+    const void *call;
+    int64_t streams, times, size, columns, threads;
+    const float *recurrent;
+    const uint8_t *starts;
+    float *weights;
+    int64_t group;
+} Work;
+
+/* The streams of one thread, and its scratch: of each stream what is made of the last output (or
+   the gradient of that), and as many numbers as there are units, which last from time to time. */
+typedef struct {
+    const Work *work;
+    int64_t first, count, row;
+    float *zeros, *made, *kept;
+    /* for each stream: what is multiplied, and where the product goes */
+    const float **x;
+    float **to;
+} Group;
+
+/* Floats of pointers for so many streams, and of the rest of the scratch. */
+INLINE int64_t floats_of_pointers(int64_t count) {
+    return (int64_t)((2 * count * sizeof(float *) + 63) / 64 * 64 / sizeof(float));
+}
+
+/* Of one stream, what a product fills: the columns, or the gradient of the output. */
+INLINE int64_t row_of(const Work *work) { return panels_of(work->columns) * PANEL; }
+
+INLINE int64_t floats_of(const Work *work) {
+    return floats_of_pointers(work->group) + work->size +
+           work->group * (row_of(work) + work->size);
+}
+
+static Group group_of(const Work *work, int64_t n, float *scratch) {
+    int64_t first = n * work->group, rest = work->streams - first;
+    Group g = {work, first, rest < work->group ? rest : work->group, row_of(work)};
+    g.x = (const float **)scratch;
+    g.to = (float **)scratch + work->group;
+    g.zeros = scratch + floats_of_pointers(work->group);
+    g.kept = g.zeros + work->size;
+    g.made = g.kept + work->group * work->size;
+    memset(g.zeros, 0, work->size * sizeof(float));
+    for (int64_t i = 0; i < g.count; i++)
+        g.to[i] = g.made + i * g.row;
+    return g;
+}
+
+/* Where [B T .] has this time of a stream of the group. */
+INLINE int64_t place(const Group *g, int64_t i, int64_t t) {
+    return (g->first + i) * g->work->times + t;
+}
+
+INLINE int starts_at(const Group *g, int64_t i, int64_t t) {
+    return g->work->starts && g->work->starts[place(g, i, t)];
+}
+
+/* What there was before a time: `first` [B E] before all of `later` [B T E]. */
+INLINE const float *before(const Group *g, int64_t i, int64_t t, const float *first,
+                           const float *later) {
+    int64_t size = g->work->size;
+    if (starts_at(g, i, t))
+        return g->zeros;
+    return t ? later + place(g, i, t - 1) * size : first + (g->first + i) * size;
+}
+
+/* All groups through all times. The recurrent weights are read along the rows on the way back. */
+static int run_groups(Work work, int back,
+                      void (*through)(const void *work, int64_t n, int64_t unused,
+                                      float *scratch)) {
+    if (!work.streams)
+        return 0;
+    int64_t size = work.size, columns = work.columns;
+    int64_t from = back ? columns : size, to = back ? size : columns;
+    int64_t bytes = (packed_size(from, to) * sizeof(float) + 63) / 64 * 64;
+    work.group = (work.streams + work.threads - 1) / work.threads;
+    work.weights = aligned_alloc(64, bytes);
+    if (!work.weights)
+        return 1;
+    pack(work.weights, work.recurrent, from, to, back ? size : 1, back ? 1 : size);
+    int64_t groups = (work.streams + work.group - 1) / work.group;
+    int failed = for_all(&work, groups, 1, work.threads, floats_of(&work), through);
+    free(work.weights);
+    return failed;
+}
+
+#endif
