@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from as_markdown import paragraphs, plain, table
 from pydantic import BaseModel
+from tasks_page import tasks_page
 
 from agents.ppo import PPOConfig
 from fwrl.cli.comparison.config import ComparisonConfig, TaskConfig
@@ -108,7 +110,7 @@ def _cores() -> str:
         order = "parallel" if about.parallel else "sequential"
         rows.append((f"`{name}`", f"`{about.update}`", *sizes, about.cost, order, about.source))
     head = ("core", "per step", "state", "parameters", "multiplications", "over time", "source")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _rules() -> str:
@@ -118,23 +120,16 @@ def _rules() -> str:
         assert found, f"{name} does not say what becomes of W"
         order = "parallel" if rule in CHUNKED else "sequential"
         rows.append((f"`{name}`", f"`{found[1]}`", order, _summary(rule)))
-    return _table(("rule", "per step", "over time", "meaning"), rows)
+    return table(("rule", "per step", "over time", "meaning"), rows)
 
 
 def _maps() -> str:
     rows = [(f"`{name}`", _summary(function)) for name, function in FEATURE_MAPS.items()]
-    return _table(("map", "meaning"), rows)
+    return table(("map", "meaning"), rows)
 
 
 def _summary(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0].replace("``", "`")
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    # a bar inside a cell would end it
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 CONFIGURATION = """# Configuration
@@ -173,16 +168,16 @@ def configuration_page() -> str:
     sections = ["## The run", _keys(RunConfig, "", elsewhere)]
     for name in names:
         summary = RunConfig.model_fields[name].description or ""
-        sections += [f"## {name}", _plain(summary)]
+        sections += [f"## {name}", plain(summary)]
         many = len(models[name]) > 1
         for model in models[name]:
             title = f"### {name}.kind={model.model_fields['kind'].default}" if many else ""
-            about = _first_paragraph(model) if many else ""
+            about = paragraphs(model)[0] if many else ""
             sections += [title, about, _keys(model, f"{name}.", elsewhere)]
     for command, page, parts in OTHER_FILES:
         sections += [f"## Files of fwrl {command}", f"What they are for is in [{page}]({page})."]
         for prefix, model in parts.items():
-            sections += [_first_paragraph(model), _keys(model, prefix, {})]
+            sections += [paragraphs(model)[0], _keys(model, prefix, {})]
     may_change = ", ".join(f"`{name}`" for name in RunConfig.model_fields if name in MAY_CHANGE)
     return CONFIGURATION.format(may_change=may_change, sections="\n\n".join(filter(None, sections)))
 
@@ -218,9 +213,9 @@ def _keys(model: type[BaseModel], prefix: str, names: Mapping[str, list[str]]) -
             default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"
         others = ", ".join(f"`{each}`" for each in names.get(prefix + name, ()))
         known = f" Also known as {others}." if others else ""
-        meaning = _plain(field.description or "") + known
+        meaning = plain(field.description or "") + known
         rows.append((f"`{prefix}{name}`", _range(described), default, meaning))
-    return _table(("key", "value", "default", "meaning"), rows) if rows else ""
+    return table(("key", "value", "default", "meaning"), rows) if rows else ""
 
 
 def _names_elsewhere() -> dict[str, list[str]]:
@@ -268,17 +263,6 @@ def _limits(schema: Mapping[str, Any], whole: bool) -> str:
     return "".join(f" {each}" for each in [(", " if strict else " ").join(limits)] if each)
 
 
-def _first_paragraph(model: type[BaseModel]) -> str:
-    return _plain((inspect.getdoc(model) or "").partition("\n\n")[0])
-
-
-def _plain(text: str) -> str:
-    """A docstring as Markdown, with the words of YAML for those of Python."""
-    text = " ".join(text.split()).replace("``", "`")
-    words = {"None": "null", "True": "true", "False": "false"}
-    return re.sub(r"\b(None|True|False)\b", lambda found: f"`{words[found[1]]}`", text)
-
-
 def schema() -> str:
     """The JSON schema of the whole configuration, for editors."""
     return json.dumps(RunConfig.model_json_schema(), indent=1) + "\n"
@@ -288,6 +272,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/metrics.md": metrics_page,
     "docs/memories.md": memories_page,
     "docs/configuration.md": configuration_page,
+    "docs/tasks.md": tasks_page,
     "configs/schema.json": schema,
 }
 
