@@ -66,13 +66,14 @@ function drawProbabilities(canvas) {
     if (probability.some((now) => now[f][a] > 0)) rows.push([f, a]);
   }));
   const tall = Math.max(8, Math.min(24, 260 / rows.length));
+  const named = tall >= 12 ? 1 : 10;
   const { pen, width, height } = surface(canvas, rows.length * tall + 24);
   const { step, x } = across(width);
   rows.forEach(([f, a], row) => {
     pen.fillStyle = css("--faint");
     pen.textAlign = "right";
     const factors = probability[0].length;
-    if (tall >= 12 || a === 0) pen.fillText(factors > 1 ? `${f}: ${a}` : a, LEFT - 8, (row + 0.5) * tall);
+    if (a % named === 0) pen.fillText(factors > 1 ? `${f}: ${a}` : a, LEFT - 8, Math.max(7, (row + 0.5) * tall));
     probability.forEach((now, t) => {
       pen.fillStyle = `rgb(${colour(now[f][a])})`;
       pen.fillRect(LEFT + t * step, row * tall, step + 0.5, tall - 1);
