@@ -32,10 +32,11 @@ them, after `envs.tasks.register()`.
 
 ![Each task as its videos show it](tasks.png)
 
-POPGym's are equal to its package, transition by transition, from the same seed; the cart-poles up to
-rounding. What an agent sees is less than a picture shows. Atari, MiniGrid, the rest of POPGym and every other Gymnasium id are
-environments too: `fwrl list envs` names them, and [environments.md](environments.md) says what is
-expected of yours. This page is made by `docs/generate.py`.
+POPGym's are equal to its package, transition by transition, from the same seed; the cart-poles up
+to rounding. What an agent sees is less than a picture shows. Atari, MiniGrid, the rest of POPGym
+and every other Gymnasium id are environments too: `fwrl list envs` names them, and
+[environments.md](environments.md) says what is expected of yours. This page is made by
+`docs/generate.py`.
 
 {sections}
 """
