@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -161,6 +162,15 @@ def folder(tmp_path, monkeypatch):
     yield tmp_path
     sys.modules.pop("my_envs", None)
     gymnasium.registry.pop("Remember-v0", None)
+
+
+@pytest.mark.parametrize(
+    "record", sorted(ROOT.glob("docs/results/*/results.json")), ids=lambda path: path.parent.name
+)
+def test_recorded_commands_name_no_place_outside_of_the_repository(record):
+    words = shlex.split(json.loads(record.read_text())["command"])
+    assert words[0] == "fwrl"
+    assert not [word for word in words if re.search(r"(^|=)[~/]", word)]
 
 
 def test_the_page_on_installation_has_every_extra():

@@ -188,12 +188,12 @@ def test_segments_are_the_rows_and_each_target_comes_next():
     assert torch.equal(torch.cat(targets, 1), rows[:, 1:])
 
 
-@pytest.mark.parametrize("length", [1, 5, 8, 40])
-@pytest.mark.parametrize("stride", [1, 3, 5])
+# a stride beyond the window leaves out tokens
+@pytest.mark.parametrize(
+    ("length", "stride"), [(a, b) for a in (1, 5, 8, 40) for b in (1, 3, 5) if b <= a]
+)
 @pytest.mark.parametrize("total", [2, 6, 9, 23, 24])
 def test_windows_ask_each_token_once_with_the_context_that_is_said(length, stride, total):
-    if stride > length:
-        pytest.skip("a stride beyond the window leaves out tokens")
     asked = []
     for number, (inputs, targets) in enumerate(windows(torch.arange(total), length, stride, 2)):
         assert len(inputs) <= 2

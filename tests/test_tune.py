@@ -1,16 +1,13 @@
 """``fwrl tune``: what is tried, what ends early, what continues, and what is written."""
 
 import importlib
-import importlib.util
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import stand_in_optuna
 import yaml
 from commands import command
 from matplotlib.image import imread
@@ -24,7 +21,6 @@ from fwrl.cli.tuning.config import load_tuning, trial_config
 from fwrl.config import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-INSTALLED = importlib.util.find_spec("optuna") is not None
 FILE = """
 config:
   env: {id: fwrl/RepeatPrevious-v0, num_envs: 4}
@@ -41,13 +37,8 @@ pruner: {startup_trials: 2}
 """
 
 
-@pytest.fixture(params=["optuna", "stand-in"])
-def file(request, tmp_path, monkeypatch):
-    if request.param == "stand-in":
-        monkeypatch.setitem(sys.modules, "optuna", stand_in_optuna)
-        monkeypatch.setattr(stand_in_optuna, "STUDIES", {})
-    elif not INSTALLED:
-        pytest.skip("optuna is not installed")
+@pytest.fixture
+def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(FILE)
     return "small.yaml"
