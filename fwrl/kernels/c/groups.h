@@ -73,6 +73,43 @@ INLINE const float *before(const Group *g, int64_t i, int64_t t, const float *fi
     return t ? later + place(g, i, t - 1) * size : first + (g->first + i) * size;
 }
 
+/* All times of a group. `first` [B E] is the output before all others, `later` [B T E] those that
+   `cell` makes from what is made of the last one; where an episode starts, `kept` is zero. */
+INLINE void forward_through(Group *g, const float *first, const float *later,
+                            void (*cell)(const Group *, int64_t i, int64_t t, float *kept)) {
+    int64_t size = g->work->size;
+    for (int64_t t = 0; t < g->work->times; t++) {
+        for (int64_t i = 0; i < g->count; i++) {
+            g->x[i] = before(g, i, t, first, later);
+            if (starts_at(g, i, t))
+                memset(g->kept + i * size, 0, size * sizeof(float));
+        }
+        products(g->to, g->x, g->count, g->work->weights, size, g->work->columns);
+        for (int64_t i = 0; i < g->count; i++)
+            cell(g, i, t, g->kept + i * size);
+    }
+}
+
+/* The same backwards: `cell` makes the gradient `to_made` [B T columns] of what was made; that of
+   the output before, but for what is `kept`, is left in `to`. */
+INLINE void back_through(Group *g, const float *to_made,
+                         void (*cell)(const Group *, int64_t i, int64_t t, float *kept)) {
+    int64_t size = g->work->size, columns = g->work->columns;
+    memset(g->made, 0, g->count * g->row * sizeof(float));
+    for (int64_t t = g->work->times - 1; t >= 0; t--) {
+        for (int64_t i = 0; i < g->count; i++) {
+            cell(g, i, t, g->kept + i * size);
+            g->x[i] = to_made + place(g, i, t) * columns;
+        }
+        products(g->to, g->x, g->count, g->work->weights, columns, size);
+        for (int64_t i = 0; i < g->count; i++)
+            if (starts_at(g, i, t)) {
+                memset(g->to[i], 0, size * sizeof(float));
+                memset(g->kept + i * size, 0, size * sizeof(float));
+            }
+    }
+}
+
 /* All groups through all times. The recurrent weights are read along the rows on the way back. */
 static int run_groups(Work work, int back,
                       void (*through)(const void *work, int64_t n, int64_t unused,

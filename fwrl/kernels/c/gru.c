@@ -16,10 +16,11 @@
 enum { RESET, KEEP, NEW, MADE, INNER = MADE, GATES };
 
 /* One time of one stream: from what is made of the last output to the next. */
-static void cell_forward(const Group *g, int64_t i, int64_t t, const float *old) {
+static void cell_forward(const Group *g, int64_t i, int64_t t, float *unused) {
+    (void)unused;
     const GRU *net = g->work->call;
     int64_t size = net->size, row = place(g, i, t);
-    const float *x = net->projected + row * MADE * size, *bias = net->bias;
+    const float *x = net->projected + row * MADE * size, *bias = net->bias, *old = g->x[i];
     float *made = g->to[i], *reset = made + RESET * size, *keep = made + KEEP * size;
     float *inner = made + NEW * size, *output = net->output + row * size;
     float *gates = net->gates ? net->gates + row * GATES * size : 0;
@@ -44,18 +45,12 @@ static void forward(const void *work, int64_t n, int64_t unused, float *scratch)
     (void)unused;
     Group group = group_of(work, n, scratch), *g = &group;
     const GRU *net = g->work->call;
-    for (int64_t t = 0; t < net->times; t++) {
-        for (int64_t i = 0; i < g->count; i++)
-            g->x[i] = before(g, i, t, net->hidden, net->output);
-        products(g->to, g->x, g->count, g->work->weights, net->size, MADE * net->size);
-        for (int64_t i = 0; i < g->count; i++)
-            cell_forward(g, i, t, g->x[i]);
-    }
+    forward_through(g, net->hidden, net->output, cell_forward);
 }
 
 /* One time of one stream backwards: from the gradient of h, of which `kept` is the part that did
    not pass through the recurrent weights, to those of the gates before they are squashed. */
-static void cell_back(const Group *g, int64_t i, int64_t t, const float *to_h, float *kept) {
+static void cell_back(const Group *g, int64_t i, int64_t t, float *kept) {
     const GRU *net = g->work->call;
     int64_t size = net->size, row = place(g, i, t);
     const float *gates = net->gates + row * GATES * size;
@@ -63,6 +58,7 @@ static void cell_back(const Group *g, int64_t i, int64_t t, const float *to_h, f
     const float *new = gates + NEW * size, *inner = gates + INNER * size;
     const float *old = before(g, i, t, net->hidden, net->output);
     const float *to_output = net->from_output + row * size;
+    const float *to_h = g->to[i];
     float *to_x = net->to_projected + row * MADE * size, *to_made = net->to_made + row * MADE * size;
 #pragma omp simd
     for (int64_t v = 0; v < size; v++) {
@@ -84,19 +80,7 @@ static void backward(const void *work, int64_t n, int64_t unused, float *scratch
     const GRU *net = g->work->call;
     int64_t size = net->size;
     memset(g->kept, 0, g->count * size * sizeof(float));
-    memset(g->made, 0, g->count * g->row * sizeof(float));
-    for (int64_t t = net->times - 1; t >= 0; t--) {
-        for (int64_t i = 0; i < g->count; i++) {
-            cell_back(g, i, t, g->to[i], g->kept + i * size);
-            g->x[i] = net->to_made + place(g, i, t) * MADE * size;
-        }
-        products(g->to, g->x, g->count, g->work->weights, MADE * size, size);
-        for (int64_t i = 0; i < g->count; i++)
-            if (starts_at(g, i, t)) {
-                memset(g->to[i], 0, size * sizeof(float));
-                memset(g->kept + i * size, 0, size * sizeof(float));
-            }
-    }
+    back_through(g, net->to_made, cell_back);
     for (int64_t i = 0; i < g->count; i++)
         for (int64_t v = 0; v < size; v++)
             net->to_hidden[(g->first + i) * size + v] = g->to[i][v] + g->kept[i * size + v];

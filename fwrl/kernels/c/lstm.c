@@ -41,22 +41,13 @@ static void forward(const void *work, int64_t n, int64_t unused, float *scratch)
     const LSTM *net = g->work->call;
     int64_t size = net->size;
     memcpy(g->kept, net->cell + g->first * size, g->count * size * sizeof(float));
-    for (int64_t t = 0; t < net->times; t++) {
-        for (int64_t i = 0; i < g->count; i++) {
-            g->x[i] = before(g, i, t, net->hidden, net->output);
-            if (starts_at(g, i, t))
-                memset(g->kept + i * size, 0, size * sizeof(float));
-        }
-        products(g->to, g->x, g->count, g->work->weights, size, GATES * size);
-        for (int64_t i = 0; i < g->count; i++)
-            cell_forward(g, i, t, g->kept + i * size);
-    }
+    forward_through(g, net->hidden, net->output, cell_forward);
     memcpy(net->end_cell + g->first * size, g->kept, g->count * size * sizeof(float));
 }
 
 /* One time of one stream backwards: from the gradients of h and c to those of the gates before they
    are squashed, and of c before. */
-static void cell_back(const Group *g, int64_t i, int64_t t, const float *to_h, float *to_cell) {
+static void cell_back(const Group *g, int64_t i, int64_t t, float *to_cell) {
     const LSTM *net = g->work->call;
     int64_t size = net->size, row = place(g, i, t);
     const float *gates = net->gates + row * GATES * size, *cell = net->cells + row * size;
@@ -64,6 +55,7 @@ static void cell_back(const Group *g, int64_t i, int64_t t, const float *to_h, f
     const float *update = gates + UPDATE * size, *show = gates + SHOW * size;
     const float *old = before(g, i, t, net->cell, net->cells);
     const float *to_output = net->from_output + row * size;
+    const float *to_h = g->to[i];
     float *to_gates = net->to_projected + row * GATES * size;
 #pragma omp simd
     for (int64_t v = 0; v < size; v++) {
@@ -83,19 +75,7 @@ static void backward(const void *work, int64_t n, int64_t unused, float *scratch
     const LSTM *net = g->work->call;
     int64_t size = net->size;
     memcpy(g->kept, net->from_cell + g->first * size, g->count * size * sizeof(float));
-    memset(g->made, 0, g->count * g->row * sizeof(float));
-    for (int64_t t = net->times - 1; t >= 0; t--) {
-        for (int64_t i = 0; i < g->count; i++) {
-            cell_back(g, i, t, g->to[i], g->kept + i * size);
-            g->x[i] = net->to_projected + place(g, i, t) * GATES * size;
-        }
-        products(g->to, g->x, g->count, g->work->weights, GATES * size, size);
-        for (int64_t i = 0; i < g->count; i++)
-            if (starts_at(g, i, t)) {
-                memset(g->to[i], 0, size * sizeof(float));
-                memset(g->kept + i * size, 0, size * sizeof(float));
-            }
-    }
+    back_through(g, net->to_projected, cell_back);
     for (int64_t i = 0; i < g->count; i++)
         memcpy(net->to_hidden + (g->first + i) * size, g->to[i], size * sizeof(float));
     memcpy(net->to_cell + g->first * size, g->kept, g->count * size * sizeof(float));
