@@ -25,8 +25,8 @@ from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import to_tensors
 from agents.saving import DOCUMENT, policy_document
 from fwrl.config import ConfigError
+from fwrl.files.plain_files import replace_plain
 from fwrl.kernels import use_kernel
-from fwrl.plain_files import replace_plain
 from fwrl.state import map_tensors, tensors_in
 
 ENDING = ".onnx"

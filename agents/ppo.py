@@ -24,7 +24,7 @@ from agents.distributed import (
 from agents.policy import RecurrentPolicy
 from agents.rollout import Rollout, explained_variance
 from fwrl.config import Config
-from fwrl.random_features import redraw_when_due
+from fwrl.feature_maps.random import redraw_when_due
 
 
 class PPOConfig(Config):

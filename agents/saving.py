@@ -12,7 +12,8 @@ from torch import Tensor
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.spaces import space_from_json, space_to_json
-from fwrl.checkpoint import (
+from fwrl.config import ConfigError, validate
+from fwrl.files.checkpoint import (
     MANIFEST,
     CheckpointError,
     check_tensors,
@@ -23,11 +24,9 @@ from fwrl.checkpoint import (
     recover_checkpoint,
     recover_checkpoints,
 )
-from fwrl.config import ConfigError, validate
-from fwrl.json_files import parse_json, without_infinities
-from fwrl.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
-from fwrl.state import tensors_in
-from fwrl.tensor_files import (
+from fwrl.files.json_files import parse_json, without_infinities
+from fwrl.files.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
+from fwrl.files.tensor_files import (
     ENDING,
     LONGEST_HEADER,
     Described,
@@ -36,6 +35,7 @@ from fwrl.tensor_files import (
     read_header,
     to_bytes,
 )
+from fwrl.state import tensors_in
 
 CHECKPOINTS = "checkpoints"
 # What a single file says beside its tensors stands under this name of its metadata.

@@ -12,14 +12,14 @@ from pydantic import BaseModel
 from tasks_page import tasks_page
 
 from agents.ppo import PPOConfig
-from fwrl.cli.comparison.config import ComparisonConfig, TaskConfig
-from fwrl.cli.run_config import MAY_CHANGE, RunConfig
-from fwrl.cli.run_log import METRICS
-from fwrl.cli.tuning.config import Dimension, PrunerConfig, TuningConfig
+from fwrl.cli.compare.settings import ComparisonConfig, TaskConfig
+from fwrl.cli.tune.settings import Dimension, PrunerConfig, TuningConfig
 from fwrl.core import state_size
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
 from fwrl.kernels import CHUNKED
+from fwrl.run.config import MAY_CHANGE, RunConfig
+from fwrl.run.log import METRICS
 from fwrl.update_rules import UPDATE_RULES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from fwrl.bench.palette import colours_of
+from fwrl.bench.plot import colours_of
 
 # Metrics by what they are; others are called as they are in metrics.csv.
 LABELS = {

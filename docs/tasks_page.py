@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.tasks import TASKS, BatchedTask, make_env
 from envs.tasks.cart_pole import PositionOnlyCartPole
+from envs.tasks.drawing.canvas import HEIGHT, INK, PAPER, WIDTH
 from envs.tasks.scripted import ScriptedTask
-from envs.tasks.sheet import HEIGHT, INK, PAPER, WIDTH
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,8 +17,8 @@ from pydantic import Field
 from typing_extensions import override
 
 from envs.config import Config, EnvConfigError, nearest
-from envs.replay import SEED_BITS, EpisodeLog, check_fit, fingerprints
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv
+from envs.workers.replay import SEED_BITS, EpisodeLog, check_fit, fingerprints
 
 # These have no mode for one player.
 MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}

@@ -16,9 +16,9 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from pydantic import Field, field_validator
 
 from envs.config import Config, EnvConfigError, nearest, one_line
-from envs.one_by_one import OneByOne
 from envs.vector import VectorEnv, from_gymnasium
-from envs.workers import in_workers
+from envs.workers.in_process import OneByOne
+from envs.workers.in_workers import in_workers
 from envs.wrappers import ActionMask, with_numeric_mission
 
 Scalar: TypeAlias = bool | int | float | str | None

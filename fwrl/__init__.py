@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from fwrl.core import MemoryCore, state_size, unroll_by_steps
     from fwrl.cores import CORES, CoreConfig
     from fwrl.feature_maps import FEATURE_MAPS, FeatureMap
+    from fwrl.feature_maps.random import redraw_when_due
     from fwrl.kernels import KERNELS, kernel_for, scan, use_kernel
-    from fwrl.random_features import redraw_when_due
     from fwrl.stack import ResidualStack, StackConfig
     from fwrl.state import detach_state, map_tensors, take_rows, tensors_in, where_state
     from fwrl.update_rules import UPDATE_RULES, Write
@@ -58,7 +58,7 @@ _HOMES = {
     "detach_state": "state",
     "kernel_for": "kernels",
     "map_tensors": "state",
-    "redraw_when_due": "random_features",
+    "redraw_when_due": "feature_maps.random",
     "scan": "kernels",
     "state_size": "core",
     "take_rows": "state",

@@ -11,7 +11,19 @@ from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fwrl.plain_files import OneLineError
+# Longer lines are not read by anybody.
+LONGEST_MESSAGE = 1000
+
+
+class OneLineError(ValueError):
+    """What a user is told. A file may have words in it: they cannot speak to the terminal."""
+
+    def __init__(self, message: str) -> None:
+        text = " ".join(message.split())
+        if len(text) > LONGEST_MESSAGE:
+            text = f"{text[: LONGEST_MESSAGE - 3]}..."
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
 

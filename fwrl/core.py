@@ -1,14 +1,15 @@
 """The one contract of all memories, what each says about itself, and what ``unroll`` means."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fwrl.recurrence import by_steps
-from fwrl.state import tensors_in
+from fwrl.state import map_tensors, tensors_in, where_state
 
 S = TypeVar("S")
 
@@ -70,3 +71,91 @@ def step_by_unroll(
 def state_size(core: MemoryCore[Any]) -> int:
     """How many numbers the core remembers of one stream."""
     return sum(leaf.numel() for leaf in tensors_in(core.initial_state(1)))
+
+
+# What is read at one time, and at all of them with a second axis for time.
+Inputs = TypeVar("Inputs")
+
+
+State = TypeVar("State")
+
+
+def by_steps(
+    advance: Callable[[Inputs, State], tuple[Tensor, State]],
+    inputs: Inputs,
+    state: State,
+    starts: Bool[Tensor, "B T"],
+    fresh: State,
+) -> tuple[Float[Tensor, "B T *E"], State]:
+    """One time after another: outputs and the last state.
+
+    All that does not depend on the state belongs into ``inputs``, computed for all times at once.
+
+    Args:
+        advance: Takes the inputs of one time and the state; gives an output and the new state.
+        inputs: A tensor or a nesting of them, each ``[B, T, ...]``.
+        state: What the streams remember before the first time.
+        starts: Where True, ``fresh`` replaces the state before the inputs are read.
+        fresh: The state that an episode begins with, for every stream.
+    """
+    # unbinding once keeps the backward pass linear in T; indexing each time would not
+    columns = [iter(leaf.unbind(1)) for leaf in tensors_in(inputs)]
+    outputs: list[Tensor] = []
+    for starts_t, any_start in zip(starts.unbind(1), _anywhere(starts), strict=True):
+        if any_start:
+            state = where_state(starts_t, fresh, state)
+        y, state = advance(_next(inputs, columns), state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+def by_spans(
+    advance: Callable[[Inputs, State], tuple[Tensor, State]],
+    inputs: Inputs,
+    state: State,
+    starts: Bool[Tensor, "B T"],
+    fresh: State,
+    changes: Bool[Tensor, "B T"],
+) -> tuple[Float[Tensor, "B T *E"], State]:
+    """As ``by_steps``, for a state that stays the same over many times: these are one call.
+
+    Args:
+        advance: Takes the inputs of a span of times, and the state at all of them; gives outputs
+            and the state after the last.
+        inputs: A tensor or a nesting of them, each ``[B, T, ...]``.
+        state: What the streams remember before the first time.
+        starts: Where True, ``fresh`` replaces the state before the inputs are read.
+        fresh: The state that an episode begins with, for every stream.
+        changes: After which times the state of a stream changes: a span ends there for all of them.
+    """
+    opens, closes = _anywhere(starts), _anywhere(changes)
+    times = len(opens)
+    firsts = [0] + [t for t in range(1, times) if opens[t] or closes[t - 1]]
+    lengths = [end - first for first, end in pairwise([*firsts, times])]
+    columns = [iter(leaf.split(lengths, dim=1)) for leaf in tensors_in(inputs)]
+    outputs: list[Tensor] = []
+    for first in firsts:
+        if opens[first]:
+            state = where_state(starts[:, first], fresh, state)
+        y, state = advance(_next(inputs, columns), state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _anywhere(marks: Bool[Tensor, "B T"]) -> list[bool]:
+    """At which times any stream is marked, so that the others cost nothing.
+
+    One transfer to the host per sequence. A program that is exported has to serve all cases.
+    """
+    if torch.compiler.is_exporting():
+        return [True] * marks.shape[1]
+    return marks.any(dim=0).tolist()
+
+
+def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
+    leaves = iter(columns)
+
+    def take(_: Tensor) -> Tensor:
+        return next(next(leaves))
+
+    return map_tensors(take, inputs)

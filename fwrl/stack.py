@@ -9,10 +9,10 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.cells import Gate
 from fwrl.config import Config, Count, Size
 from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
+from fwrl.cores.parts.layers import Gate
 
 # One step or a whole sequence of one core.
 Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]

@@ -2,14 +2,40 @@
 
 A state is a tensor or a (named) tuple or dictionary of states; its leaves are batch first. The
 same functions serve observations and actions, which nest in the same way.
+
+The letters that annotations use for axes, one meaning each in the whole project.
+
+Batch first everywhere: there is no transpose of batch and time anywhere.
+
+======  ==========================================================================
+letter  axis
+======  ==========================================================================
+``B``   streams in a batch (``N`` in ``agents`` and ``envs``: environments)
+``T``   time steps
+``C``   time steps in one chunk of a chunked kernel
+``D``   features of a layer's input
+``E``   features of a layer's output
+``H``   heads
+``K``   features of a key or query, after the feature map: the rows of the fast weights
+``V``   size of a value: the columns of the fast weights
+``M``   features that a feature map makes of its input
+``A``   numbers that describe one action, or its logits
+``F``   fields of the tokens at one time
+``P``   processes that train together
+======  ==========================================================================
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+# What a stream has written so far. A query reads it by ``query @ weights``.
+FastWeights = Float[Tensor, "B H K V"]
+
 
 # A nested type that holds tensors; the functions return what they were given.
 Tree = TypeVar("Tree")
@@ -71,3 +97,41 @@ def take_rows(tree: Tree, rows: Int[Tensor, " R"] | slice) -> Tree:
 def detach_state(state: Tree) -> Tree:
     """The same numbers, with no gradient through them."""
     return map_tensors(torch.Tensor.detach, state)
+
+
+def one_before(
+    first: Float[Tensor, " B *E"],
+    later: Float[Tensor, "B T *E"],
+    starts: Bool[Tensor, "B T"] | None,
+) -> Float[Tensor, "B T *E"]:
+    """What each time finds of the one before: ``first`` at the first; zeros where it starts."""
+    found = torch.cat([first.unsqueeze(1), later[:, :-1]], dim=1)
+    if starts is None:
+        return found
+    return found.masked_fill(starts.view(starts.shape + (1,) * (found.dim() - 2)), 0.0)
+
+
+def time_in_episode(starts: Bool[Tensor, "B T"], before: Float[Tensor, " B"]) -> Tensor:
+    """How many times of its episode each time has seen, itself included: ``[B, T]``, from 1 up.
+
+    Args:
+        starts: The times that open an episode.
+        before: How many times the open episodes have seen before the first one here.
+    """
+    if starts.shape[1] == 1:
+        return torch.where(starts, 1.0, before.unsqueeze(1) + 1)
+    index = torch.arange(1, starts.shape[1] + 1, device=starts.device, dtype=before.dtype)
+    opened = torch.where(starts, index, 0.0).cummax(dim=1).values
+    return torch.where(opened > 0, index - opened + 1, before.unsqueeze(1) + index)
+
+
+def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """The same numbers, in float64 if they are, else in float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A block that computes in the precision of its inputs; free where autocast is off already."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

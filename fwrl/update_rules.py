@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwrl.shapes import FastWeights
+from fwrl.state import FastWeights
 
 
 class Write(NamedTuple):

@@ -33,7 +33,7 @@ def cuda():
 def variant(request):
     """Runs a test once for each set of instructions that this machine has."""
     # not before jaxtyping watches what is imported
-    from fwrl.kernels.library import library  # noqa: PLC0415
+    from fwrl.kernels.native.library import library  # noqa: PLC0415
 
     functions = library().functions
     if request.param >= functions.fwrl_count() or not functions.fwrl_supports(request.param):

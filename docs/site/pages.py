@@ -19,10 +19,10 @@ OUTSIDE = (
     "configs/schema.json",
     "fwrl/*.py",
     "fwrl/*/__init__.py",
-    "fwrl/cli/run_config.py",
+    "fwrl/run/config.py",
     "agents/*.py",
     "envs/*.py",
-    "tests/test_learning.py",
+    "tests/agents/test_learning.py",
 )
 KINDS = {".md", ".png", ".csv", ".json", ".yaml", ".css"}
 

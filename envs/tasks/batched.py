@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float32, Int, Int64
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.replay import check_fit
-from envs.tasks.sheet import Picture
+from envs.tasks.drawing.canvas import Picture
+from envs.workers.replay import check_fit
 
 # What N environments show: arrays of N rows, nested as the observation space is.
 Observation: TypeAlias = NDArray[Any] | tuple[Any, ...] | dict[str, Any]

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float32, Float64, Int
 from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Outcome, constant
+from envs.tasks.drawing.canvas import Picture
+from envs.tasks.drawing.pictures import Limits, Pole, cart_pole
 from envs.tasks.parameters import choose, in_range, setting
-from envs.tasks.pictures import Limits, Pole, cart_pole
-from envs.tasks.sheet import Picture
 
 GRAVITY = 9.8
 POLE_MASS = 0.1

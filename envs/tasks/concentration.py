@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from envs.tasks import cards
 from envs.tasks.batched import BatchedTask, Outcome, constant
+from envs.tasks.drawing.canvas import Picture
+from envs.tasks.drawing.pictures import PairsTable, table_of_pairs
 from envs.tasks.parameters import choose, in_range, setting
-from envs.tasks.pictures import PairsTable, table_of_pairs
-from envs.tasks.sheet import Picture
 
 # how many decks lie on the table, and what makes two cards a pair
 LEVELS = {"easy": (1, "colors"), "medium": (2, "colors"), "hard": (1, "ranks")}

@@ -13,16 +13,10 @@ from jaxtyping import Float32, Int
 from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Outcome, constant
-from envs.tasks.graphs import (
-    NOWHERE,
-    NUM_PLACES,
-    NUM_TRANSPORTS,
-    published_graphs,
-    unseen_graph,
-)
+from envs.tasks.drawing.canvas import GRAY, GREEN, RED, Picture
+from envs.tasks.drawing.pictures import Walk, graph_walk
+from envs.tasks.graphs import NOWHERE, NUM_PLACES, NUM_TRANSPORTS, published_graphs, unseen_graph
 from envs.tasks.parameters import choose, in_range
-from envs.tasks.pictures import Walk, graph_walk
-from envs.tasks.sheet import GRAY, GREEN, RED, Picture
 
 NUM_STEPS = 30
 ARRIVAL = 10.0

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from jaxtyping import Int
 from typing_extensions import override
 
+from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.pictures import Card
 from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
 
 # num_keys, num_values, num_rewrites, num_queries

@@ -5,8 +5,8 @@ from gymnasium import spaces
 from typing_extensions import override
 
 from envs.tasks import cards
+from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.pictures import Card
 from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
 
 # how many decks are dealt, and k

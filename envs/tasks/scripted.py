@@ -10,9 +10,9 @@ from jaxtyping import Bool, Int
 from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Observation, Outcome, constant
+from envs.tasks.drawing.canvas import Picture
+from envs.tasks.drawing.pictures import Answer, Card, table
 from envs.tasks.parameters import in_range
-from envs.tasks.pictures import Answer, Card, table
-from envs.tasks.sheet import Picture
 
 # The answer at a time when the agent is not asked: whatever it does earns nothing.
 NOT_ASKED = -1

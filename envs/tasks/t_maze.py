@@ -9,9 +9,9 @@ from jaxtyping import Bool, Int, Int8
 from typing_extensions import override
 
 from envs.tasks.batched import BatchedTask, Outcome, constant
+from envs.tasks.drawing.canvas import Picture
+from envs.tasks.drawing.pictures import Maze, t_maze
 from envs.tasks.parameters import choose, in_range, setting
-from envs.tasks.pictures import Maze, t_maze
-from envs.tasks.sheet import Picture
 
 UP, DOWN, LEFT, RIGHT = range(4)
 # the change of position by each action

@@ -1,24 +1,72 @@
 """The papers' benchmarks, one command each: what is measured, with the published figures beside."""
 
 from importlib import import_module
+from typing import NamedTuple
 
 from fwrl.bench.benchmark import Benchmark
 from fwrl.config import ConfigError, nearest
 
-# Each is the constant BENCHMARK of the module of its name, imported when it is asked for.
-BENCHMARKS: dict[str, str] = {
-    "retrieval": "how many pairs a memory can hold (Schlag et al. 2021a, setting 1)",
-    "update": "whether a memory can replace what it holds (Schlag et al. 2021a, setting 2)",
-    "recall": "how many pairs each memory learns to recall, by its size (Arora et al. 2023)",
-    "code": "whether programs are followed, variables overwritten (Irie et al. 2021)",
-    "listops": "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
-    "sorting": "which memory still counts what has left its window (Martins et al. 2022)",
-    "catbabi": "answers in an endless stream of stories (Schlag et al. 2021b)",
-    "lm": "language modelling, perplexity or bits per byte (Schlag et al. 2021a, tables 2 to 5)",
-    "translation": "BLEU with the memory in the decoder (Schlag et al. 2021a, table 1)",
-    "favor": "how well random features approximate attention (Choromanski et al. 2021)",
-    "metarl": "what an agent learns to find out on unseen graphs (Schlag et al. 2021b)",
-    "speed": "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine",
+# The target where nothing is asked; torch's cross entropy skips it.
+NOT_ASKED = -100
+
+
+class Listed(NamedTuple):
+    """Where a benchmark is at home, and the question it answers."""
+
+    # below ``fwrl.bench``; its constant BENCHMARK is imported when it is asked for
+    module: str
+    question: str
+
+
+BENCHMARKS: dict[str, Listed] = {
+    "retrieval": Listed(
+        "retrieval.benchmark",
+        "how many pairs a memory can hold (Schlag et al. 2021a, setting 1)",
+    ),
+    "update": Listed(
+        "retrieval.update",
+        "whether a memory can replace what it holds (Schlag et al. 2021a, setting 2)",
+    ),
+    "recall": Listed(
+        "recall.benchmark",
+        "how many pairs each memory learns to recall, by its size (Arora et al. 2023)",
+    ),
+    "code": Listed(
+        "algorithmic.code",
+        "whether programs are followed, variables overwritten (Irie et al. 2021)",
+    ),
+    "listops": Listed(
+        "algorithmic.listops",
+        "whether lists inside lists are evaluated in one reading (Irie et al. 2021)",
+    ),
+    "sorting": Listed(
+        "sorting.benchmark",
+        "which memory still counts what has left its window (Martins et al. 2022)",
+    ),
+    "catbabi": Listed(
+        "catbabi.benchmark",
+        "answers in an endless stream of stories (Schlag et al. 2021b)",
+    ),
+    "lm": Listed(
+        "lm.benchmark",
+        "language modelling, perplexity or bits per byte (Schlag et al. 2021a, tables 2 to 5)",
+    ),
+    "translation": Listed(
+        "translation.benchmark",
+        "BLEU with the memory in the decoder (Schlag et al. 2021a, table 1)",
+    ),
+    "favor": Listed(
+        "favor.benchmark",
+        "how well random features approximate attention (Choromanski et al. 2021)",
+    ),
+    "metarl": Listed(
+        "metarl.benchmark",
+        "what an agent learns to find out on unseen graphs (Schlag et al. 2021b)",
+    ),
+    "speed": Listed(
+        "speed",
+        "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine",
+    ),
 }
 
 
@@ -30,4 +78,4 @@ def find_benchmark(name: str) -> Benchmark:
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"benchmark is {name!r}; {nearest(name, BENCHMARKS)}")
-    return import_module(f"fwrl.bench.{name}").BENCHMARK
+    return import_module(f"fwrl.bench.{BENCHMARKS[name].module}").BENCHMARK

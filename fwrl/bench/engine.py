@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fwrl.allocator import keep_freed_memory
 from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
-from fwrl.training import Clock
+from fwrl.run.process import Clock, keep_freed_memory
 
 # Seconds between two messages of a process, and between two looks at them.
 INTERVAL = 0.5

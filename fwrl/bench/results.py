@@ -13,8 +13,9 @@ import torch
 
 from fwrl.bench.benchmark import Row, Value
 from fwrl.config import ConfigError
-from fwrl.json_files import without_infinities
-from fwrl.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
+from fwrl.files.json_files import without_infinities
+from fwrl.files.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
+from fwrl.run.directory import system
 
 # In bytes; as long as a table of a hundred thousand rows.
 LARGEST_TABLE = 4 * MEBIBYTE
@@ -82,15 +83,6 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def system() -> str:
-    """The operating system, the machine and the C library, such as "Linux x86_64, glibc 2.36".
-
-    Not more: the name of a kernel's build tells who runs it, and nothing about results.
-    """
-    library = " ".join(filter(None, platform.libc_ver()))
-    return ", ".join(filter(None, [f"{platform.system()} {platform.machine()}", library]))
 
 
 def _lines(path: Path) -> list[str]:

@@ -51,19 +51,19 @@ def train(
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
     from agents.distributed import from_first, is_first, leave, restarted
-    from fwrl.allocator import keep_freed_memory
-    from fwrl.cli.modules import import_modules, import_words
-    from fwrl.cli.run_config import load_run_config
-    from fwrl.cli.run_directory import (
+    from fwrl.run.build import join, prepare
+    from fwrl.run.config import load_run_config
+    from fwrl.run.directory import (
         claimed,
         command_typed,
         default_run_directory,
         find_config,
         open_run,
     )
-    from fwrl.cli.setup import join, prepare
-    from fwrl.cli.stopping import stop_signals
-    from fwrl.cli.training import STOPPED, train
+    from fwrl.run.loop import STOPPED, train
+    from fwrl.run.modules import import_modules, import_words
+    from fwrl.run.process import keep_freed_memory
+    from fwrl.run.signals import stop_signals
 
     keep_freed_memory()
     changes = overrides or []
@@ -115,9 +115,9 @@ def evaluate(
     imports: Imports = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
-    from fwrl.allocator import keep_freed_memory
-    from fwrl.cli.evaluation import Wish, evaluate_run, report
-    from fwrl.cli.modules import import_modules
+    from fwrl.run.evaluation import Wish, evaluate_run, report
+    from fwrl.run.modules import import_modules
+    from fwrl.run.process import keep_freed_memory
 
     keep_freed_memory()
     import_modules(imports or [])
@@ -162,9 +162,9 @@ def inspect(
     imports: Imports = None,
 ) -> None:
     """Write a page that shows what a trained policy's memory recalled in an episode."""
-    from fwrl.allocator import keep_freed_memory
-    from fwrl.cli.inspection import Wish, inspect_run
-    from fwrl.cli.modules import import_modules
+    from fwrl.cli.inspect.inspection import Wish, inspect_run
+    from fwrl.run.modules import import_modules
+    from fwrl.run.process import keep_freed_memory
 
     keep_freed_memory()
     import_modules(imports or [])
@@ -190,7 +190,7 @@ def bench(
     fresh: Fresh = False,
 ) -> None:
     """Run one of the papers' benchmarks; results that are there are kept and added to."""
-    from fwrl.cli.benchmarking import Request, run_benchmark
+    from fwrl.cli.bench import Request, run_benchmark
 
     request = Request(name, overrides or [], preset, out, jobs, fresh)
     raise typer.Exit(run_benchmark(request, Console()))
@@ -213,7 +213,7 @@ def check_env(
 ) -> None:
     """Say whether an environment keeps the contract, continues exactly, and what it costs."""
     from fwrl.cli import check_env as checking
-    from fwrl.cli.modules import import_modules
+    from fwrl.run.modules import import_modules
 
     import_modules(imports or [])
     config = checking.find_env(env, overrides or [])
@@ -242,7 +242,7 @@ def compare(
     imports: Imports = None,
 ) -> None:
     """Train several memories on several tasks and seeds; runs that are there are kept."""
-    from fwrl.cli.comparison.comparing import Request, run_comparison
+    from fwrl.cli.compare.command import Request, run_comparison
 
     request = Request(file, overrides or [], out, jobs, fresh, imports or [])
     raise typer.Exit(run_comparison(request, Console()))
@@ -271,7 +271,7 @@ def tune(
     imports: Imports = None,
 ) -> None:
     """Search for a better configuration, by Optuna; pip install 'fwrl[tune]'."""
-    from fwrl.cli.tuning.tuning import Request, run_tuning
+    from fwrl.cli.tune.command import Request, run_tuning
 
     changes = [*(overrides or []), *([] if trials is None else [f"trials={trials}"])]
     request = Request(file, changes, storage, out, jobs, fresh, imports or [])
@@ -320,7 +320,7 @@ def main() -> None:
 
 def _checkpoint_error() -> type[Exception]:
     """What an unusable checkpoint raises; asked for only once something was raised."""
-    from fwrl.checkpoint import CheckpointError
+    from fwrl.files.checkpoint import CheckpointError
 
     return CheckpointError
 

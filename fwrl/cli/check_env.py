@@ -11,12 +11,12 @@ from rich.text import Text
 
 from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_names
 from envs.atari import atari_games
+from envs.check.conformance import Report, check
 from envs.config import nearest
-from envs.conformance import Report, check
 from envs.gymnasium_env import register
-from fwrl.cli.yaml_files import apply_overrides, read_yaml
 from fwrl.config import Config, ConfigError, validate
-from fwrl.json_files import without_infinities
+from fwrl.files.json_files import without_infinities
+from fwrl.run.yaml_files import apply_overrides, read_yaml
 
 PREFIX = "env."
 STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
@@ -49,7 +49,7 @@ def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConf
 def _named(name: str) -> Any:
     if Path(name).suffix in {".yaml", ".yml"}:
         # here, because it brings PyTorch
-        from fwrl.cli.run_directory import find_config
+        from fwrl.run.directory import find_config
 
         values = read_yaml(find_config(Path(name)))
         if "env" not in values:

@@ -5,10 +5,11 @@ from pathlib import Path
 from agents.onnx_export import ENDING as ONNX_ENDING
 from agents.onnx_export import export_onnx
 from agents.saving import export_policy, find_checkpoint, load_policy
-from fwrl.checkpoint import CheckpointError, read_document
-from fwrl.cli.run_directory import read_run_config
 from fwrl.config import ConfigError
-from fwrl.tensor_files import ENDING
+from fwrl.files.checkpoint import read_document
+from fwrl.files.tensor_files import ENDING
+from fwrl.run.directory import read_run_config
+from fwrl.run.evaluation import steps_of
 
 
 def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool = False) -> Path:
@@ -47,16 +48,3 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool =
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
     return folder
-
-
-def steps_of(document: dict[str, object], where: Path) -> int:
-    """How many environment steps a checkpoint or an exported file says that it took.
-
-    Raises:
-        CheckpointError: If it does not say.
-    """
-    counters = document.get("counters", document)
-    steps = counters.get("steps") if isinstance(counters, dict) else None
-    if type(steps) is not int:
-        raise CheckpointError(f"{where}: it does not say after how many steps it was written")
-    return steps

@@ -3,9 +3,12 @@
 Whatever can be shown without PyTorch is: only the sizes of the cores need it.
 """
 
+import ast
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
-from fwrl.cli.source import summaries
 from fwrl.config import ConfigError, nearest
 
 
@@ -30,7 +33,7 @@ def _cores() -> list[str]:
     from fwrl.core import state_size
     from fwrl.cores import CORES
     from fwrl.kernels import kernel_for
-    from fwrl.kernels.library import library
+    from fwrl.kernels.native.library import library
     from fwrl.update_rules import UPDATE_RULES
 
     sequence = torch.zeros(1, 128, 1, 1)
@@ -80,7 +83,7 @@ def _envs() -> list[str]:
 
 
 def _configs() -> list[str]:
-    from fwrl.cli.yaml_files import configs_directory
+    from fwrl.run.yaml_files import configs_directory
 
     folder = configs_directory()
     return [f"configs/{path.relative_to(folder)}" for path in sorted(folder.rglob("*.yaml"))]
@@ -89,7 +92,7 @@ def _configs() -> list[str]:
 def _benchmarks() -> list[str]:
     from fwrl.bench import BENCHMARKS
 
-    return _table(list(BENCHMARKS.items()))
+    return _table([(name, entry.question) for name, entry in BENCHMARKS.items()])
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
@@ -110,3 +113,64 @@ LISTS: dict[str, Callable[[], list[str]]] = {
 }
 # What stands for those that take their time, where all are shown.
 SHORT: dict[str, Callable[[], list[str]]] = {"cores": _cores_in_short, "envs": _envs_in_short}
+
+
+def summaries(module: str, table: str) -> dict[str, str]:
+    """The names in a dictionary of a module, each with the first line that documents its entry.
+
+    The dictionary is a literal whose values are functions or classes of that module, or imported
+    there; it may take in another such dictionary by ``**``.
+
+    Args:
+        module: Its dotted name.
+        table: The dictionary's name.
+    """
+    tree = _parsed(module)
+    entries = _dictionary(tree, table)
+    found: dict[str, str] = {}
+    for key, entry in zip(entries.keys, entries.values, strict=True):
+        assert isinstance(entry, ast.Name), f"{module}.{table} is no table of names"
+        if key is None:
+            found |= summaries(_home(tree, module, entry.id), entry.id)
+        else:
+            name = ast.literal_eval(key)
+            found[name] = _first_line(_home(tree, module, entry.id), entry.id)
+    return found
+
+
+@cache
+def _parsed(module: str) -> ast.Module:
+    package, _, rest = module.partition(".")
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    # finding a module inside a package would run the package
+    path = Path(spec.submodule_search_locations[0], *rest.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _dictionary(tree: ast.Module, table: str) -> ast.Dict:
+    for node in tree.body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == table:
+            assert isinstance(node, ast.AnnAssign)
+            assert isinstance(node.value, ast.Dict)
+            return node.value
+    raise AssertionError(f"there is no table {table}")
+
+
+def _home(tree: ast.Module, module: str, name: str) -> str:
+    """The module that a name comes from."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and name in {alias.name for alias in node.names}:
+            assert node.module is not None
+            return node.module
+    return module
+
+
+def _first_line(module: str, name: str) -> str:
+    for node in _parsed(module).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise AssertionError(f"{module} has no {name}")

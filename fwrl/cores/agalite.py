@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.kernels import outer_decay
-from fwrl.precision import at_least_float32
-from fwrl.recurrence import linear_recurrence, time_in_episode
+from fwrl.kernels.associative_scan import linear_recurrence
+from fwrl.kernels.chunked import outer_decay
+from fwrl.state import at_least_float32, time_in_episode
 
 # Divisors are at least this: all features of a key or of a query can be zero.
 EPSILON = 1e-5

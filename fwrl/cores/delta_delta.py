@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
+from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
-from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, SlowNetwork
+from fwrl.state import FastWeights
 from fwrl.update_rules import Write, delta_rule
 
 # One delta memory over a step or a sequence, given its weights, where to read and what to write,

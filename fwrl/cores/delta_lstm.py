@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About
-from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
+from fwrl.cores.parts.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
 
 # input gate, update, output gate: each has a feed-forward and a recurrent matrix

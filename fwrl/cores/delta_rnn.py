@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About
-from fwrl.fast_recurrence import FastNetwork, FastRecurrence, Units
+from fwrl.cores.parts.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
 
 

@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.cells import ShortConvolution
 from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.decay import Decay
+from fwrl.cores.parts.layers import Decay, ShortConvolution
+from fwrl.cores.parts.normalised import normalised_scan
 from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
+from fwrl.feature_maps.random import Directions
 from fwrl.kernels import acts_natively, scan, scan_step, unit_silu
-from fwrl.kernels.native import act
-from fwrl.kernels.normalised import normalised_scan
-from fwrl.precision import at_least_float32
-from fwrl.random_features import Directions
-from fwrl.shapes import FastWeights
+from fwrl.kernels.native.scan import act
+from fwrl.state import FastWeights, at_least_float32
 from fwrl.update_rules import UPDATE_RULES, Write, map_write
 
 # The rules that know no write strength, that can divide by the sum of the keys, and that can write

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config, Count, Size
-from fwrl.core import About, MemoryCore
-from fwrl.kernels import fast_weight_memory, recurs_natively
-from fwrl.lstm import unroll_lstm
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_steps
-from fwrl.shapes import FastWeights
+from fwrl.core import About, MemoryCore, by_steps
+from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
+from fwrl.kernels import recurs_natively
+from fwrl.kernels.native import fast_weight_memory
+from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, clipped_delta_rule, read
 
 

@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.precision import at_least_float32
-from fwrl.recurrence import complex_recurrence
+from fwrl.kernels.associative_scan import complex_recurrence
+from fwrl.state import at_least_float32
 
 # What the slowest trace keeps, at first, after the longest period.
 FORGOTTEN = 0.01

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore
-from fwrl.kernels import gru, recurs_natively
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_steps
+from fwrl.core import About, MemoryCore, by_steps
+from fwrl.kernels import recurs_natively
+from fwrl.kernels.native import gru
+from fwrl.state import at_least_float32, without_autocast
 
 
 class GRUConfig(Config):

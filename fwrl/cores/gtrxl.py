@@ -7,12 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.attention import Positions, WindowedAttention, extend, remember
-from fwrl.cells import Gate
 from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.precision import at_least_float32
-from fwrl.recurrence import time_in_episode
+from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
+from fwrl.cores.parts.layers import Gate
+from fwrl.state import at_least_float32, time_in_episode
 
 
 class GTrXLConfig(Config):

@@ -9,13 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.attention import WindowedAttention, extend, remember
 from fwrl.config import Config, Count, Size
-from fwrl.continuous_memory import ContinuousMemory, mass_in_bins
-from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_spans, time_in_episode
-from fwrl.state import map_tensors, take_rows, where_state
+from fwrl.core import About, MemoryCore, by_spans, step_by_unroll
+from fwrl.cores.parts.attention import WindowedAttention, extend, remember
+from fwrl.cores.parts.continuous_memory import ContinuousMemory, mass_in_bins
+from fwrl.state import (
+    at_least_float32,
+    map_tensors,
+    take_rows,
+    time_in_episode,
+    where_state,
+    without_autocast,
+)
 
 # The narrowest attention density.
 MIN_VARIANCE = 1e-6

@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.precision import at_least_float32
-from fwrl.recurrence import complex_recurrence
+from fwrl.kernels.associative_scan import complex_recurrence
+from fwrl.state import at_least_float32
 
 Modulus = Annotated[float, Field(ge=0, le=1)]
 

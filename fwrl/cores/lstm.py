@@ -7,10 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore
-from fwrl.lstm import unroll_lstm
+from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 
 
 class LSTMConfig(Config):

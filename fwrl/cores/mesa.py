@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
-from fwrl.decay import Decay
+from fwrl.cores.parts.layers import Decay
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan
-from fwrl.precision import at_least_float32, without_autocast
+from fwrl.state import at_least_float32, without_autocast
 from fwrl.update_rules import Write, decayed_sum_rule, read
 
 # The ridge never becomes smaller: it bounds what a read can be, and how many iterations it takes.

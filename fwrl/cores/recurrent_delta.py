@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.core import About, MemoryCore, by_steps
+from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import softmax
-from fwrl.kernels import recurrent_delta, recurs_natively, scan_step
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_steps
-from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, SlowNetwork
+from fwrl.kernels import recurs_natively, scan_step
+from fwrl.kernels.native import recurrent_delta
+from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, delta_rule
 
 

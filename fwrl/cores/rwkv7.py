@@ -12,7 +12,7 @@ from typing_extensions import override
 from fwrl.config import Config, Count, Size, head_size
 from fwrl.core import About, MemoryCore
 from fwrl.kernels import scan, scan_step
-from fwrl.precision import at_least_float32
+from fwrl.state import at_least_float32
 from fwrl.update_rules import Write, generalised_delta_rule
 
 # The strongest decay is exp(-0.6065...) = 0.545 a time.

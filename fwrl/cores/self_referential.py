@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore
-from fwrl.kernels import recurs_natively, self_referential
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import by_steps
-from fwrl.shapes import FastWeights
+from fwrl.core import About, MemoryCore, by_steps
+from fwrl.kernels import recurs_natively
+from fwrl.kernels.native import self_referential
+from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, read, sum_rule
 
 # What the columns that make write strengths begin around: about a quarter of the full strength.

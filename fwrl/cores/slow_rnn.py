@@ -7,14 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.cells import LSTMCell, LSTMState
 from fwrl.config import Config, Count, head_size
 from fwrl.core import About, MemoryCore
+from fwrl.cores.parts.layers import JoinHeads, split_heads
+from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
-from fwrl.lstm import unroll_lstm
-from fwrl.shapes import FastWeights
-from fwrl.slow_network import JoinHeads, split_heads
+from fwrl.state import FastWeights
 from fwrl.update_rules import Write, delta_rule
 
 

@@ -10,8 +10,8 @@ from typing_extensions import override
 from fwrl.config import Config, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
 from fwrl.feature_maps import normalise
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.recurrence import linear_recurrence, time_in_episode
+from fwrl.kernels.associative_scan import linear_recurrence
+from fwrl.state import at_least_float32, time_in_episode, without_autocast
 
 # After so many times of an episode the sequence of rows begins again.
 CYCLE = 1024

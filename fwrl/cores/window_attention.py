@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.attention import Positions, WindowedAttention, extend, remember
 from fwrl.config import Config, Count, Size
 from fwrl.core import About, MemoryCore, step_by_unroll
-from fwrl.recurrence import time_in_episode
+from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
+from fwrl.state import time_in_episode
 
 
 class WindowAttentionConfig(Config):

@@ -15,10 +15,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.config import nearest
-from fwrl.kernels import channelwise, chunked, chunked_gradient, native, on_gpu, reference, unit
-from fwrl.kernels.library import served
-from fwrl.precision import at_least_float32, without_autocast
-from fwrl.shapes import FastWeights
+from fwrl.kernels import reference
+from fwrl.kernels.chunked import channelwise
+from fwrl.kernels.chunked import gradient as chunked_gradient
+from fwrl.kernels.chunked import scan as chunked
+from fwrl.kernels.native import scan as native
+from fwrl.kernels.native import unit_silu as unit
+from fwrl.kernels.native.library import served
+from fwrl.kernels.triton import on_gpu
+from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import UpdateRule, Write, map_write, read
 
 logger = logging.getLogger("fwrl.kernels")

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.recurrence import by_steps
-from fwrl.shapes import FastWeights
+from fwrl.core import by_steps
+from fwrl.state import FastWeights
 from fwrl.update_rules import UpdateRule, Write, read
 
 

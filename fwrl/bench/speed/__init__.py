@@ -21,13 +21,8 @@ from fwrl.bench.speed.layers import (
     measure_memory,
 )
 from fwrl.bench.speed.settings import SpeedSettings
-from fwrl.bench.speed.training import (
-    WITHOUT_CONTRIB,
-    has_contrib,
-    measure_training,
-    measure_update,
-)
-from fwrl.training import choose_device
+from fwrl.bench.speed.training import WITHOUT_CONTRIB, has_contrib, measure_training, measure_update
+from fwrl.run.process import choose_device
 
 MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurement]] = {
     "training": measure_training,

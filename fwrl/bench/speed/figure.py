@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator
 
 from fwrl.bench.benchmark import Row
-from fwrl.bench.legend import legend_below
-from fwrl.bench.palette import COLOURS
+from fwrl.bench.plot import COLOURS, legend_below
 from fwrl.bench.speed.peers import CELL_LOOP
 
 MARKERS = "osD^vP"

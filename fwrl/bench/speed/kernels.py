@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.settings import Shape, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
-from fwrl.kernels import KERNELS, channelwise, kernel_for, scan
-from fwrl.shapes import FastWeights
+from fwrl.kernels import KERNELS, kernel_for, scan
+from fwrl.kernels.chunked import channelwise
+from fwrl.state import FastWeights
 from fwrl.update_rules import UPDATE_RULES, Write
 
 # Odd lengths: one time, and just over one and four chunks of sixteen.

@@ -1,0 +1,191 @@
+"""A process that steps a share of the environments, seen from outside and from within."""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+from gymnasium import spaces
+from gymnasium.vector.utils import CloudpickleWrapper
+from numpy.typing import NDArray
+
+from envs.config import EnvConfigError, EnvFailure, one_line
+from envs.vector import VectorEnv
+from envs.workers.in_process import OneByOne
+
+Request: TypeAlias = Literal["reset", "step", "render", "state", "restore"]
+
+# One thread per worker: more would only get into each other's way.
+ONE_THREAD = dict.fromkeys(
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"], "1"
+)
+# what an answer can be instead of a result; anything else is a failure of ours
+ERRORS: dict[str, type[Exception]] = {
+    "mistake": EnvConfigError,
+    "broken": EnvFailure,
+    "failure": RuntimeError,
+}
+# until a process that was killed has ended; it cannot refuse
+DYING_SECONDS = 5.0
+
+
+class WorkerLostError(Exception):
+    """A worker that ended, or does not answer in time. The message continues its name."""
+
+
+class Share(NamedTuple):
+    """What a worker has."""
+
+    num_envs: int
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    render_fps: float
+    numbers_episodes: bool
+    """Whether its environments are opened by the slot's seed and the number of the episode."""
+
+
+class Opening(NamedTuple):
+    """With what the environments of a share shall open their next episodes."""
+
+    seed: int | None
+    """As for ``VectorEnv.reset``, where episodes have no numbers."""
+    seeds: NDArray[Any]
+    episodes: NDArray[Any]
+
+
+class Worker:
+    """The process, seen from outside."""
+
+    def __init__(self, make: Callable[[], VectorEnv]) -> None:
+        # A forked process would inherit locks that threads of this one hold.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # what a script of the user's registered cannot be found by name over there
+        self.process: Any = context.Process(
+            target=_work, args=(theirs, CloudpickleWrapper(cast(Any, make))), daemon=True
+        )
+        with _environment(ONE_THREAD):
+            self.process.start()
+        theirs.close()
+
+    def send(self, request: Request, argument: Any = None) -> None:
+        """Ask for something. That a worker has ended is noticed when its answer is missing."""
+        with suppress(ConnectionError):
+            self._pipe.send((request, argument))
+
+    def receive(self, deadline: float) -> Any:
+        """The answer to what was asked, or what a new worker has: a ``Share``.
+
+        Args:
+            deadline: When to give up, by ``time.monotonic()``.
+
+        Raises:
+            WorkerLostError: If it ended or does not answer.
+            EnvConfigError, EnvFailure, RuntimeError: If that is its answer.
+        """
+        try:
+            if not self._pipe.poll(max(deadline - time.monotonic(), 0.0)):
+                raise WorkerLostError("did not answer in time")
+            outcome, result = self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise WorkerLostError(self._how_it_ended()) from error
+        if outcome != "result":
+            raise ERRORS[outcome](result)
+        return result
+
+    def hang_up(self) -> None:
+        """Let it end by itself, unless it hangs."""
+        self._pipe.close()
+
+    def end(self, grace: float = 0.0) -> None:
+        """Wait that many seconds, then kill it."""
+        self._pipe.close()
+        self.process.join(grace)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(DYING_SECONDS)
+
+    def _how_it_ended(self) -> str:
+        self.process.join(DYING_SECONDS)
+        code = self.process.exitcode
+        if code is None:
+            return "closed its pipe"
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
+    """A worker's life: build, answer requests, end when the other end of the pipe closes."""
+    # An interrupt is for the main process, which then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # so is what a launcher of several processes sends to the main process and all it has started
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    with suppress(EOFError, ConnectionError):
+        try:
+            envs = make()
+            shapes = envs.observation_space, envs.action_space
+            numbers_episodes = isinstance(envs, OneByOne)
+            share = Share(envs.num_envs, *shapes, envs.render_fps, numbers_episodes)
+            pipe.send(("result", share))
+            while True:
+                request, argument = pipe.recv()
+                pipe.send(_answer(envs, request, argument))
+        except (EOFError, ConnectionError):
+            raise
+        except EnvConfigError as error:
+            pipe.send(("mistake", one_line(error)))
+        except EnvFailure as error:
+            pipe.send(("broken", one_line(error)))
+        # whatever broke must reach the main process
+        except Exception:
+            pipe.send(("failure", traceback.format_exc()))
+
+
+def _answer(envs: VectorEnv, request: Request, argument: Any) -> tuple[str, Any]:
+    match request:
+        case "reset":
+            result = _open(envs, argument), _episodes(envs)
+        case "step":
+            step = envs.step(argument)
+            # a read-only mapping cannot be sent
+            result = step._replace(faults=dict(step.faults)), _episodes(envs)
+        case "render":
+            result = envs.render()
+        case "state":
+            result = envs.state()
+        case "restore":
+            try:
+                result = envs.restore(argument), _episodes(envs)
+            except ValueError as error:
+                # a line instead: the environments are as they were
+                result = one_line(error)
+    return "result", result
+
+
+def _open(envs: VectorEnv, opening: Opening) -> Any:
+    if isinstance(envs, OneByOne):
+        return envs.open(opening.seeds, opening.episodes)
+    return envs.reset(opening.seed)
+
+
+def _episodes(envs: VectorEnv) -> NDArray[Any] | None:
+    return envs.log.episode.copy() if isinstance(envs, OneByOne) else None
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Generator[None]:
+    """Processes started inside see these environment variables."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,43 @@
+"""Translation without order and without context: for each word the one that goes with it most.
+
+What any translation system has to beat. Learned by counting.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from fwrl.bench.translation.task import END, UNKNOWN, ParallelSentences
+
+
+def learn_dictionary(pairs: ParallelSentences) -> dict[int, int]:
+    """For each token of the source the token with the largest Dice coefficient (Dice 1945).
+
+    That is the number of pairs with both, relative to the mean of the numbers with either. Of
+    equals the one that is first in the vocabulary counts.
+    """
+    together: Counter[tuple[int, int]] = Counter()
+    alone: tuple[Counter[int], Counter[int]] = Counter(), Counter()
+    every = torch.arange(len(pairs.source.lengths()))
+    for sides in zip(pairs.source.take(every), pairs.target.take(every), strict=True):
+        source, target = (set(_words(side)) for side in sides)
+        alone[0].update(source)
+        alone[1].update(target)
+        together.update((first, second) for first in source for second in target)
+    chosen: dict[int, tuple[float, int]] = {}
+    for (first, second), count in together.items():
+        candidate = -count / (alone[0][first] + alone[1][second]), second
+        chosen[first] = min(chosen.get(first, candidate), candidate)
+    return {first: second for first, (_, second) in chosen.items()}
+
+
+def word_by_word(sentence: Int[Tensor, " S"], dictionary: dict[int, int]) -> list[int]:
+    """A translation in the order of the source, of equal length; without its end."""
+    return [dictionary.get(token, UNKNOWN) for token in _words(sentence)]
+
+
+def _words(sentence: Int[Tensor, " S"]) -> Sequence[int]:
+    return [token for token in sentence.tolist() if token != END]

@@ -1,0 +1,238 @@
+"""``fwrl bench``: measures what a folder does not hold yet, then draws all that it holds."""
+
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fwrl.bench import find_benchmark
+from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
+from fwrl.bench.engine import holds, measure, name_of
+from fwrl.bench.results import (
+    DOCUMENT,
+    LARGEST_TABLE,
+    TABLE,
+    machine,
+    read_rows,
+    write_document,
+    write_rows,
+)
+from fwrl.config import ConfigError, nearest, validate
+from fwrl.files.json_files import read_json
+from fwrl.files.plain_files import FileError
+from fwrl.run.directory import claimed, command_typed, named_directory, open_directory, versions
+from fwrl.run.jobs import processors
+from fwrl.run.loop import FINISHED, STOPPED
+from fwrl.run.process import Clock
+from fwrl.run.yaml_files import apply_overrides
+
+FAILED = 1
+# What results.json says of how its results were measured.
+ORIGIN = ("command", "preset", "versions", "machine")
+# What may differ when a folder is continued, whatever the benchmark.
+MAY_CHANGE = ("device", "num_threads", "save_every")
+# Seconds between two plain lines about a point, where there is no terminal.
+LINE_INTERVAL = 30.0
+
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    name: str
+    overrides: Sequence[str]
+    preset: str
+    out: Path | None
+    jobs: int | None
+    fresh: bool
+
+
+def run_benchmark(request: Request, console: Console) -> int:
+    """Measure and draw; returns the exit code.
+
+    Raises:
+        ConfigError: If what is asked for is not possible.
+    """
+    benchmark = find_benchmark(request.name)
+    if benchmark.alone and (request.jobs or 1) > 1:
+        raise ConfigError(f"--jobs is {request.jobs}; {request.name} measures times, one at a time")
+    settings = settings_of(benchmark, request.preset, request.overrides)
+    changes = sorted(text for text in request.overrides if not _is_axis(settings, text))
+    folder = request.out or named_directory([request.name, request.preset, *changes])
+    may_change = {*MAY_CHANGE, *settings.axes}
+    with claimed(folder, request.fresh):
+        open_directory(folder, settings, may_change, "choose another --out")
+        return _fill(request, benchmark, settings, folder, console)
+
+
+def _fill(
+    request: Request, benchmark: Benchmark, settings: Settings, folder: Path, console: Console
+) -> int:
+    points = benchmark.points(settings)
+    origin = _origin(folder, points)
+    try:
+        stopped = _measure_missing(request, benchmark, settings, points, folder, console)
+    except UnfitError as error:
+        console.print(f"fwrl: {error}", highlight=False, markup=False, soft_wrap=True)
+        return FAILED
+    rows = in_order(read_rows(folder / TABLE), points)
+    write_rows(folder / TABLE, rows)
+    missing = [point for point in points if not holds(rows, point)]
+    write_document(
+        folder / DOCUMENT,
+        {
+            "benchmark": request.name,
+            "command": command_typed(),
+            "preset": request.preset,
+            "settings": settings.model_dump(mode="json"),
+            "versions": versions(),
+            "machine": machine(),
+            "missing": missing,
+            "rows": rows,
+            "published": list(benchmark.published),
+        }
+        | origin,
+    )
+    if rows:
+        benchmark.draw(settings, rows, folder / f"{request.name}.png")
+    if stopped:
+        console.print(f"stopped, {len(missing)} points missing; the same command continues")
+        return STOPPED
+    for file in (folder / TABLE, *sorted(folder.glob(f"{request.name}*.png"))):
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+    return FINISHED
+
+
+def _origin(folder: Path, points: Sequence[Row]) -> dict[str, Any]:
+    """Where the results of a folder come from, if all are there and will only be drawn again."""
+    rows = read_rows(folder / TABLE)
+    if not (folder / DOCUMENT).exists() or not all(holds(rows, point) for point in points):
+        return {}
+    try:
+        told = read_json(folder / DOCUMENT, LARGEST_TABLE)
+    except FileError:
+        return {}
+    return {key: told[key] for key in ORIGIN if key in told} if isinstance(told, dict) else {}
+
+
+def in_order(rows: Sequence[Row], points: Sequence[Row]) -> list[Row]:
+    """The rows of the points in their order, then those of points that were asked for earlier."""
+    asked = [[row for row in rows if holds([row], point)] for point in points]
+    others = [row for row in rows if not any(holds([row], point) for point in points)]
+    return [row for group in asked for row in group] + others
+
+
+def settings_of(benchmark: Benchmark, preset: str, overrides: Sequence[str]) -> Settings:
+    """The settings of a preset, with overrides.
+
+    Raises:
+        ConfigError: For a preset that does not exist, or a setting that cannot be.
+    """
+    if preset not in benchmark.presets:
+        raise ConfigError(f"--preset is {preset!r}; {nearest(preset, benchmark.presets)}")
+    values = _as_written(benchmark.presets[preset])
+    apply_overrides(values, overrides)
+    return validate(benchmark.settings, values)
+
+
+def _as_written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose mappings can be changed."""
+    return {k: _as_written(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+
+
+def _is_axis(settings: Settings, override: str) -> bool:
+    return override.partition("=")[0] in (*MAY_CHANGE, *settings.axes)
+
+
+def _measure_missing(
+    request: Request,
+    benchmark: Benchmark,
+    settings: Settings,
+    points: Sequence[Row],
+    folder: Path,
+    console: Console,
+) -> bool:
+    """Add the rows of what is not there; True if it was stopped before the end."""
+    rows = read_rows(folder / TABLE)
+    missing = [point for point in points if not holds(rows, point)]
+    if not missing:
+        return False
+    for line in benchmark.check(settings) if benchmark.check else ():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    jobs = 1 if benchmark.alone else min(request.jobs or _processors(settings), len(missing))
+    # what stops a run politely stops a benchmark too
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    report = PointReport(console, len(points), len(points) - len(missing))
+    try:
+        for message in measure(request.name, settings, missing, folder, jobs):
+            if message.progress is not None:
+                step, total, note = message.progress
+                report.show(message.point, step, total, note)
+            else:
+                rows += message.rows
+                write_rows(folder / TABLE, rows)
+                report.finish(message.point, message.rows)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        report.close()
+        signal.signal(signal.SIGTERM, previous)
+    return False
+
+
+def _processors(settings: Settings) -> int:
+    if settings.device == "cuda":
+        return 1
+    return max(processors() // settings.num_threads, 1)
+
+
+class PointReport:
+    """A bar for all points and one for each that is measured, or plain lines."""
+
+    def __init__(self, console: Console, total: int, measured: int) -> None:
+        self.console, self.total, self.measured = console, total, measured
+        self.bars: dict[str, TaskID] = {}
+        self.clock = Clock(LINE_INTERVAL)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.all = self.progress.add_task("points", total=total, completed=measured, note="")
+        self.progress.start()
+
+    def show(self, point: Row, step: int, total: int, note: str) -> None:
+        """Where the measurement of a point is."""
+        name = name_of(point)
+        if name not in self.bars:
+            self.bars[name] = self.progress.add_task(name, total=total, note="")
+        self.progress.update(self.bars[name], completed=step, total=total, note=note)
+        if not self.console.is_terminal and self.clock.due():
+            self._say(f"{name}: {step:,} of {total:,}  {note}")
+
+    def finish(self, point: Row, rows: Sequence[Row]) -> None:
+        """A point is measured: its last row is told."""
+        self.measured += 1
+        if (bar := self.bars.pop(name_of(point), None)) is not None:
+            self.progress.remove_task(bar)
+        self.progress.update(self.all, completed=self.measured)
+        found = {key: value for key, value in rows[-1].items() if key not in point}
+        words = ", ".join(f"{key} {_short(value)}" for key, value in found.items())
+        self._say(f"{self.measured}/{self.total}  {name_of(point)}: {words}")
+
+    def close(self) -> None:
+        """Leave the bars as they stand."""
+        self.progress.stop()
+
+    def _say(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _short(value: str | int | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

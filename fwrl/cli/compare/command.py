@@ -1,0 +1,232 @@
+"""``fwrl compare``: trains what is missing of a comparison, then tells all that there is."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from agents.policy import RecurrentPolicy
+from envs import EnvConfigError, make_envs
+from fwrl.bench.benchmark import Row
+from fwrl.cli.bench import FAILED, PointReport
+from fwrl.cli.compare.figures import draw, draw_transfer
+from fwrl.cli.compare.scores import final_evaluation, row_of, transfer_rows
+from fwrl.cli.compare.settings import ComparisonConfig, Run, load_comparison, runs_of
+from fwrl.cli.compare.table import MARKDOWN, write_results
+from fwrl.config import ConfigError
+from fwrl.run.build import prepare
+from fwrl.run.directory import claimed, find_config, named_directory, open_directory
+from fwrl.run.evaluation import check_spaces, elsewhere
+from fwrl.run.jobs import INTERVAL, Children, Ended, failure, jobs_at_once
+from fwrl.run.log import steps_so_far
+from fwrl.run.loop import FINISHED, STOPPED
+from fwrl.run.modules import import_modules, import_words
+from fwrl.run.process import Clock
+from fwrl.run.signals import stop_signals
+from fwrl.run.variants import prepare_directory, train_words
+
+# What tells no other comparison apart.
+MAY_CHANGE = frozenset(ComparisonConfig.model_fields)
+# Seconds between two looks into what the runs have written.
+LOOK = 1.0
+
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    jobs: int | None
+    fresh: bool
+    imports: Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """How the runs have ended."""
+
+    failed: int
+    stopped: bool
+
+
+def run_comparison(request: Request, console: Console) -> int:
+    """Train what is missing, evaluate, write and draw; returns the exit code.
+
+    Raises:
+        ConfigError: If what is asked for is not possible; nothing was trained then.
+    """
+    import_modules(request.imports)
+    comparison = load_comparison(request.file, request.overrides)
+    out = request.out or _default_directory(request)
+    runs = runs_of(comparison, out)
+    # before anything is written
+    parameters = _parameters(comparison, runs)
+    with claimed(out, request.fresh):
+        open_directory(out, comparison, MAY_CHANGE, "choose another --out")
+        for run in runs:
+            _prepare(run)
+        outcome = _train_missing(request, comparison, runs, console)
+        rows, unscored = _rows(comparison, runs, parameters)
+        transfer = transfer_rows(comparison, runs)
+        missing = [run for run in runs if _missing(comparison, run)]
+        write_results(comparison, missing, rows, transfer, out)
+        files = draw(comparison, runs, rows, out) if rows else []
+        if transfer:
+            files += draw_transfer(comparison, transfer, out)
+    for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
+        _say(console, line)
+    if outcome.stopped:
+        _say(console, f"stopped, {len(missing)} runs missing; the same command continues")
+        return STOPPED
+    return FAILED if outcome.failed or unscored else FINISHED
+
+
+def _default_directory(request: Request) -> Path:
+    changes = [text for text in request.overrides if text.partition("=")[0] != "seeds"]
+    return named_directory(["compare", find_config(request.file).stem, *sorted(changes)])
+
+
+def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple[str, str], int]:
+    """How many numbers each column learns in each task; making each policy finds the mistakes."""
+    counts: dict[tuple[str, str], int] = {}
+    for run in runs:
+        if (run.task, run.column) in counts:
+            continue
+        setup = prepare(run.config)
+        policy: RecurrentPolicy = setup.learner.policy
+        counts[run.task, run.column] = sum(each.numel() for each in policy.parameters())
+        setup.envs.close()
+        if setup.evaluation_envs is not None:
+            setup.evaluation_envs.close()
+        for overrides in comparison.transfer.values():
+            _check_transfer(run, policy, overrides)
+    return counts
+
+
+def _check_transfer(run: Run, policy: RecurrentPolicy, overrides: Sequence[str]) -> None:
+    try:
+        config = elsewhere(run.config, overrides)
+        with closing(make_envs(config.env, 1, evaluation=True)) as envs:
+            check_spaces(policy, envs, overrides)
+    except (ConfigError, EnvConfigError) as error:
+        raise ConfigError(f"transfer of {run.task}: {error}") from None
+
+
+def _prepare(run: Run) -> None:
+    prepare_directory(run.directory, run.config)
+    steps, ppo = steps_so_far(run.directory), run.config.ppo
+    if steps >= run.config.total_steps + ppo.num_steps * run.config.env.num_envs:
+        raise ConfigError(
+            f"{run.directory}: has made {steps:,} steps, total_steps is {run.config.total_steps:,};"
+            " ask for no fewer, or choose another --out"
+        )
+
+
+def _train_missing(
+    request: Request, comparison: ComparisonConfig, runs: Sequence[Run], console: Console
+) -> Outcome:
+    waiting = [run for run in runs if _missing(comparison, run)]
+    if not waiting:
+        return Outcome(0, False)
+    jobs = jobs_at_once(request.jobs, [run.config for run in waiting])
+    by_name = {run.name: run for run in waiting}
+    failed, stopped, clock = 0, False, Clock(LOOK)
+    report = PointReport(console, len(runs), len(runs) - len(waiting))
+    try:
+        with stop_signals() as received, Children() as children:
+            while waiting or children.running:
+                while waiting and len(children.running) < jobs:
+                    run = waiting.pop(0)
+                    words = [train_words(run.directory, request.imports)]
+                    words += [
+                        _evaluate_words(comparison, run, overrides, request.imports)
+                        for overrides in _missing(comparison, run)
+                    ]
+                    children.start(run.name, words, run.directory, run.config.num_threads)
+                for ended in children.ended():
+                    stopped |= ended.was_stopped
+                    failed += _report_end(by_name[ended.name], ended, comparison, report)
+                if received or stopped:
+                    stopped = True
+                    _say(console, f"{len(children.running)} runs save and stop")
+                    break
+                if clock.due():
+                    for name in children.running:
+                        _show(by_name[name], report)
+                time.sleep(INTERVAL)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        report.close()
+    return Outcome(failed, stopped)
+
+
+def _missing(comparison: ComparisonConfig, run: Run) -> list[tuple[str, ...]]:
+    """The overrides of each evaluation that a run lacks."""
+    wanted = [(), *comparison.transfer.values()]
+    return [each for each in wanted if final_evaluation(comparison, run, each) is None]
+
+
+def _evaluate_words(
+    comparison: ComparisonConfig, run: Run, overrides: Sequence[str], imports: Sequence[str]
+) -> list[str]:
+    return [
+        "evaluate",
+        str(run.directory),
+        *overrides,
+        f"--episodes={comparison.episodes}",
+        f"--checkpoint={comparison.checkpoint}",
+        f"--seed={comparison.evaluation_seed}",
+        *([] if run.config.evaluation.deterministic else ["--stochastic"]),
+        *import_words(imports),
+    ]
+
+
+def _report_end(run: Run, ended: Ended, comparison: ComparisonConfig, report: PointReport) -> int:
+    """Tell what came of a run; 1 where it has failed."""
+    if ended.was_stopped:
+        return 0
+    final = final_evaluation(comparison, run)
+    if ended.code == FINISHED and final is not None and not _missing(comparison, run):
+        report.finish(run.point, [{**run.point, "return": final["return_mean"]}])
+        return 0
+    report.finish(run.point, [{**run.point, "failed": failure(run.directory, ended)}])
+    return 1
+
+
+def _show(run: Run, report: PointReport) -> None:
+    report.show(run.point, steps_so_far(run.directory), run.config.total_steps, "")
+
+
+def _rows(
+    comparison: ComparisonConfig, runs: Sequence[Run], parameters: dict[tuple[str, str], int]
+) -> tuple[list[Row], list[Run]]:
+    """The lines of results.csv, and the runs whose environment does not say the score."""
+    found: list[Row] = []
+    unscored: list[Run] = []
+    for run in runs:
+        final = final_evaluation(comparison, run)
+        if final is None:
+            continue
+        row = row_of(comparison, run, final, parameters[run.task, run.column])
+        if row is None:
+            unscored.append(run)
+        else:
+            found.append(row)
+    return found, unscored
+
+
+def _left_out(comparison: ComparisonConfig, unscored: Sequence[Run]) -> list[str]:
+    tasks = dict.fromkeys(run.task for run in unscored)
+    return [
+        f"left out: score is {comparison.score!r}, which {task} does not say; "
+        "choose eval/mean_reward"
+        for task in tasks
+    ]
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

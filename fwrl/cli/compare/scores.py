@@ -1,0 +1,182 @@
+"""What the runs of a comparison have reached, and what that says together."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from agents.evaluation import interquartile_mean, stratified_interval
+from agents.saving import find_checkpoint
+from fwrl.bench.benchmark import Row
+from fwrl.cli.compare.settings import ComparisonConfig, Run
+from fwrl.files.checkpoint import CheckpointError
+from fwrl.files.json_files import read_json
+from fwrl.files.plain_files import MEBIBYTE, FileError
+from fwrl.run.log import read_metrics
+
+# Of the final evaluation, as `fwrl evaluate` calls what metrics.csv calls so.
+EVALUATED = {
+    "eval/mean_reward": "return_mean",
+    "eval/iqm": "return_iqm",
+    "eval/success_rate": "success_rate",
+}
+
+
+class Estimate(NamedTuple):
+    """An interquartile mean, and its 95 % stratified bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def final_evaluation(
+    comparison: ComparisonConfig, run: Run, overrides: Sequence[str] = ()
+) -> Mapping[str, Any] | None:
+    """What ``fwrl evaluate`` has found in the end; None where the run is not there yet.
+
+    Args:
+        comparison: Says how it is evaluated.
+        run: One of its runs.
+        overrides: Of the environment.
+    """
+    try:
+        folder = find_checkpoint(run.directory, comparison.checkpoint)
+        last = find_checkpoint(run.directory, "last")
+    except CheckpointError:
+        return None
+    if int(last.name) < run.config.total_steps:
+        return None
+    wanted = (
+        folder.name,
+        comparison.episodes,
+        comparison.evaluation_seed,
+        run.config.evaluation.deterministic,
+        # evaluations of old know no others
+        list(overrides),
+    )
+    for file in sorted((run.directory / "evaluations").glob("*.json")):
+        result = _read(file)
+        played = [result.get(name) for name in ("episodes", "seed", "deterministic")]
+        where = result.get("overrides", [])
+        if (Path(str(result.get("checkpoint"))).name, *played, where) == wanted:
+            return result
+    return None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        result = read_json(file, MEBIBYTE)
+    except FileError:
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def row_of(
+    comparison: ComparisonConfig, run: Run, final: Mapping[str, Any], parameters: int
+) -> Row | None:
+    """The line of results.csv of a run; None where it has no such score."""
+    row: Row = {**run.point, "return_mean": final["return_mean"], "return_iqm": final["return_iqm"]}
+    if final["success_rate"] is not None:
+        row["success_rate"] = final["success_rate"]
+    evaluations = read_metrics(run.directory, ["eval/mean_reward"])
+    # lines of metrics.csv can be lost where a disk is full; the final evaluation is not among them
+    if len(evaluations):
+        row["best_evaluation"] = float(evaluations[:, 1].max())
+    highest = highest_epoch_mean(
+        read_metrics(run.directory, ["rollout/ep_rew_mean"]), comparison.epoch_steps
+    )
+    if highest is not None:
+        row["mmer"] = highest
+    for steps, seconds in read_metrics(run.directory, ["time/time_elapsed"])[-1:]:
+        row |= {"steps": int(steps), "seconds": round(float(seconds), 3)}
+        row["steps_per_second"] = round(float(steps / seconds), 1)
+    row["parameters"] = parameters
+    column = EVALUATED.get(comparison.score, comparison.score)
+    return {**row, "score": row[column]} if column in row else None
+
+
+def transfer_rows(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[Row]:
+    """What the trained policies have reached in the other environments, as far as it is there."""
+    rows: list[Row] = []
+    for run in runs:
+        for name, overrides in comparison.transfer.items():
+            found = final_evaluation(comparison, run, overrides)
+            score = None if found is None else found[EVALUATED[comparison.score]]
+            if found is not None and score is not None:
+                length = found["length_mean"]
+                rows.append({**run.point, "transfer": name, "score": score, "length": length})
+    return rows
+
+
+def transfer_estimates(
+    comparison: ComparisonConfig, rows: Sequence[Row]
+) -> dict[tuple[str, str], Estimate]:
+    """Of all seeds, by environment and column; ``rows`` are of one task."""
+    found: dict[tuple[str, str], Estimate] = {}
+    for pair in product(comparison.transfer, comparison.columns):
+        own = [float(row["score"]) for row in rows if (row["transfer"], row["column"]) == pair]
+        if own:
+            found[pair] = estimate([own])
+    return found
+
+
+def highest_epoch_mean(curve: Float[np.ndarray, "rows 2"], epoch_steps: int) -> float | None:
+    """The highest mean return of the training episodes of one epoch (Morad et al. 2023).
+
+    ``rollout/ep_rew_mean`` is of the last hundred episodes at each row; its mean over the rows of
+    an epoch stands for that of all episodes in it. What is left behind the last whole epoch does
+    not count, unless there is no whole one.
+
+    Args:
+        curve: Steps and ``rollout/ep_rew_mean``.
+        epoch_steps: Environment steps of an epoch.
+    """
+    if not len(curve):
+        return None
+    steps, returns = curve.T
+    # an epoch ends with the row that reaches its end
+    epochs = np.ceil(steps / epoch_steps).astype(int)
+    whole = epochs <= max(int(steps[-1] // epoch_steps), 1)
+    return max(
+        float(returns[epochs == epoch].mean()) for epoch in np.unique(epochs[whole]).tolist()
+    )
+
+
+def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
+    """Of all values of some tasks; seeds are resampled in each task by itself."""
+    arrays = [np.array(group, float) for group in groups]
+    mean = float(interquartile_mean(np.concatenate(arrays)))
+    return Estimate(mean, *stratified_interval(arrays))
+
+
+def scores_of(rows: Sequence[Row], task: str, column: str) -> list[float]:
+    """Of all seeds that there are."""
+    return [float(row["score"]) for row in rows if (row["task"], row["column"]) == (task, column)]
+
+
+def complete_tasks(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[str]:
+    """The tasks in which every column has equally many scores: only those are put together."""
+    counts = {
+        task: {len(scores_of(rows, task, column)) for column in comparison.columns}
+        for task in comparison.tasks
+    }
+    return [task for task, count in counts.items() if len(count) == 1 and min(count) > 0]
+
+
+def normalised(
+    comparison: ComparisonConfig, rows: Sequence[Row], tasks: Sequence[str]
+) -> dict[str, list[list[float]]]:
+    """The scores of each column in each of the tasks, on the scale of its ``range``."""
+    columns: dict[str, list[list[float]]] = {column: [] for column in comparison.columns}
+    for task in tasks:
+        own = {column: scores_of(rows, task, column) for column in columns}
+        everything = [score for scores in own.values() for score in scores]
+        low, high = comparison.tasks[task].range or (min(everything), max(everything))
+        for column, scores in own.items():
+            # where all are equal nobody is better
+            columns[column].append([(score - low) / ((high - low) or 1) for score in scores])
+    return columns

@@ -1,0 +1,188 @@
+"""The files that a comparison writes: results.csv, results.json and table.md."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+from fwrl.bench.benchmark import Row
+from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
+from fwrl.cli.compare.scores import (
+    Estimate,
+    complete_tasks,
+    estimate,
+    normalised,
+    scores_of,
+    transfer_estimates,
+)
+from fwrl.cli.compare.settings import ComparisonConfig, Run
+from fwrl.run.directory import command_typed, versions
+
+MARKDOWN = "table.md"
+TRANSFER = "transfer.csv"
+
+
+def write_results(
+    comparison: ComparisonConfig,
+    missing: Sequence[Run],
+    rows: Sequence[Row],
+    transfer: Sequence[Row],
+    out: Path,
+) -> None:
+    """All that there is so far, whole.
+
+    Args:
+        comparison: What was compared.
+        missing: The runs that are not trained and evaluated to the end.
+        rows: Of all others, as far as they have a score.
+        transfer: What they reach in other environments.
+        out: The directory.
+    """
+    write_rows(out / TABLE, rows)
+    if transfer:
+        write_rows(out / TRANSFER, transfer)
+    write_document(
+        out / DOCUMENT,
+        {
+            "command": command_typed(),
+            "settings": comparison.model_dump(mode="json"),
+            "versions": versions(),
+            "machine": machine(),
+            "missing": [run.point for run in missing],
+            "rows": list(rows),
+        },
+    )
+    (out / MARKDOWN).write_text(markdown(comparison, rows, transfer, len(missing)))
+
+
+def markdown(
+    comparison: ComparisonConfig, rows: Sequence[Row], transfer: Sequence[Row], missing: int
+) -> str:
+    """The table with its explanation, what other environments give, and what each column costs."""
+    blocks = [_explanation(comparison, missing), _scores(comparison, rows)]
+    if _complete(comparison, rows):
+        blocks.append(_scale(comparison, rows))
+    blocks += [
+        _transfer(comparison, task, own)
+        for task in comparison.tasks
+        if (own := [row for row in transfer if row["task"] == task])
+    ]
+    return "\n\n".join([*blocks, _costs(comparison, rows)]) + "\n"
+
+
+def _transfer(comparison: ComparisonConfig, task: str, rows: Sequence[Row]) -> str:
+    found = transfer_estimates(comparison, rows)
+    cells = [
+        [name, *_cells({column: found.get((name, column)) for column in comparison.columns})]
+        for name in comparison.transfer
+    ]
+    head = f"{task}, evaluated in other environments:"
+    return f"{head}\n\n{_table([comparison.transfer_label, *comparison.columns], cells)}"
+
+
+def _explanation(comparison: ComparisonConfig, missing: int) -> str:
+    how = (
+        f"training episodes; an epoch has {comparison.epoch_steps:,} steps (MMER)"
+        if comparison.score == "mmer"
+        else f"{comparison.episodes} episodes after training, {comparison.checkpoint} checkpoint"
+    )
+    lines = [
+        f"Score: {comparison.score_in_words}; {how}.",
+        f"Interquartile mean over {_count(len(comparison.seeds), 'seed')}, and its 95 % stratified "
+        "bootstrap interval; the highest of each line is bold.",
+    ]
+    return "\n".join([*lines, *([f"{_count(missing, 'run')} missing."] if missing else [])])
+
+
+def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
+    lines = [
+        (task, {column: scores_of(rows, task, column) for column in comparison.columns})
+        for task in comparison.tasks
+    ]
+    published = list(dict.fromkeys(chain(*(each.published for each in comparison.tasks.values()))))
+    cells = [
+        [
+            task,
+            *_cells({c: estimate([own]) if own else None for c, own in scores.items()}),
+            *(_said(comparison.tasks[task].published.get(name)) for name in published),
+        ]
+        for task, scores in lines
+    ]
+    tasks = _complete(comparison, rows)
+    if tasks:
+        scaled = normalised(comparison, rows, tasks)
+        together = {column: estimate(groups) for column, groups in scaled.items()}
+        title = f"{_count(len(tasks), 'task')}, normalised"
+        cells.append([title, *_cells(together), *("" for _ in published)])
+    return _table(
+        ["task", *comparison.columns, *(f"{name}, published" for name in published)], cells
+    )
+
+
+def _complete(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[str]:
+    """The tasks that are put together; none where there is nothing to be put together."""
+    tasks = complete_tasks(comparison, rows)
+    return tasks if len(comparison.tasks) > 1 else []
+
+
+def _cells(estimates: Mapping[str, Estimate | None]) -> list[str]:
+    highest = max((each.mean for each in estimates.values() if each), default=None)
+    cells: list[str] = []
+    for each in estimates.values():
+        if each is None:
+            cells.append("")
+            continue
+        mean = f"**{each.mean:.3f}**" if each.mean == highest else f"{each.mean:.3f}"
+        cells.append(f"{mean} [{each.low:.3f}, {each.high:.3f}]")
+    return cells
+
+
+def _said(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
+
+
+def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
+    tasks = _complete(comparison, rows)
+    ranges = {task: comparison.tasks[task].range for task in tasks}
+    given = [f"{task} {low:g} to {high:g}" for task, (low, high) in _pairs(ranges)]
+    found = [task for task, pair in ranges.items() if pair is None]
+    parts: list[str] = []
+    if given:
+        parts.append(f"Normalised by the given range: {', '.join(given)}.")
+    if found:
+        parts.append(f"From the lowest to the highest score of any run: {', '.join(found)}.")
+    left = [task for task in comparison.tasks if task not in tasks]
+    if left:
+        parts.append(f"Not among the tasks together, because runs are missing: {', '.join(left)}.")
+    return "\n".join(parts)
+
+
+def _pairs(
+    ranges: Mapping[str, tuple[float, float] | None],
+) -> list[tuple[str, tuple[float, float]]]:
+    return [(task, pair) for task, pair in ranges.items() if pair is not None]
+
+
+def _costs(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
+    lines: list[list[str]] = []
+    for column in comparison.columns:
+        own = [row for row in rows if row["column"] == column]
+        if not own:
+            continue
+        parameters = sorted({int(row["parameters"]) for row in own})
+        sizes = " to ".join(f"{size:,}" for size in dict.fromkeys((parameters[0], parameters[-1])))
+        speeds = [float(row["steps_per_second"]) for row in own if "steps_per_second" in row]
+        speed = f"{median(speeds):,.0f}" if speeds else ""
+        lines.append([column, str(len(own)), sizes, speed])
+    return _table(["column", "runs", "parameters", "median steps/s of training"], lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # a bar inside a cell would end it
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])

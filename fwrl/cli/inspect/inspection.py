@@ -1,0 +1,186 @@
+"""``fwrl inspect``: episodes of a saved policy as a page that shows what its memory recalled."""
+
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from agents.actions import Categorical
+from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
+from agents.policy import RecurrentPolicy
+from agents.saving import find_checkpoint, load_policy
+from envs import EnvConfigError, make_envs
+from fwrl.cli.inspect.page import film, map_picture, numbers, page
+from fwrl.config import ConfigError
+from fwrl.files.checkpoint import read_document
+from fwrl.inspection.measures import MEASURES
+from fwrl.inspection.recall_map import RecallMap
+from fwrl.run.directory import read_run_config
+from fwrl.run.evaluation import env_name
+from fwrl.state import tensors_in
+
+# An observation of more numbers is cut in what is written of it.
+LONGEST_TEXT = 64
+# Numbers in all maps of an episode; the heads are left out where they would be more.
+MOST_SHARES = 12_000_000
+
+GRADIENT = (
+    "gradient: how much the log-probability of the chosen action would change with each input of "
+    "the memory, in shares of all inputs; for small changes, through the whole policy"
+)
+
+
+class Wish(NamedTuple):
+    """What a page shall show."""
+
+    checkpoint: str = "best"
+    episodes: int = 1
+    seed: int = 0
+    max_steps: int = 500
+    stochastic: bool = False
+
+
+def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
+    """Play, look into the memory, and write the page; returns its file.
+
+    Raises:
+        ConfigError: If the directory is no run, its environment cannot be made here, or the page
+            cannot be written.
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    config = read_run_config(run)
+    folder = find_checkpoint(run, wish.checkpoint)
+    policy = load_policy(folder)
+    path = out or run / "report.html"
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise ConfigError(f"--out: {path} cannot be written; it should be a file in a folder")
+    torch.set_num_threads(config.num_threads)
+    torch.manual_seed(wish.seed)
+    try:
+        with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
+            played = play_episodes(policy, envs, wish.seed, wish.max_steps, not wish.stochastic)
+            episodes = [_episode(policy, each) for each in islice(played, wish.episodes)]
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    data = {
+        "env": env_name(config),
+        "core": config.core.kind,
+        "checkpoint": f"{run.resolve().name}, checkpoint {folder.name}",
+        "steps": read_document(folder).get("counters", {}).get("steps"),
+        "seed": wish.seed,
+        "deterministic": not wish.stochastic,
+        "measures": MEASURES,
+        "episodes": episodes,
+    }
+    try:
+        path.write_text(page(data))
+    except OSError as error:
+        raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from None
+    return path
+
+
+def _episode(policy: RecurrentPolicy, played: Played) -> dict[str, Any]:
+    layers = look_into(policy, played.inputs)
+    observation = played.inputs.observation
+    times = len(played.reward)
+    frames = played.frames or _pictures_of(observation, policy.observation_space)
+    return {
+        "return": numbers(sum(played.reward)),
+        "ended": played.ended,
+        "success": played.success,
+        "frames": film(frames),
+        "observations": [_text(observation, t) for t in range(times)],
+        "reward": numbers(played.reward),
+        "value": numbers(played.value[0]),
+        "action": numbers(played.action[0]),
+        **_choices(played),
+        "layers": [_layer(layer, played, i) for i, layer in enumerate(layers)],
+        "maps": _maps(policy, played, layers),
+    }
+
+
+def _choices(played: Played) -> dict[str, Any]:
+    """What the policy thought of the actions."""
+    said = played.distribution
+    if isinstance(said, Categorical):
+        return {"probability": numbers(said.log_probs[0].exp())}
+    return {"mean": numbers(said.mean[0]), "std": numbers(said.log_std[0].exp())}
+
+
+def _layer(layer: Layer, played: Played, index: int) -> dict[str, Any]:
+    memories = [
+        {
+            "name": f"Layer {index + 1}, {memory.name}",
+            "measures": {name: numbers(of[0]) for name, of in memory.measures.items()},
+        }
+        for memory in layer.memories
+    ]
+    norm = {"state_norm": numbers(played.state_norm[0, :, index, None])}
+    state = {"name": f"Layer {index + 1}, the whole state", "measures": norm}
+    return {"remark": layer.remark, "memories": memories or [state]}
+
+
+def _maps(policy: RecurrentPolicy, played: Played, layers: list[Layer]) -> list[dict[str, Any]]:
+    """The exact maps, and where there are not all of them, or time for more, gradients."""
+    times = len(played.reward)
+    memories = [
+        (f"Layer {number}, {memory.name}", layer.remark, memory.recall)
+        for number, layer in enumerate(layers, 1)
+        for memory in layer.memories
+    ]
+    found = [(name, remark, recall) for name, remark, recall in memories if recall is not None]
+    heads = sum(recall.share.shape[2] for _, _, recall in found)
+    each = heads * times**2 <= MOST_SHARES
+    maps = [
+        part for name, remark, recall in found for part in _of_heads(name, remark, recall, each)
+    ]
+    if times <= LONG or len(found) < len(memories) or not found:
+        shares = map_picture(influence_on_actions(policy, played))
+        name = "Whole policy, influence on the action"
+        lacking = [] if found else sorted({layer.remark for layer in layers})
+        said = f"{'; '.join(lacking)}. Shown instead: {GRADIENT}" if lacking else GRADIENT
+        maps.append({"name": name, "remark": said, "exact": False, **shares})
+    return maps
+
+
+def _of_heads(name: str, remark: str, recall: RecallMap, each: bool) -> list[dict[str, Any]]:
+    """The map of all heads together, then, if asked, of each."""
+    heads = recall.share.shape[2] - 1
+    names = [*(f"{name}, head {head + 1}" for head in range(heads)), f"{name}, all heads"]
+    chosen = [heads, *range(heads)] if each and heads > 1 else [heads]
+    return [
+        {
+            "name": names[head] if heads > 1 else name,
+            "remark": remark,
+            "exact": True,
+            "before": numbers(recall.before[0, :, head]) if recall.before.any() else None,
+            **map_picture(recall.share[0, :, head]),
+        }
+        for head in chosen
+    ]
+
+
+def _pictures_of(observation: Any, space: spaces.Space[Any]) -> list[NDArray[np.uint8]]:
+    """The observations themselves, if they are pictures; of several channels the last is shown."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+        return []
+    pixels = observation[0].cpu().numpy()
+    if space.shape[-1] > space.shape[0]:
+        pixels = np.moveaxis(pixels, 1, -1)
+    if pixels.shape[-1] != 3:
+        pixels = pixels[..., -1:].repeat(3, axis=-1)
+    return list(pixels)
+
+
+def _text(observation: Any, time: int) -> str:
+    """What was seen, as numbers."""
+    parts: list[float] = []
+    for leaf in tensors_in(observation):
+        parts += leaf[0, time].flatten()[: LONGEST_TEXT + 1].double().tolist()
+    cut = ["…"] if len(parts) > LONGEST_TEXT else []
+    return " ".join([f"{part:.4g}" for part in parts[:LONGEST_TEXT]] + cut)

@@ -1,0 +1,213 @@
+"""``fwrl tune``: trials as ordinary runs, of which the hopeless ones end early."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from fwrl.bench.benchmark import Row
+from fwrl.cli.bench import PointReport
+from fwrl.cli.tune.results import write_results
+from fwrl.cli.tune.settings import TuningConfig, load_tuning, trial_config
+from fwrl.cli.tune.study import FOLDER, Study, optuna
+from fwrl.config import ConfigError
+from fwrl.run.config import RunConfig
+from fwrl.run.directory import claimed, find_config, named_directory, open_directory
+from fwrl.run.jobs import INTERVAL, Children, Ended, failure, jobs_at_once
+from fwrl.run.log import read_metrics, steps_so_far
+from fwrl.run.loop import FAILED, FINISHED, STOPPED
+from fwrl.run.modules import import_modules
+from fwrl.run.process import Clock
+from fwrl.run.signals import stop_signals
+from fwrl.run.variants import prepare_directory, train_words
+
+# Seconds between two looks into what the trials have written.
+LOOK = 1.0
+
+
+class Request(NamedTuple):
+    """What the user asked for."""
+
+    file: Path
+    overrides: Sequence[str]
+    storage: str | None
+    out: Path | None
+    jobs: int | None
+    fresh: bool
+    imports: Sequence[str]
+
+
+class Running(NamedTuple):
+    """A trial whose process runs."""
+
+    trial: Any
+    """Optuna's."""
+    directory: Path
+    configs: Sequence[RunConfig]
+    """Of each seed."""
+
+
+class Evaluation(NamedTuple):
+    """What a trial is worth so far."""
+
+    step: int
+    """Environment steps of all its trainings, rounded down to a multiple of the evaluations'."""
+    value: float
+
+
+def run_tuning(request: Request, console: Console) -> int:
+    """Try until there are enough trials, write and draw; returns the exit code.
+
+    Raises:
+        ConfigError: If what is asked for is not possible.
+    """
+    optuna()
+    import_modules(request.imports)
+    tuning = load_tuning(request.file, request.overrides)
+    name = find_config(request.file).stem
+    out = request.out or named_directory(["tune", name])
+    with claimed(out, request.fresh):
+        open_directory(out, tuning, {"trials"}, "choose another --out")
+        search = Search(tuning, Study(tuning, name, request.storage, out), out, request.imports)
+        example = trial_config(tuning, {}, tuning.seeds[0], "config")
+        stopped = search.run(jobs_at_once(request.jobs, [example]), console)
+        trials = search.study.trials()
+        files = write_results(tuning, trials, out)
+    for file in files:
+        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+    if stopped:
+        console.print(f"stopped after {len(trials)} trials; the same command continues")
+        return STOPPED
+    return FINISHED if any(trial.state.name == "COMPLETE" for trial in trials) else FAILED
+
+
+class Search:
+    """The trials that run, and how they end."""
+
+    def __init__(
+        self, tuning: TuningConfig, study: Study, out: Path, imports: Sequence[str]
+    ) -> None:
+        self.tuning, self.study, self.out, self.imports = tuning, study, out, imports
+        self.running: dict[str, Running] = {}
+        self.pruned: set[str] = set()
+        self.told: dict[str, int] = {}
+
+    def run(self, jobs: int, console: Console) -> bool:
+        """Try until there are enough; True if it was stopped before."""
+        finished = sum(trial.state.is_finished() for trial in self.study.trials())
+        report = PointReport(console, self.tuning.trials, finished)
+        clock = Clock(LOOK)
+        stopped = False
+        try:
+            with stop_signals() as received, Children() as children:
+                while not received:
+                    while len(children.running) < jobs and self._are_missing():
+                        self._start(children, report)
+                    if not children.running:
+                        break
+                    for ended in children.ended():
+                        stopped |= self._conclude(ended, report)
+                    if clock.due():
+                        self._look(children, report)
+                    if stopped:
+                        break
+                    time.sleep(INTERVAL)
+                stopped |= bool(received)
+        except KeyboardInterrupt:
+            stopped = True
+        finally:
+            # what still ran has saved by now
+            for name, running in self.running.items():
+                give_back = self.study.prune if name in self.pruned else self.study.set_back
+                give_back(running.trial)
+            report.close()
+        return stopped
+
+    def _are_missing(self) -> bool:
+        return len(self.study.trials()) < self.tuning.trials
+
+    def _start(self, children: Children, report: PointReport) -> None:
+        trial = self.study.ask()
+        name = trial.user_attrs[FOLDER]
+        directory = self.out / "trials" / name
+        try:
+            configs = [
+                trial_config(self.tuning, trial.params, seed, f"trial {trial.number}")
+                for seed in self.tuning.seeds
+            ]
+            for config in configs:
+                prepare_directory(directory / str(config.seed), config)
+        except ConfigError as error:
+            self.study.fail(trial, str(error))
+            report.finish({"trial": name}, [{"trial": name, "failed": str(error)}])
+            return
+        self.running[name] = Running(trial, directory, configs)
+        words = [train_words(directory / str(seed), self.imports) for seed in self.tuning.seeds]
+        children.start(name, words, directory, configs[0].num_threads)
+
+    def _look(self, children: Children, report: PointReport) -> None:
+        """Tell what was evaluated meanwhile, and stop what is hopeless."""
+        total = self.tuning.total_steps * len(self.tuning.seeds)
+        for name in set(children.running) - self.pruned:
+            running = self.running[name]
+            if self._tell_evaluations(name):
+                self.pruned.add(name)
+                children.stop([name])
+            runs = [running.directory / str(seed) for seed in self.tuning.seeds]
+            report.show({"trial": name}, sum(map(steps_so_far, runs)), total, "")
+
+    def _tell_evaluations(self, name: str) -> bool:
+        """Whether one of those that are new says that the trial shall end."""
+        running = self.running[name]
+        for step, value in evaluations(self.tuning, running):
+            if step > self.told.get(name, 0):
+                self.told[name] = step
+                if self.study.report(running.trial, step, value):
+                    return True
+        return False
+
+    def _conclude(self, ended: Ended, report: PointReport) -> bool:
+        """Tell how a trial has ended; True if somebody else has stopped it."""
+        name = ended.name
+        running = self.running[name]
+        if ended.was_stopped and name not in self.pruned:
+            return True
+        if name not in self.pruned:
+            # it is at its end already: too late to prune
+            self._tell_evaluations(name)
+        del self.running[name]
+        found = evaluations(self.tuning, running)
+        point: Row = {"trial": name}
+        if name in self.pruned:
+            self.study.prune(running.trial)
+            report.finish(point, [{**point, "pruned at": found[-1].value}])
+        elif ended.code == FINISHED and found:
+            self.study.complete(running.trial, found[-1].value)
+            report.finish(point, [{**point, self.tuning.metric: found[-1].value}])
+        else:
+            reason = failure(running.directory, ended)
+            self.study.fail(running.trial, reason)
+            report.finish(point, [{**point, "failed": reason}])
+        return False
+
+
+def evaluations(tuning: TuningConfig, running: Running) -> list[Evaluation]:
+    """What the trial was worth at each evaluation: in the mean of its trainings so far."""
+    found: list[Evaluation] = []
+    before: list[float] = []
+    for i, config in enumerate(running.configs):
+        table = read_metrics(running.directory / str(config.seed), [tuning.metric])
+        every = config.evaluation.every_steps
+        for step, value in table.tolist():
+            # rollouts of other lengths end at other steps, and are compared nevertheless
+            rounded = (
+                int(step) // every * every if step < tuning.total_steps else tuning.total_steps
+            )
+            found.append(Evaluation(i * tuning.total_steps + rounded, mean([*before, value])))
+        if not len(table) or table[-1, 0] < tuning.total_steps:
+            break
+        before.append(float(table[-1, 1]))
+    return found

@@ -1,0 +1,149 @@
+"""What is searched: a base, the space around it, and how much is tried."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from fwrl.config import Config, validate
+from fwrl.run.config import RunConfig
+from fwrl.run.directory import find_config
+from fwrl.run.variants import base_values, variant
+from fwrl.run.yaml_files import apply_overrides, read_yaml
+
+Choice = bool | int | float | str | None
+# Of each key of a trial.
+Parameters = Mapping[str, Choice]
+
+
+class Dimension(Config):
+    """The values of one key: ``choices``, or a range. The range of two integers holds integers."""
+
+    choices: tuple[Choice, ...] | None = None
+    """The values themselves; not together with a range."""
+    low: int | float | None = None
+    """The least value of a range; it can itself be chosen."""
+    high: int | float | None = None
+    """Can itself be chosen."""
+    step: int | float | None = Field(default=None, gt=0)
+    """From each value to the next; None: 1 for integers, any value otherwise."""
+    log: bool = False
+    """Whether factors count instead of differences."""
+
+    @model_validator(mode="after")
+    def _is_a_list_or_a_range(self) -> "Dimension":
+        if self.choices is not None:
+            others = [name for name in ("low", "high", "step") if getattr(self, name) is not None]
+            if others or self.log:
+                name = others[0] if others else "log"
+                raise ValueError(f"choices and {name} are both given; leave one out")
+            if not self.choices:
+                raise ValueError("choices has no values; it should have one or more")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("says no values; it should have choices, or low and high")
+        if self.low >= self.high:
+            raise ValueError(f"low is {self.low}; it should be less than high, {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log is true; low should be above 0, and step left out")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds integers only."""
+        return all(not isinstance(each, float) for each in (self.low, self.high, self.step))
+
+    @property
+    def example(self) -> Choice:
+        """Any of the values."""
+        return self.low if self.choices is None else self.choices[0]
+
+
+class PrunerConfig(Config):
+    """Which trials end before their last step."""
+
+    kind: Literal["median", "hyperband", "none"] = "median"
+    """``median``: worse than the median of the others at the same step. ``hyperband``: successive
+    halving with several budgets (Li et al. 2018)."""
+    startup_trials: NonNegativeInt = 5
+    """Of ``median``: the trials that end before any is pruned."""
+    warmup_steps: NonNegativeInt = 0
+    """Of ``median``: environment steps of a trial before which it is not pruned."""
+    reduction: float = Field(default=3.0, ge=2)
+    """Of ``hyperband``: one of so many goes on."""
+
+
+class TuningConfig(Config):
+    """A search over configurations."""
+
+    config: str | dict[str, Any]
+    """A configuration file, as ``fwrl train`` takes it, or what would stand in one."""
+    overrides: tuple[str, ...] = ()
+    """``KEY=VALUE``, for all trials."""
+    space: dict[str, Dimension] = Field(min_length=1)
+    """The values that are searched, by the dotted key that they are of."""
+    trials: PositiveInt = 30
+    """Of the whole study, those of other machines among them."""
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    """A trial trains with each in turn, and is worth the mean."""
+    total_steps: PositiveInt
+    """Environment steps of each training."""
+    metric: Literal["eval/mean_reward", "eval/iqm", "eval/success_rate"] = "eval/mean_reward"
+    """What shall be high: of the last evaluation in training."""
+    pruner: PrunerConfig = PrunerConfig()
+    """When a trial that does badly is stopped."""
+    sampler_seed: NonNegativeInt = 0
+    """Of what suggests values; a storage that is shared is suggested to differently each time."""
+
+    @model_validator(mode="after")
+    def _searches_what_differs(self) -> "TuningConfig":
+        for key in self.space:
+            if key.split(".")[0] in ("seed", "total_steps", "evaluation", "checkpoint"):
+                raise ValueError(f"space has {key}, which makes no other agent; leave it out")
+        return self
+
+
+def load_tuning(file: Path, overrides: Sequence[str]) -> TuningConfig:
+    """The search in a file, with ``key=value`` overrides.
+
+    Every key of the space exists, whatever kinds are chosen.
+
+    Raises:
+        ConfigError: One line that says where, what is wrong and what would be right.
+    """
+    values = read_yaml(find_config(file))
+    apply_overrides(values, overrides)
+    tuning = validate(TuningConfig, values)
+    kinds = {key: each for key, each in tuning.space.items() if key.split(".")[-1] == "kind"}
+    for chosen in product(*(each.choices or () for each in kinds.values())):
+        for key, dimension in tuning.space.items():
+            example = {key: dimension.example} | dict(zip(kinds, chosen, strict=True))
+            trial_config(tuning, example, tuning.seeds[0], "space")
+    return tuning
+
+
+def trial_config(tuning: TuningConfig, parameters: Parameters, seed: int, name: str) -> RunConfig:
+    """The run of one seed with these values.
+
+    Raises:
+        ConfigError: Opening with ``name``, if there can be no such run.
+    """
+    base = base_values(tuning.config) | {"total_steps": tuning.total_steps}
+    return variant(name, base, [tuning.overrides, as_overrides(parameters)], seed)
+
+
+def best_values(tuning: TuningConfig, parameters: Parameters) -> dict[str, Any]:
+    """What a configuration file says of a trial; the base says for how many steps."""
+    values = base_values(tuning.config)
+    values.setdefault("total_steps", tuning.total_steps)
+    for group in (tuning.overrides, as_overrides(parameters)):
+        apply_overrides(values, group)
+    return values
+
+
+def as_overrides(parameters: Parameters) -> list[str]:
+    """As a user would type them."""
+    return [f"{key}={json.dumps(value)}" for key, value in parameters.items()]

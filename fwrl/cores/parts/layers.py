@@ -1,0 +1,147 @@
+"""Parts that several memories are made of: a gated unit in time, one in depth, a convolution."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from fwrl.state import at_least_float32, time_in_episode
+
+
+class Gate(nn.Module):
+    """The gated residual connection of GTrXL (Parisotto et al. 2020).
+
+    A gated recurrent unit from layer to layer in place of from time to time. Its bias lets the
+    stream pass almost unchanged at first.
+    """
+
+    def __init__(self, width: int, bias: float = 2.0) -> None:
+        super().__init__()
+        self.bias = bias
+        self.from_layer = nn.Linear(width, 3 * width, bias=False)
+        self.from_stream = nn.Linear(width, 2 * width, bias=False)
+        self.from_reset = nn.Linear(width, width, bias=False)
+
+    @override
+    def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
+        """The stream ``x`` after the layer that made ``y`` of it."""
+        reset, update, new = self.from_layer(y.relu()).chunk(3, dim=-1)
+        stream_reset, stream_update = self.from_stream(x).chunk(2, dim=-1)
+        reset = (reset + stream_reset).sigmoid()
+        update = (update + stream_update - self.bias).sigmoid()
+        new = (new + self.from_reset(reset * x)).tanh()
+        return x + update * (new - x)
+
+
+class ShortConvolution(nn.Module):
+    """A causal convolution of each channel by itself over the last few times of the episode.
+
+    It lets a memory bind what follows one another, as a key and then its value (Fu et al. 2023).
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.empty(size, channels).uniform_(-1, 1) * size**-0.5)
+
+    def initial_state(
+        self, batch_size: int, device: torch.device | None = None
+    ) -> Float[Tensor, "B R P"]:
+        """What came before an episode: R = size - 1 times of nothing."""
+        return torch.zeros(batch_size, self.size - 1, self.weight.shape[1], device=device)
+
+    @override
+    def forward(
+        self, x: Float[Tensor, "B T P"], recent: Float[Tensor, "B R P"], starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T P"], Float[Tensor, "B R P"]]:
+        """The convolved sequence, and the last R times of it."""
+        x = at_least_float32(x)
+        past = self.size - 1
+        before = torch.full_like(starts[:, 0], self.size, dtype=recent.dtype)
+        seen = time_in_episode(starts, before).unsqueeze(-1)
+        whole = torch.cat([recent.to(x.dtype), x], dim=1)
+        # the weight of the present is the first
+        y = self.weight[0].to(x.dtype) * x
+        for age in range(1, self.size):
+            earlier = whole[:, past - age : past - age + x.shape[1]]
+            y = y + self.weight[age].to(x.dtype) * torch.where(seen > age, earlier, 0.0)
+        ages = torch.arange(past, 0, -1, device=x.device).unsqueeze(-1)
+        kept = whole[:, whole.shape[1] - past :]
+        return y, torch.where(seen[:, -1:] >= ages, kept, 0.0)
+
+
+class Decay(nn.Module):
+    """A decay in (0, 1) for each head (Dao and Gu 2024), or each of its channels (Kimi Team 2025).
+
+    The rates and the time steps start spread out, so that heads forget at different speeds. With
+    channels the time steps come through a bottleneck of as many units as a head has channels.
+    """
+
+    def __init__(self, input_size: int, heads: int, channels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
+        steps = heads * channels
+        if channels == 1:
+            self.step = nn.Linear(input_size, steps, bias=False)
+        else:
+            narrow = nn.Linear(input_size, channels, bias=False)
+            self.step = nn.Sequential(narrow, nn.Linear(channels, steps, bias=False))
+        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(0, 16).clamp_min(1e-4).log())
+        step = torch.empty(steps).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        # the inverse of softplus
+        self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+
+    @override
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H F"]:
+        step = F.softplus(at_least_float32(self.step(x)) + self.step_bias)
+        step = step.unflatten(-1, (-1, self.channels))
+        return torch.exp(-self.log_rate.exp().unsqueeze(-1) * step)
+
+
+def split_heads(
+    projected: Float[Tensor, "*BT E"], heads: int, sizes: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """The parts of each head, ``[*BT, H, size]`` for each of the sizes, in float32 or more."""
+    return at_least_float32(projected).unflatten(-1, (heads, -1)).split(list(sizes), dim=-1)
+
+
+class SlowNetwork(nn.Module):
+    """One projection without biases: what the fast weights of each head are to store and to read.
+
+    Nothing is applied to the parts: which is a key, a value or a strength the caller knows.
+    """
+
+    def __init__(self, input_size: int, heads: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.heads, self.sizes = heads, tuple(sizes)
+        self.project = nn.Linear(input_size, heads * sum(sizes), bias=False)
+
+    @override
+    def forward(self, x: Float[Tensor, "*BT D"]) -> tuple[Tensor, ...]:
+        return split_heads(self.project(x), self.heads, self.sizes)
+
+    def zeros(self, *shape: int, device: torch.device | None) -> Tensor:
+        """Zeros in the precision of what the network returns."""
+        dtype = torch.promote_types(self.project.weight.dtype, torch.float32)
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+
+class JoinHeads(nn.Module):
+    """The projection of what all heads read, without biases.
+
+    Args:
+        scaled: Multiply what is read by ``1 / sqrt(V)`` first.
+    """
+
+    def __init__(self, heads: int, value_size: int, output_size: int, scaled: bool) -> None:
+        super().__init__()
+        self.scale = value_size**-0.5 if scaled else 1.0
+        self.linear = nn.Linear(heads * value_size, output_size, bias=False)
+
+    @override
+    def forward(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
+        return self.linear(self.scale * values.flatten(start_dim=-2))

@@ -1,0 +1,373 @@
+"""Checkpoints: a folder of tensors (safetensors) and one JSON manifest, and nothing that runs.
+
+The manifest holds the size and the sha256 of every file and the sha256 of its own document, and is
+written last; the folder appears under its name by one rename. A checkpoint is therefore whole or
+absent, and a damaged one is noticed. Whoever made it: what is read is bounded by what is there, and
+only ``CheckpointError`` comes out.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fwrl.config import OneLineError
+from fwrl.files.json_files import read_json, without_infinities
+from fwrl.files.plain_files import (
+    MEBIBYTE,
+    FileError,
+    open_plain,
+    read_exactly,
+    sync_folder,
+    write_plain,
+)
+from fwrl.files.tensor_files import ENDING, Described, from_bytes, read_header, to_bytes
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 16 * MEBIBYTE
+MOST_FILES = 100
+# Names that mean the same on every system, and nothing outside the folder on any.
+FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,99}\.safetensors")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# How often a folder is moved aside, should a reader have put it back.
+ATTEMPTS = 3
+
+
+class CheckpointError(OneLineError):
+    """A checkpoint that cannot be read, or does not fit. The message is one line."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint folder holds."""
+
+    tensors: dict[str, dict[str, Tensor]]
+    document: dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """What a manifest says of a file."""
+
+    sha256: str
+    # in bytes; None in a manifest of format 1
+    size: int | None
+
+
+class Manifest(NamedTuple):
+    """What a checkpoint says of itself."""
+
+    files: dict[str, Entry]
+    document: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], document: Mapping[str, Any]
+) -> None:
+    """Write ``folder`` whole, or not at all.
+
+    Args:
+        folder: Replaced if it exists.
+        tensors: By file (``policy`` becomes ``policy.safetensors``), then by name.
+        document: Anything JSON can say; a number that is not finite becomes null.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    recover_checkpoint(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        files: dict[str, dict[str, Any]] = {}
+        for name, group in tensors.items():
+            file = f"{name}{ENDING}"
+            assert FILE_NAME.fullmatch(file), f"{file} could not be read again"
+            data = to_bytes(group)
+            files[file] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            write_plain(temporary / file, data)
+        document = without_infinities(document)
+        manifest = {
+            "format": FORMAT,
+            "files": files,
+            "document": document,
+            "document_sha256": _document_hash(document),
+        }
+        write_plain(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        sync_folder(temporary)
+        _replace(folder, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(folder.parent)
+
+
+def load_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
+    """Read and verify a checkpoint; no code in it can run.
+
+    Args:
+        folder: Of the checkpoint.
+        only: The files to read, such as ``policy``; all of them if None.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or of another format.
+    """
+    manifest = _read_manifest(folder)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for file, entry in manifest.files.items():
+        name, path = file.removesuffix(ENDING), folder / file
+        if only is not None and name not in only:
+            continue
+        with _one_kind_of_error(path), open_plain(path) as (opened, size):
+            _check_size(path, size, entry)
+            data = read_exactly(opened, path, size)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise _damaged(path)
+            tensors[name] = from_bytes(data, path)[0]
+    return Checkpoint(tensors, manifest.document)
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Read a checkpoint back, to be sure of it before older ones are deleted.
+
+    Raises:
+        CheckpointError: If a file is missing, or is not what was saved.
+    """
+    for file, entry in _read_manifest(folder).files.items():
+        path = folder / file
+        with _one_kind_of_error(path), open_plain(path) as (opened, size):
+            _check_size(path, size, entry)
+            if hashlib.file_digest(opened, "sha256").hexdigest() != entry.sha256:
+                raise _damaged(path)
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """The JSON part alone: cheap, and enough to know what the checkpoint is."""
+    return _read_manifest(folder).document
+
+
+def describe_tensors(folder: Path, name: str) -> dict[str, Described]:
+    """What one file of a checkpoint holds, by its header alone; nothing if there is no such file.
+
+    Raises:
+        CheckpointError: If it is missing or no file of tensors.
+    """
+    file = f"{name}{ENDING}"
+    entry = _read_manifest(folder).files.get(file)
+    if entry is None:
+        return {}
+    with _one_kind_of_error(folder / file):
+        return read_header(folder / file).tensors
+
+
+def recover_checkpoint(folder: Path) -> None:
+    """Give a checkpoint its name back, if it was moved aside for a new one that never came."""
+    old = folder.with_name(f".{folder.name}.old")
+    if (old / MANIFEST).is_file() and not old.is_symlink() and not folder.exists():
+        # another process may have been faster
+        with suppress(OSError):
+            old.rename(folder)
+
+
+def recover_checkpoints(folder: Path) -> None:
+    """Do the same for all that are in ``folder``."""
+    for old in folder.glob(".*.old"):
+        recover_checkpoint(folder / old.name[1:].removesuffix(".old"))
+
+
+def pack(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint that travels to another process; ``unpack`` makes it again."""
+    document = json.dumps(checkpoint.document).encode()
+    named = {"document": torch.frombuffer(bytearray(document), dtype=torch.uint8)}
+    for file, group in checkpoint.tensors.items():
+        named |= {f"{file}/{name}": leaf for name, leaf in group.items()}
+    return to_bytes(named)
+
+
+def unpack(data: bytes) -> Checkpoint:
+    """What ``pack`` was given."""
+    named = load(data)
+    document = json.loads(named.pop("document").numpy().tobytes())
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for key, leaf in named.items():
+        file, _, name = key.partition("/")
+        tensors.setdefault(file, {})[name] = leaf
+    return Checkpoint(tensors, document)
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copy saved parameters and buffers into ``module``, which must have exactly these.
+
+    Raises:
+        CheckpointError: As ``check_tensors``.
+    """
+    check_tensors(module, tensors, where)
+    module.load_state_dict(dict(tensors))
+
+
+def check_tensors(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor | Described], where: str
+) -> None:
+    """See that these are the parameters and buffers of ``module``, by name, shape and type.
+
+    Raises:
+        CheckpointError: Naming the first tensor that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise CheckpointError(f"{where}: {name} is missing; it was saved by another model")
+        if name not in own:
+            raise CheckpointError(f"{where}: {name} is unknown here; it was saved by another model")
+        needed, given = own[name], tensors[name]
+        if tuple(needed.shape) != tuple(given.shape):
+            raise CheckpointError(
+                f"{where}: {name} has shape {list(given.shape)}, "
+                f"this policy needs {list(needed.shape)}"
+            )
+        if needed.dtype != given.dtype:
+            raise CheckpointError(
+                f"{where}: {name} is of {given.dtype}, this policy needs {needed.dtype}"
+            )
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of its parameters, by their number and the name of it."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser of the same parameters what ``optimizer_tensors`` returned.
+
+    Raises:
+        CheckpointError: If that was an optimiser of other parameters.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [leaf for group in optimizer.param_groups for leaf in group["params"]]
+    shapes = {str(index): leaf.shape for index, leaf in enumerate(parameters)}
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        # a count of updates has no axes
+        if index not in shapes or tensor.shape not in (shapes[index], torch.Size([])):
+            raise CheckpointError(f"optimizer: {key} belongs to no parameter of this model")
+        entries.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    recover_checkpoint(folder)
+    try:
+        manifest = read_json(path, LARGEST_MANIFEST)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: not a checkpoint, it has no {MANIFEST}") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path}: not a manifest")
+    manifest = cast(dict[str, Any], manifest)
+    chosen = manifest.get("format")
+    if type(chosen) is not int or chosen not in READERS:
+        known = ", ".join(map(str, READERS))
+        raise CheckpointError(f"{path}: format {chosen!r}; this version of fwrl reads {known}")
+    files, document = manifest.get("files"), manifest.get("document")
+    if not isinstance(files, dict) or not isinstance(document, dict):
+        raise CheckpointError(f"{path}: not a manifest")
+    document = cast(dict[str, Any], document)
+    if manifest.get("document_sha256") != _document_hash(document):
+        raise CheckpointError(f"{path}: damaged, its document is not what was saved")
+    return Manifest(_entries(cast(dict[str, Any], files), READERS[chosen], path), document)
+
+
+def _entries(files: dict[str, Any], reader: Callable[[Any], Entry], path: Path) -> dict[str, Entry]:
+    if len(files) > MOST_FILES:
+        raise CheckpointError(f"{path}: lists {len(files):,} files; at most {MOST_FILES} are read")
+    entries: dict[str, Entry] = {}
+    for name, described in files.items():
+        if not FILE_NAME.fullmatch(name):
+            raise CheckpointError(f"{path}: {name!r} is no name of a file of tensors")
+        try:
+            entries[name] = reader(described)
+        except (ValueError, TypeError, KeyError):
+            raise CheckpointError(f"{path}: not a manifest, of {name} it says nothing") from None
+    return entries
+
+
+def _entry_of_1(described: Any) -> Entry:
+    """Format 1 had the sha256 alone."""
+    return _entry(described, None)
+
+
+def _entry_of_2(described: Any) -> Entry:
+    size = described["size"]
+    if type(size) is not int or size < 0:
+        raise ValueError("no size")
+    return _entry(described["sha256"], size)
+
+
+def _entry(sha256: str, size: int | None) -> Entry:
+    if not SHA256.fullmatch(sha256):
+        raise ValueError("no sha256")
+    return Entry(sha256, size)
+
+
+# What a manifest says of a file, in every format that was ever written.
+READERS: dict[int, Callable[[Any], Entry]] = {1: _entry_of_1, 2: _entry_of_2}
+
+
+def _check_size(path: Path, size: int, entry: Entry) -> None:
+    if entry.size not in (None, size):
+        raise CheckpointError(
+            f"{path}: damaged, it has {size:,} bytes and the manifest says {entry.size:,}"
+        )
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged, its sha256 is not the manifest's")
+
+
+@contextmanager
+def _one_kind_of_error(path: Path) -> Generator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is not whole") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except FileError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _document_hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Give ``new`` the name of ``folder``, which keeps it if that fails.
+
+    Between the two renames ``recover_checkpoint`` finds the old one.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    for attempt in range(ATTEMPTS):
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+            break
+        except OSError:
+            # a reader may just have put it back
+            if attempt + 1 == ATTEMPTS or not folder.exists():
+                recover_checkpoint(folder)
+                raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""Files whose author may be anybody: read whole within a limit, or refused; written whole.
+
+What is read is a regular file and no more than was asked for; nothing else is opened, because to
+open a pipe can wait for ever and to open a device can do something.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import BufferedReader, BufferedWriter
+from pathlib import Path
+
+from fwrl.config import OneLineError
+
+MEBIBYTE = 2**20
+
+
+class FileError(OneLineError):
+    """A file that cannot be read as what it should be. The message is one line."""
+
+
+@contextmanager
+def open_plain(path: Path, links: bool = False) -> Generator[tuple[BufferedReader, int]]:
+    """A regular file, open for reading, and its size in bytes.
+
+    Args:
+        path: Of the file.
+        links: Whether the last name of the path may be a symbolic link.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        FileError: If it is something else, or cannot be opened.
+    """
+    # without waiting, should it have become a pipe after it was looked at
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_CLOEXEC", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _regular(path, path.stat() if links else path.lstat())
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    # a name with a zero inside, or half of a surrogate pair
+    except ValueError as error:
+        raise FileError(f"{path}: cannot be read ({error})") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _regular(path, status)
+        yield file, status.st_size
+
+
+def read_plain(path: Path, limit: int, links: bool = False) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        FileError: If it is something else, larger, or cannot be read.
+    """
+    with open_plain(path, links) as (file, size):
+        if size > limit:
+            raise FileError(f"{path}: has {size:,} bytes; it should have at most {limit:,}")
+        # a file of /proc says that it is empty, and another one may grow
+        return read_exactly(file, path, size)
+
+
+def read_exactly(file: BufferedReader, path: Path, size: int) -> bytes:
+    """The next ``size`` bytes of an open file.
+
+    Raises:
+        FileError: If there are fewer, or they do not fit into memory.
+    """
+    try:
+        data = file.read(size)
+    except MemoryError:
+        raise FileError(f"{path}: its {size:,} bytes do not fit into memory") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) != size:
+        raise FileError(f"{path}: ends after {len(data):,} of {size:,} bytes")
+    return data
+
+
+def write_plain(path: Path, data: bytes) -> None:
+    """Write a new file and see that it is on the disk; its mode follows the umask."""
+    with _new(path) as file:
+        file.write(data)
+
+
+def replace_plain(path: Path, data: bytes) -> None:
+    """Write a file whole, or leave what was there; a link is replaced, not followed."""
+    with replacing_plain(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing_plain(path: Path) -> Generator[BufferedWriter]:
+    """A file that takes the place of ``path`` when the block ends, if nothing is raised in it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with _new(temporary) as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _new(path: Path) -> Generator[BufferedWriter]:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    _sync(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+
+
+def sync_file(path: Path) -> None:
+    """See that all that was written to a file is on the disk."""
+    _sync(os.open(path, os.O_RDWR))
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISLNK(status.st_mode):
+        raise FileError(f"{path}: is a symbolic link; it should be a file")
+    if stat.S_ISDIR(status.st_mode):
+        raise FileError(f"{path}: cannot be read ({os.strerror(errno.EISDIR)})")
+    raise FileError(f"{path}: is no regular file")

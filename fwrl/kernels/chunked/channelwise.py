@@ -1,0 +1,153 @@
+"""The chunked scan for rules that let each key feature decay at its own speed.
+
+As in ``chunked``, but what time ``i`` wrote reaches time ``t`` through a factor for each key
+feature, ``exp(G[t] - G[i])``, with ``G`` the running sum of the logarithms of the decays. Around a
+time ``m`` in the middle of the chunk it falls into two, so that attention stays one product of
+matrices::
+
+    (q[t] * exp(G[t] - G[m])) . (k[i] * exp(G[m] - G[i]))
+
+Where a chunk forgets more than ``exp(-MAX_EXPONENT)`` one of them overflows or vanishes. The second
+is then made infinite, the result is undefined, and the caller scans again by reference.
+
+The delta rule with such decays (``kda``) solves the same triangular system as with one decay. The
+generalised delta rule (RWKV-7) looks up what it removes before the decay and at a key of its own::
+
+    r  = p S                       p: removal key
+    S <- a S - (rate p)^T r + k^T v
+
+With ``D`` the decays after ``i`` up to ``t`` and ``D'`` those before ``t``, what is looked up in a
+chunk solves::
+
+    (I + lower(P (rate P)^T * D')) R = P S[before t] + lower(P K^T * D') V
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fwrl.kernels.chunked.scan import Chunks, Passage, invert, pass_on, read_of, split, together
+from fwrl.state import FastWeights
+from fwrl.update_rules import UpdateRule, Write, generalised_delta_rule, kda_rule
+
+# Times per chunk, at most: fewer forget less, and then stay within the exponents.
+CHUNK_SIZE = 16
+
+# Of either factor: beyond it single precision overflows in one and loses digits in the other.
+MAX_EXPONENT = 80.0
+
+RULES: frozenset[UpdateRule] = frozenset({kda_rule, generalised_delta_rule})
+
+
+def scan(
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
+
+    Undefined numbers where the decays of a chunk are too strong.
+    """
+    chunks = split(query, write, starts, CHUNK_SIZE)
+    passage = _kda if rule is kda_rule else _generalised
+    fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
+    return read_of(pass_on(passage(chunks, fresh), state), query.shape[1])
+
+
+class Reach(NamedTuple):
+    """How much is left of what was written, for each key feature, at each time."""
+
+    # the two factors of what is left of one time's write at another
+    later: Float[Tensor, "N B H C K"]
+    earlier: Float[Tensor, "N B H C K"]
+    # of the fast weights that entered the chunk; 0 after the first start
+    entered: Float[Tensor, "N B H C K"]
+    # of the state that the time's episode began with; 0 before the first start
+    fresh: Float[Tensor, "N B H C K"]
+
+
+def reach_of(chunks: Chunks, *, before: bool = False) -> Reach:
+    """The reach at each time, its own decay included, or ``before`` that."""
+    decay = chunks.log_decay
+    assert decay is not None, "these rules need decay"
+    _, inherits = together(chunks)
+    total, running = episode_decay(chunks), decay.cumsum(dim=-2)
+    middle = running[..., running.shape[-2] // 2, None, :]
+    # the same for all times of an episode, so that it cancels: it needs no gradient
+    offset = (total - running + middle).detach()
+    exponent = offset - total
+    earlier = torch.where(exponent.abs() > MAX_EXPONENT, torch.inf, exponent).exp()
+    if before:
+        total = total - decay
+    left = total.exp()
+    entered, fresh = torch.where(inherits, left, 0.0), torch.where(inherits, 0.0, left)
+    return Reach((total - offset).exp(), earlier, entered, fresh)
+
+
+def episode_decay(chunks: Chunks) -> Float[Tensor, "N B H C K"]:
+    """The logarithm of all decays of each time's episode up to it, inside the chunk.
+
+    A sum that ran on from one episode to the next would let gradients cross by rounding.
+    """
+    assert chunks.log_decay is not None, "these rules need decay"
+    return together(chunks)[0].to(chunks.log_decay.dtype) @ chunks.log_decay
+
+
+def pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B H C C"]:
+    """How strongly each time's reader meets what each time up to it wrote, both scaled."""
+    return torch.where(together(chunks)[0], reader @ written.mT, 0.0)
+
+
+def leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
+    """What is left, when the chunk ends, of what its last episode wrote."""
+    total = episode_decay(chunks)
+    last = together(chunks)[0][..., -1, :].unsqueeze(-1)
+    exponent = torch.where(last, total[..., -1:, :] - total, -torch.inf)
+    return (written * exponent.exp()).mT
+
+
+def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
+    assert chunks.beta is not None, "the kda rule needs beta"
+    reach = reach_of(chunks)
+    written, strong_key = reach.earlier * chunks.key, chunks.beta * chunks.key
+    return Passage(
+        attention=pairs(chunks, reach.later * chunks.query, written),
+        query=reach.entered * chunks.query,
+        key=leaving(chunks, chunks.key),
+        survives=reach.entered[..., -1:, :].mT,
+        written=chunks.beta * chunks.value - (reach.fresh * strong_key) @ fresh,
+        inverse=invert(pairs(chunks, reach.later * strong_key, written)),
+        strong_key=reach.entered * strong_key,
+        beside=(reach.fresh * chunks.query) @ fresh,
+        added=reach.fresh[..., -1:, :].mT * fresh,
+    )
+
+
+def _generalised(chunks: Chunks, fresh: FastWeights) -> Passage:
+    """What is carried as ``written`` is minus what is looked up for removal."""
+    removal_key, rate = chunks.removal_key, chunks.removal_rate
+    assert removal_key is not None, "the generalised delta rule needs a removal key"
+    assert rate is not None, "the generalised delta rule needs a removal rate"
+    now, before = reach_of(chunks), reach_of(chunks, before=True)
+    removed = rate * removal_key
+    key, taken = now.earlier * chunks.key, now.earlier * removed
+    query, looks = now.later * chunks.query, before.later * removal_key
+    # a time does not yet see what it writes when it looks up what to remove
+    old = pairs(chunks, looks, key).tril(-1) @ chunks.value
+    seen = pairs(chunks, query, key) @ chunks.value
+    return Passage(
+        attention=pairs(chunks, query, taken),
+        query=now.entered * chunks.query,
+        key=leaving(chunks, removed),
+        survives=now.entered[..., -1:, :].mT,
+        written=-old - (before.fresh * removal_key) @ fresh,
+        inverse=invert(pairs(chunks, looks, taken)),
+        strong_key=before.entered * removal_key,
+        beside=seen + (now.fresh * chunks.query) @ fresh,
+        added=leaving(chunks, chunks.key) @ chunks.value + now.fresh[..., -1:, :].mT * fresh,
+    )

@@ -1,0 +1,96 @@
+"""Keys and queries of unit length after SiLU: one pass over memory, where the library is there."""
+
+from ctypes import byref
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fwrl.feature_maps import EPSILON, normalise, silu
+from fwrl.kernels.native.library import Features, fill, library, served, threads_for
+from fwrl.state import at_least_float32
+
+
+def unit_silu(x: Float[Tensor, "*B K"], native: bool) -> Float[Tensor, "*B K"]:
+    """``silu`` scaled to unit length, in float32 or more; ``native``: in C, where that is there."""
+    x = at_least_float32(x)
+    if native and served(x):
+        return cast(Tensor, torch.ops.fwrl.unit_silu(x))
+    return normalise(silu(x), "l2")
+
+
+def _call(x: Tensor) -> tuple[Features, Tensor]:
+    """The call without its results, and the tensor that must live as long as it runs."""
+    size, group, stride = x.shape[-1], *_groups(x)
+    if not group:
+        x = x.contiguous()
+        group, stride = 1, size
+    # an exponential is worth some ten products
+    threads = threads_for(10 * x.numel())
+    count = x.numel() // size
+    return Features(count, size, group, stride, threads, EPSILON, x.data_ptr()), x
+
+
+def _groups(x: Tensor) -> tuple[int, int]:
+    """How many vectors follow each other without a gap, and where the next such group begins.
+
+    0 where vectors do not lie in groups at equal distances, as those of a slice of a projection do.
+    """
+    group, axis = 1, x.dim() - 2
+    if x.stride(-1) != 1:
+        return 0, 0
+    while axis >= 0 and x.stride(axis) == group * x.shape[-1]:
+        group *= x.shape[axis]
+        axis -= 1
+    if axis < 0:
+        return group, group * x.shape[-1]
+    stride, expected = x.stride(axis), x.stride(axis)
+    for outer in range(axis, -1, -1):
+        if x.stride(outer) != expected:
+            return 0, 0
+        expected *= x.shape[outer]
+    return group, stride
+
+
+torch.library.define("fwrl::unit_silu", "(Tensor x) -> Tensor")
+torch.library.define("fwrl::unit_silu_backward", "(Tensor x, Tensor to_y) -> Tensor")
+
+
+@torch.library.impl("fwrl::unit_silu", "CPU")
+def _forward(x: Tensor) -> Tensor:
+    y = torch.empty(x.shape)
+    call, held = _call(x)
+    fill(call, ("output",), (y,))
+    library().functions.fwrl_features_forward(byref(call))
+    del held
+    return y
+
+
+@torch.library.impl("fwrl::unit_silu_backward", "CPU")
+def _backward(x: Tensor, to_y: Tensor) -> Tensor:
+    to_x, to_y = torch.empty(x.shape), to_y.contiguous()
+    call, held = _call(x)
+    fill(call, ("output", "to_input"), (to_y, to_x))
+    library().functions.fwrl_features_backward(byref(call))
+    del held
+    return to_x
+
+
+def _like(x: Tensor, *_: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs)
+
+
+@once_differentiable
+def _back(ctx: Any, to_y: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.fwrl.unit_silu_backward(*ctx.saved_tensors, to_y))
+
+
+torch.library.register_fake("fwrl::unit_silu", _like)
+torch.library.register_fake("fwrl::unit_silu_backward", _like)
+torch.library.register_autograd("fwrl::unit_silu", _back, setup_context=_keep)

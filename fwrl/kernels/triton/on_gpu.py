@@ -1,0 +1,57 @@
+"""When a scan can run on the GPU kernels, and the way to them that imports Triton only then."""
+
+import os
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fwrl.kernels.chunked import scan as chunked
+from fwrl.state import FastWeights
+from fwrl.update_rules import UpdateRule, Write
+
+# Key features, at most: more of them do not fit into the registers of one program.
+MAX_FEATURES = 256
+
+
+def check(rule: UpdateRule, query: Float[Tensor, "B T H K"]) -> None:
+    """Refuse what the GPU kernels cannot do.
+
+    Raises:
+        ValueError: With what is missing.
+    """
+    if obstacle := _obstacle(rule, query):
+        raise ValueError(f"kernel 'triton' needs {obstacle}; use 'auto'")
+
+
+def scan(
+    rule: UpdateRule,
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None,
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """The scan of ``triton_scan``."""
+    return import_module("fwrl.kernels.triton.scan").scan(rule, state, query, write, starts, fresh)
+
+
+def _obstacle(rule: UpdateRule, query: Tensor) -> str | None:
+    """What is missing for the GPU kernels."""
+    if rule not in chunked.FORMS:
+        return f"a rule with one decay per head or none, not {rule.__name__}"
+    if not query.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"a CUDA device, not {query.device.type!r}"
+    if query.dtype != torch.float32:
+        return f"float32, not {str(query.dtype).removeprefix('torch.')}"
+    if query.shape[-1] > MAX_FEATURES:
+        return f"at most {MAX_FEATURES} key features, not {query.shape[-1]}"
+    return None if _installed() else "the package triton"
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,75 @@
+"""What a training run is made of, before its first step."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from agents import distributed
+from agents.policy import RecurrentPolicy
+from agents.ppo import make_optimizer
+from envs import EnvConfigError, VectorEnv, make_envs
+from fwrl.config import ConfigError
+from fwrl.run.config import RunConfig
+from fwrl.run.directory import package_versions
+from fwrl.run.process import choose_device, seed_generators
+from fwrl.run.state import Learner
+
+
+class Setup(NamedTuple):
+    """What a run needs; making it finds the mistakes before anything is written."""
+
+    envs: VectorEnv
+    evaluation_envs: VectorEnv | None
+    """None in all processes but the first."""
+    learner: Learner
+
+
+def join(config: RunConfig) -> None:
+    """Meet the other processes of this run, if a launcher has started several.
+
+    Raises:
+        ConfigError: If that is impossible, or they were not started alike.
+    """
+    device = choose_device(config.device)
+    distributed.join(distributed.own_device(device))
+    if not distributed.alike(f"{package_versions()} {device.type} {config.model_dump_json()}"):
+        raise ConfigError(
+            "the processes of this run differ in configuration, device or version; "
+            "start them all by the same command on machines that are set up alike"
+        )
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Environments, policy and optimiser of a configuration.
+
+    Raises:
+        ConfigError: If they cannot be made.
+    """
+    torch.set_num_threads(config.num_threads)
+    seed_generators(config.seed)
+    device = distributed.own_device(choose_device(config.device))
+    evaluation_count = min(config.evaluation.num_envs, config.evaluation.episodes)
+    evaluation_envs = None
+    try:
+        envs = make_envs(config.env)
+        if distributed.is_first():
+            evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
+    distributed.copy_from_first(policy)
+    if not distributed.is_first():
+        # the same policy everywhere, but not the same actions
+        seed_generators(_seed(config.seed, 0, distributed.rank()))
+    return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
+
+
+def episodes_seed(config: RunConfig, *numbers: int) -> int:
+    """Of the streams of this process; other numbers, other episodes."""
+    return _seed(config.seed, *numbers) + distributed.rank() * config.env.num_envs
+
+
+def _seed(*numbers: int) -> int:
+    """One made of several: another for each part of a run that was continued, and each process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

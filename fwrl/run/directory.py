@@ -1,0 +1,234 @@
+"""The run directory: everything about a run, in one place that explains itself."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from agents.saving import list_checkpoints, no_run
+from fwrl.config import Config, ConfigError, ConfigType, validate
+from fwrl.run.config import MAY_CHANGE, RunConfig
+from fwrl.run.log import TABLE
+from fwrl.run.yaml_files import configs_directory, differences, read_yaml
+
+CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
+# Written before the configuration.
+FIRST = {"versions.json", "command.txt"}
+# Of two configurations, told in one message.
+MOST_DIFFERENCES = 5
+# In an address, as of a database.
+PASSWORD = re.compile(r"(\w://[^/:@]*:)[^/@]*@")
+# Bytes of a name; what stands around it must fit into the 255 of a file system as well.
+LONGEST_NAME = 200
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
+
+
+def command_typed(leave_out: Sequence[str] = ()) -> str:
+    """What the user typed, without some words, and without the passwords of addresses."""
+    program, *words = sys.argv
+    name = Path(program).name
+    started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
+    kept = [PASSWORD.sub(r"\1***@", word) for word in words if word not in leave_out]
+    return f"{started} {shlex.join(kept)}"
+
+
+def find_config(path: Path) -> Path:
+    """The file that is meant: as given, or else one of ours, with or without ``configs/``."""
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    ours = configs_directory() / inside
+    return ours if not path.exists() and not path.is_absolute() and ours.is_file() else path
+
+
+def default_run_directory(config_file: Path, overrides: Sequence[str]) -> Path:
+    """``runs/<config>``, with the overrides that make it another run."""
+    changes = [text for text in overrides if text.split("=")[0].split(".")[0] not in MAY_CHANGE]
+    return named_directory([config_file.stem, *sorted(changes)])
+
+
+def named_directory(parts: Sequence[str]) -> Path:
+    """The place under ``runs`` of what is told apart by these texts."""
+    name = "".join(c if c.isalnum() or c in "._-=+," else "-" for c in "__".join(parts))
+    if len(name.encode()) > LONGEST_NAME:
+        # what has to be cut off still tells names apart
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        name = f"{name.encode()[: LONGEST_NAME // 2].decode(errors='ignore')}__{digest}"
+    return Path("runs") / name
+
+
+@contextmanager
+def claimed(directory: Path, fresh: bool = False) -> Generator[None]:
+    """The directory belongs to this process alone while inside; it is made if it is not there.
+
+    Args:
+        directory: Of a run, or of results.
+        fresh: Start anew; what is there is kept under another name.
+
+    Raises:
+        ConfigError: If another process works in it, or it cannot be made.
+    """
+    if fresh and directory.is_dir() and _content(directory):
+        with _lock(directory):
+            set_aside(directory)
+    with _lock(directory):
+        yield
+
+
+@contextmanager
+def _lock(directory: Path) -> Generator[None]:
+    # the system lets go of it when the process ends, however it ends
+    lock, owner = FileLock(directory / LOCK, timeout=0), directory / OWNER
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        started = datetime.now().astimezone().isoformat(" ", "seconds")
+        owner.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n")
+    except Timeout:
+        who = owner.read_text().strip() if owner.is_file() else "another process"
+        raise ConfigError(
+            f"{directory}: in use by {who}; wait until it has ended, or choose another directory"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def open_run(directory: Path, config: RunConfig) -> bool:
+    """Make the directory this configuration's run; True if one is there to be continued.
+
+    Raises:
+        ConfigError: If the directory holds something else, or has lost its checkpoints.
+    """
+    open_directory(directory, config, MAY_CHANGE, "choose another --run-dir")
+    if list_checkpoints(directory):
+        return True
+    table = directory / TABLE
+    # a checkpoint is written before the first line
+    if table.is_file() and len(table.read_text().splitlines()) > 1:
+        raise ConfigError(
+            f"{directory}: has a {TABLE} and no checkpoints; bring them back, "
+            "or start anew with --fresh, which keeps what is there under another name"
+        )
+    return False
+
+
+def open_directory(
+    directory: Path, config: Config, may_change: Collection[str], otherwise: str
+) -> None:
+    """Make the directory this configuration's own; what is there of the same is kept.
+
+    Args:
+        directory: Claimed already.
+        config: What the user asked for now.
+        may_change: The fields in which the configuration that is there may differ.
+        otherwise: What to do where the directory holds something else.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    if not _content(directory):
+        _create(directory, config)
+        return
+    stored = read_config(directory, type(config))
+    old, new = (
+        {key: value for key, value in each.model_dump(mode="json").items() if key not in may_change}
+        for each in (stored, config)
+    )
+    different = differences(old, new)
+    if different:
+        more = len(different) - MOST_DIFFERENCES
+        shown = "; ".join(different[:MOST_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")
+        raise ConfigError(
+            f"{directory}: holds another run, it differs in {shown}; "
+            f"{otherwise}, or start anew with --fresh"
+        )
+    _write_config(directory, config)
+
+
+def _content(directory: Path) -> list[Path]:
+    """What is there, but for what says nothing yet without a configuration."""
+    marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
+    return [
+        path
+        for path in directory.iterdir()
+        if path.name not in marks and not path.name.startswith(f".{CONFIG}.")
+    ]
+
+
+def read_run_config(directory: Path) -> RunConfig:
+    """The configuration of an existing run.
+
+    Raises:
+        ConfigError: If the directory is not a run.
+    """
+    return read_config(directory, RunConfig)
+
+
+def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
+    """The configuration in a directory.
+
+    Raises:
+        ConfigError: If the directory has none, or another one.
+    """
+    if not directory.is_dir():
+        raise ConfigError(no_run(directory))
+    if not os.path.lexists(directory / CONFIG):
+        raise ConfigError(f"{directory}: not a run directory, it has no {CONFIG}")
+    return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
+
+
+def set_aside(directory: Path) -> Path:
+    """Rename an old run to the first free ``<name>.<number>``."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    return directory.rename(aside)
+
+
+def _create(directory: Path, config: Config) -> None:
+    # last what the directory is known by: before it is there nothing has begun
+    (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
+    (directory / "command.txt").write_text(command_typed() + "\n")
+    _write_config(directory, config)
+
+
+def _write_config(directory: Path, config: Config) -> None:
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    temporary = directory / f".{CONFIG}.{os.getpid()}"
+    temporary.write_text(text)
+    temporary.replace(directory / CONFIG)
+
+
+def versions() -> dict[str, Any]:
+    """Of Python, the system and the packages that decide about results."""
+    machine = {"python": platform.python_version(), "platform": system()}
+    return machine | package_versions()
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that decide about results."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def system() -> str:
+    """The operating system, the machine and the C library, such as "Linux x86_64, glibc 2.36".
+
+    Not more: the name of a kernel's build tells who runs it, and nothing about results.
+    """
+    library = " ".join(filter(None, platform.libc_ver()))
+    return ", ".join(filter(None, [f"{platform.system()} {platform.machine()}", library]))

@@ -1,0 +1,236 @@
+"""Evaluation of a finished or running run, from its directory alone."""
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from agents.evaluation import evaluate, summarise
+from agents.policy import RecurrentPolicy
+from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
+from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
+from fwrl.config import ConfigError, validate
+from fwrl.files.checkpoint import CheckpointError, read_document
+from fwrl.files.json_files import without_infinities
+from fwrl.files.plain_files import replace_plain
+from fwrl.files.tensor_files import ENDING
+from fwrl.run.config import RunConfig
+from fwrl.run.directory import named_directory, read_run_config
+from fwrl.run.process import choose_device
+from fwrl.run.video.filming import moments, pictures_of, with_recall
+from fwrl.run.video.video import LONGEST, ending, write_video
+from fwrl.run.yaml_files import apply_overrides
+
+
+class Wish(NamedTuple):
+    """How to evaluate, and what to film."""
+
+    episodes: int = 100
+    checkpoint: str = "best"
+    stochastic: bool = False
+    seed: int = 0
+    # a folder for a video, and whether it shall have the recall strip
+    video: Path | None = None
+    recall: bool = True
+    # env.KEY=VALUE: another environment than the policy was trained in
+    overrides: Sequence[str] = ()
+
+
+class Trained(NamedTuple):
+    """A policy that can be evaluated: where it is, and the run that it comes from."""
+
+    path: Path
+    config: RunConfig
+    steps: int
+
+
+def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
+    """Play whole episodes and write what they gave to ``evaluations/`` of the run.
+
+    Of an exported file it is only returned: there is no run directory. With ``env.KEY=VALUE``
+    overrides the policy plays in another environment than it was trained in.
+
+    Raises:
+        ConfigError: If the directory is no run or cannot be written, or its environment cannot be
+            made here, or is one that the policy cannot read or act in.
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+        EnvFailure: If the environment cannot be reset.
+        EvaluationError: If it fails again and again.
+    """
+    trained = _find(run, wish.checkpoint)
+    config = elsewhere(trained.config, wish.overrides)
+    folder = trained.path
+    policy = load_policy(folder, device=choose_device(config.device).type)
+    torch.set_num_threads(config.num_threads)
+    count = min(config.evaluation.num_envs, wish.episodes)
+    # what can fail comes first, because an evaluation can take long
+    results = None if is_exported(run) else _results_folder(run)
+    try:
+        with closing(make_envs(config.env, count, evaluation=True)) as envs:
+            check_spaces(policy, envs, wish.overrides)
+            film = _film(trained._replace(config=config), policy, wish)
+            torch.manual_seed(wish.seed)
+            played = evaluate(policy, envs, wish.episodes, wish.seed, not wish.stochastic)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    summary = summarise(played)
+    result = {
+        "env": env_name(config),
+        "core": config.core.kind,
+        "checkpoint": str(folder),
+        "steps": trained.steps,
+        "episodes": wish.episodes,
+        "deterministic": not wish.stochastic,
+        "seed": wish.seed,
+        "overrides": list(wish.overrides),
+        **summary._asdict(),
+        "return_ci95": list(summary.return_ci95),
+        **film,
+    }
+    if results is not None:
+        _write(results, folder.name, result)
+    return result
+
+
+def _find(run: Path, checkpoint: str) -> Trained:
+    """What there is to evaluate, in a run directory or in a file that was exported."""
+    if not is_exported(run):
+        config, folder = read_run_config(run), find_checkpoint(run, checkpoint)
+        return Trained(folder, config, steps_of(read_document(folder), folder))
+    document = read_exported(run)
+    try:
+        config = validate(RunConfig, document.get("run"), str(run))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    return Trained(run, config, steps_of(document, run))
+
+
+def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The run's configuration with another environment.
+
+    Raises:
+        ConfigError: If the overrides say something else, or nothing that can be.
+    """
+    wrong = [text for text in overrides if not text.startswith("env.")]
+    if wrong:
+        raise ConfigError(
+            f"{wrong[0]!r}: an evaluation takes the policy as it was trained; "
+            "only env.KEY=VALUE can be said"
+        )
+    if not overrides:
+        return config
+    values = config.model_dump(mode="json")
+    apply_overrides(values, overrides)
+    return validate(RunConfig, values)
+
+
+def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[str]) -> None:
+    """Nothing, if the policy can read and act in the environments.
+
+    Raises:
+        ConfigError: If it cannot; the message opens with the overrides.
+    """
+    pairs = (
+        ("observations", policy.observation_space, envs.observation_space),
+        ("actions", policy.action_space, envs.action_space),
+    )
+    for name, trained, there in pairs:
+        if trained != there:
+            raise ConfigError(
+                f"{' '.join(overrides) or 'the environment'}: has {name} {there}; "
+                f"the policy was trained with {trained}"
+            )
+
+
+def env_name(config: RunConfig) -> str:
+    """The environment's id, or the game's name."""
+    return config.env.game if isinstance(config.env, AtariConfig) else config.env.id
+
+
+def report(result: dict[str, Any], as_json: bool) -> str:
+    """The result as JSON, or as a few lines for people."""
+    if as_json:
+        return json.dumps(without_infinities(result))
+    low, high = result["return_ci95"]
+    lines = [
+        f"{result['env']}, {result['core']} memory, after {result['steps']:,} steps "
+        f"({result['checkpoint']})",
+        f"return  mean {result['return_mean']:.4g}  std {result['return_std']:.4g}  "
+        f"IQM {result['return_iqm']:.4g}  95 % interval of the IQM [{low:.4g}, {high:.4g}]",
+        f"over {result['episodes']} episodes of {result['length_mean']:.4g} steps on average",
+    ]
+    if result["success_rate"] is not None:
+        lines.append(f"success {result['success_rate']:.1%}")
+    if result["checkpoint"].endswith(ENDING):
+        lines.append("not written anywhere: an exported file has no run directory")
+    if "video" in result:
+        lines.append(f"video   {result['video']}")
+    if "recall_strip" in result:
+        lines.append(f"recall  {result['recall_strip']}")
+    return "\n".join(lines)
+
+
+def _film(trained: Trained, policy: RecurrentPolicy, wish: Wish) -> dict[str, str]:
+    """One episode as a video; returns the file, and what its recall strip is."""
+    if wish.video is None:
+        return {}
+    torch.manual_seed(wish.seed)
+    config = trained.config
+    stem = _folder(wish.video) / f"episode_{trained.path.name}_seed{wish.seed}"
+    with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
+        longest = LONGEST[ending()]
+        episode = moments(envs, policy, wish.seed, longest, not wish.stochastic)
+        said: dict[str, str] = {}
+        if wish.recall:
+            frames, said["recall_strip"] = with_recall(policy, episode)
+        else:
+            frames = pictures_of(episode)
+        first = next(frames, None)
+        if first is None:
+            raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
+        return {"video": str(write_video(stem, chain([first], frames), envs.render_fps)), **said}
+
+
+def _results_folder(run: Path) -> Path:
+    path = run / "evaluations"
+    # a run may be a stranger's, and the link lead anywhere
+    if path.is_symlink():
+        raise ConfigError(f"{path}: is a symbolic link; it should be a folder of the run")
+    return _folder(path)
+
+
+def _folder(path: Path) -> Path:
+    """A folder that is made if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made a folder ({error.strerror})") from None
+    return path
+
+
+def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
+    how = "best" if result["deterministic"] else "sampled"
+    parts = [f"{step}_seed{result['seed']}_{how}", *sorted(result["overrides"])]
+    name = f"{named_directory(parts).name}.json"
+    text = json.dumps(without_infinities(result), indent=1)
+    try:
+        replace_plain(folder / name, f"{text}\n".encode())
+    except OSError as error:
+        raise ConfigError(f"{folder / name}: cannot be written ({error.strerror})") from None
+
+
+def steps_of(document: dict[str, object], where: Path) -> int:
+    """How many environment steps a checkpoint or an exported file says that it took.
+
+    Raises:
+        CheckpointError: If it does not say.
+    """
+    counters = document.get("counters", document)
+    steps = counters.get("steps") if isinstance(counters, dict) else None
+    if type(steps) is not int:
+        raise CheckpointError(f"{where}: it does not say after how many steps it was written")
+    return steps

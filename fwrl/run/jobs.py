@@ -1,0 +1,133 @@
+"""Trainings in processes of their own, several at once, which save when they are to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from fwrl.run.config import RunConfig
+from fwrl.run.loop import STOPPED
+from fwrl.run.process import choose_device
+
+# In the directory of a run: what its process has printed.
+OUTPUT = "output.txt"
+# Seconds: between two looks at the processes, and that one may take to save.
+INTERVAL, PATIENCE = 0.25, 120.0
+OF_A_GROUP = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
+
+
+class Ended(NamedTuple):
+    """A process that has ended."""
+
+    name: str
+    code: int
+    """The exit code; minus the signal, where one has killed it."""
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether somebody asked it to stop; the same commands continue."""
+        return self.code in (STOPPED, -signal.SIGTERM, -signal.SIGINT)
+
+
+class Children:
+    """The processes that run. Leaving the context stops them, and waits until they have saved."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, name: str, commands: Sequence[Sequence[str]], directory: Path, num_threads: int
+    ) -> None:
+        """Start the commands of ``fwrl``, one after another, in one process.
+
+        Args:
+            name: Of this process, for ``ended`` and ``stop``.
+            commands: The words of each.
+            directory: Where what it prints is added to ``output.txt``.
+            num_threads: Of PyTorch.
+        """
+        words = [sys.executable, "-m", "fwrl.cli.job", *map(json.dumps, commands)]
+        with (directory / OUTPUT).open("ab") as output:
+            self.running[name] = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_surroundings(num_threads),
+                # what is typed reaches the parent alone, which decides
+                start_new_session=True,
+            )
+
+    def ended(self) -> list[Ended]:
+        """Those that have ended since this was asked last."""
+        codes = {name: process.poll() for name, process in self.running.items()}
+        found = [Ended(name, code) for name, code in codes.items() if code is not None]
+        for each in found:
+            _let_go(self.running.pop(each.name))
+        return found
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Ask processes to save and stop; they end a little later."""
+        for name in names:
+            self.running[name].terminate()
+
+    def __enter__(self) -> "Children":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.stop(self.running)
+        deadline = time.monotonic() + PATIENCE
+        try:
+            for process in self.running.values():
+                process.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # also where the user does not want to wait
+            for process in self.running.values():
+                process.kill()
+                process.wait()
+                _let_go(process)
+
+
+def _let_go(process: "subprocess.Popen[bytes]") -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _surroundings(num_threads: int) -> Mapping[str, str]:
+    """The environment variables, without those that would make a process one of a group."""
+    own = {name: value for name, value in os.environ.items() if name not in OF_A_GROUP}
+    return own | {"OMP_NUM_THREADS": str(num_threads)}
+
+
+def failure(directory: Path, ended: Ended) -> str:
+    """Why a process has failed, in one line: the last that it said."""
+    text = (directory / OUTPUT).read_text(errors="replace").strip()
+    last = text.splitlines()[-1] if text else "nothing"
+    how = f"exit code {ended.code}" if ended.code >= 0 else signal.Signals(-ended.code).name
+    return f"{how}, {directory / OUTPUT} ends with: {last}"
+
+
+def jobs_at_once(asked: int | None, configs: Iterable[RunConfig]) -> int:
+    """How many processes: as asked, or one on CUDA, or one for each processor."""
+    if asked is not None:
+        return asked
+    configs = list(configs)
+    if any(choose_device(config.device).type == "cuda" for config in configs):
+        return 1
+    return max(processors() // max(config.num_threads for config in configs), 1)
+
+
+def processors() -> int:
+    """How many this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return available or 1

@@ -1,0 +1,106 @@
+"""How this process keeps memory that it has freed."""
+
+import ctypes
+import math
+import random
+import sys
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwrl.config import ConfigError
+
+# The parameters of glibc's mallopt, and the most that the first of them may be.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+LARGEST_MMAP_THRESHOLD = 32 * 2**20
+
+
+def keep_freed_memory() -> None:
+    """Give tensors up to 32 MiB memory that was used before, and give none back until the end.
+
+    By default glibc maps large blocks anew each time, and the kernel then clears every page: for
+    states of some megabytes that took longer than to compute them. Elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    # musl has no such function
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(TRIM_THRESHOLD, 2**30)
+
+
+class Clock:
+    """Tells when it is time again for what is not worth every step."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the interval has passed since this was last true, or since the beginning."""
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a configuration means.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda'; this machine has no CUDA device, use auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def seed_generators(seed: int) -> None:
+    """Let torch's, Python's and NumPy's begin with a seed."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """Where torch's, Python's and NumPy's generators of this process are."""
+    _, words, pending = random.getstate()
+    # environments of others may draw from it
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
+    key, position = legacy["state"]["key"], legacy["state"]["pos"]
+    states = {
+        "generator.torch": torch.get_rng_state(),
+        "generator.python": torch.tensor(words),
+        "generator.python.pending": _pending(pending),
+        "generator.numpy": torch.as_tensor(np.append(key.astype(np.int64), position)),
+        "generator.numpy.pending": _pending(legacy["gauss"] if legacy["has_gauss"] else None),
+    }
+    if device.type == "cuda":
+        states["generator.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def load_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put them where ``generator_states`` found them."""
+    torch.set_rng_state(states["generator.torch"])
+    if device.type == "cuda" and "generator.cuda" in states:
+        torch.cuda.set_rng_state(states["generator.cuda"], device)
+    pending = states["generator.python.pending"].item()
+    words = tuple(states["generator.python"].tolist())
+    random.setstate((3, words, None if math.isnan(pending) else pending))
+    *key, position = states["generator.numpy"].tolist()
+    pending = states["generator.numpy.pending"].item()
+    drawn = not math.isnan(pending)
+    state = ("MT19937", np.array(key, np.uint32), position, int(drawn), pending if drawn else 0.0)
+    np.random.set_state(state)  # noqa: NPY002
+
+
+def _pending(normal: float | None) -> Tensor:
+    """Normal numbers are drawn in pairs: the second one, or NaN if it is used."""
+    return torch.tensor(math.nan if normal is None else normal, dtype=torch.float64)

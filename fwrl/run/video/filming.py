@@ -1,0 +1,126 @@
+"""Films of an episode: its pictures, and below each what the memory recalled."""
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.evaluation import Acted, act
+from agents.inspection import Followed, Rows, follow, recall_rows
+from agents.policy import RecurrentPolicy
+from envs import VectorEnv
+from fwrl.run.video.strip import Band, Shown, with_strip
+from fwrl.run.video.video import enlarged
+from fwrl.state import map_tensors
+
+# Steps of a strip, up to the present one; what is older stands there as one number.
+WINDOW = 200
+# Memories of a strip, the first ones.
+MOST_BANDS = 4
+# Numbers of an action that are written.
+MOST_NUMBERS = 3
+
+
+class Moment(NamedTuple):
+    """One time of an episode."""
+
+    acted: Acted
+    # before the action; None at the first time, and where the environment draws nothing
+    frame: NDArray[np.uint8] | None
+    # all rewards before the action
+    earned: float
+
+
+def moments(
+    envs: VectorEnv, policy: RecurrentPolicy, seed: int, longest: int, deterministic: bool
+) -> Iterator[Moment]:
+    """An episode of slot 0, time by time, of which ``longest`` have a picture.
+
+    It ends early where the environment draws no picture.
+    """
+    earned, frame = 0.0, None
+    for acted in islice(act(policy, envs, seed, deterministic), longest + 1):
+        yield Moment(acted, frame, earned)
+        step = acted.step
+        earned += float(step.reward[0])
+        # where an episode ends the next one has begun: its picture does not belong here
+        if step.terminated[0] or step.truncated[0] or (frame := envs.render()) is None:
+            break
+
+
+def pictures_of(episode: Iterator[Moment]) -> Iterator[NDArray[np.uint8]]:
+    """What there is to see of an episode, without what was there before its first step."""
+    return (moment.frame for moment in episode if moment.frame is not None)
+
+
+def with_recall(
+    policy: RecurrentPolicy, episode: Iterator[Moment]
+) -> tuple[Iterator[NDArray[np.uint8]], str]:
+    """The pictures with the recall strip, and what it is; or without, and why there is none."""
+    block = list(islice(episode, WINDOW))
+    now = _follow(policy, block, None)
+    if not now.exact:
+        return pictures_of(chain(block, episode)), f"none: {now.remark}"
+    memories = sum(len(reads) for _, reads in now.layers)
+    cut = f"; the first {MOST_BANDS} of {memories} memories" if memories > MOST_BANDS else ""
+    return _strips(policy, block, now, episode), now.remark + cut
+
+
+def _strips(
+    policy: RecurrentPolicy, block: list[Moment], now: Followed, episode: Iterator[Moment]
+) -> Iterator[NDArray[np.uint8]]:
+    """Block after block: no more than two are kept, however long the episode is."""
+    before, first = None, 0
+    # of an episode that is shorter than a strip all steps have their place from the beginning
+    steps = len(block)
+    while block:
+        rows = recall_rows(now, before, WINDOW)[:MOST_BANDS]
+        for index, moment in enumerate(block):
+            if moment.frame is None:
+                continue
+            time = first + index
+            start = max(0, time - steps + 1)
+            bands = [_band(row, index) for row in rows]
+            shown = Shown(time, start, start + steps - 1, _facts(time, moment), bands)
+            yield with_strip(enlarged(moment.frame), shown)
+        first, block = first + len(block), list(islice(episode, WINDOW))
+        if block:
+            before, now = now, _follow(policy, block, now)
+
+
+def _follow(policy: RecurrentPolicy, block: list[Moment], before: Followed | None) -> Followed:
+    inputs = map_tensors(
+        lambda *times: torch.stack(times, dim=1), *(moment.acted.inputs for moment in block)
+    )
+    return follow(policy, inputs, before)
+
+
+def _band(rows: Rows, index: int) -> Band:
+    return Band(rows.name, rows.share[index].numpy(), float(rows.older[index]))
+
+
+def _facts(time: int, moment: Moment) -> list[str]:
+    """What the policy did and expected, in few words."""
+    acted = moment.acted
+    value = float(acted.output.value[0])
+    return [
+        f"step {time}",
+        f"action {_action(acted.action[0])}",
+        f"value {_short(value)}",
+        f"return {_short(moment.earned)}",
+    ]
+
+
+def _action(action: Shaped[Tensor, " A"]) -> str:
+    numbers: list[float] = action.tolist()
+    few = [str(n) if isinstance(n, int) else _short(n) for n in numbers[:MOST_NUMBERS]]
+    return " ".join([*few, "…"] if len(numbers) > MOST_NUMBERS else few)
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}" if abs(number) < 100 else f"{number:.0f}"

@@ -1,0 +1,204 @@
+"""Configurations as their authors write them: YAML files, and dotted overrides after them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from typing_extensions import override
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+from fwrl.config import ConfigError
+from fwrl.files.plain_files import MEBIBYTE, FileError, read_plain
+
+LARGEST_FILE = MEBIBYTE
+MOST_LEVELS = 32
+MOST_DIGITS = 100
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+TEXT = "tag:yaml.org,2002:str"
+# What a word without quotes may be, beside text.
+PLAIN = {*NUMBERS, "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"}
+# What is meant where a file names no kind.
+DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
+
+
+def configs_directory() -> Path:
+    """Where our own configurations are: beside the packages, or inside an installed wheel."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Args:
+        path: Of the file.
+        links: Whether the last name of the path may be a symbolic link.
+
+    Raises:
+        ConfigError: If there is no such file, or no mapping in it.
+    """
+    try:
+        values = parse_yaml(read_plain(path, LARGEST_FILE, links).decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; `fwrl list configs` shows what there is"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except FileError as error:
+        raise ConfigError(str(error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_words(error)}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}; it should hold key: value lines")
+    return cast(dict[str, Any], values)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a text says in the part of YAML that configurations need.
+
+    That is mappings with keys of text, each once; lists, texts, numbers, true, false and null. What
+    names types or repeats what stands elsewhere is refused, and so is deep nesting.
+
+    Raises:
+        yaml.YAMLError: If it says none.
+    """
+    try:
+        return _Loader(text).get_single_data()
+    # numbers that are none after all, such as 0b
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _words(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the picture of the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return str(error)
+
+
+class _Loader(yaml.SafeLoader):
+    """Strict where YAML is generous; and 3e-4, a text in YAML 1.1, is a number."""
+
+    levels = 0
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        mark = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            raise ComposerError(problem="*aliases are not read here", problem_mark=mark)
+        if getattr(event, "anchor", None) is not None:
+            raise ComposerError(problem="&anchors are not read here", problem_mark=mark)
+        if getattr(event, "tag", None) is not None:
+            raise ComposerError(problem=f"no type can be named: {event.tag!r}", problem_mark=mark)
+        self.levels += 1
+        if self.levels > MOST_LEVELS:
+            raise ComposerError(problem=f"more than {MOST_LEVELS} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = key.value
+            if key.tag != TEXT:
+                raise ConstructorError(
+                    problem=f"the key {name!r} is no text; quotes make it one",
+                    problem_mark=key.start_mark,
+                )
+            if name in seen:
+                raise ConstructorError(
+                    problem=f"the key {name!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    @override
+    def construct_scalar(self, node: Any) -> Any:
+        if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
+            raise ConstructorError(
+                problem=f"a number has {len(node.value):,} digits", problem_mark=node.start_mark
+            )
+        return super().construct_scalar(node)
+
+
+# Without dates, merged keys and the like, which no configuration has.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set the keys of ``key=value`` texts; where one sets a kind, it comes first.
+
+    Raises:
+        ConfigError: For a text that is no override, or leads into what has no keys.
+    """
+    for text in sorted(overrides, key=lambda text: not _sets_kind(text)):
+        _apply(values, text)
+
+
+def _sets_kind(override: str) -> bool:
+    return override.partition("=")[0].endswith("kind")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key. Another ``kind`` starts from that kind's own defaults."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{override!r}: not an override; it should be KEY=VALUE, like seed=1")
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {text!r} is not a YAML value: {_words(error)}") from None
+    *parents, name = key.split(".")
+    mapping = values
+    for i, parent in enumerate(parents):
+        child = mapping.setdefault(parent, {})
+        if not isinstance(child, dict):
+            where = ".".join(parents[: i + 1])
+            raise ConfigError(f"{key}: {where} is {child!r}, which has no keys inside")
+        mapping = cast(dict[str, Any], child)
+    if name == "kind" and mapping.get("kind", DEFAULT_KINDS.get(parents[-1])) != value:
+        mapping.clear()
+    mapping[name] = value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """The dotted keys that differ between two configurations written as mappings.
+
+    Of two kinds, which have different keys, only the kinds.
+    """
+    found: list[str] = []
+    kinds_differ = old.get("kind") != new.get("kind")
+    for key in ["kind"] if kinds_differ else sorted(old.keys() | new.keys()):
+        place = f"{where}.{key}" if where else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(cast(dict[str, Any], before), cast(dict[str, Any], after), place)
+        elif before != after:
+            found.append(f"{place} ({before!r} there, {after!r} here)")
+    return found
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The values of a configuration by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        place = f"{where}.{key}" if where else key
+        inside = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+        found |= flat(inside, place) if inside else {place: value}
+    return found

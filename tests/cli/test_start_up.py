@@ -1,0 +1,73 @@
+"""What starts without PyTorch, and that nobody can tell from the names."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import fwrl
+from envs.tasks import TASKS
+from fwrl.cli.listing import summaries
+from fwrl.cores import CORES
+from fwrl.feature_maps import FEATURE_MAPS
+from fwrl.update_rules import UPDATE_RULES
+
+# What a command without tensors has no business with.
+HEAVY = {"torch", "gymnasium", "matplotlib", "stable_baselines3", "safetensors", "agents"}
+RUN = """
+import sys
+from fwrl.cli import main
+try:
+    main()
+finally:
+    print("IMPORTED", *sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list"], ["bench", "--help"], ["list", "benchmarks"], ["list", "corez"]]
+)
+def test_commands_that_need_no_tensors_import_none(words):
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == (2 if words[-1] == "corez" else 0)
+    imported = ended.stderr.partition("IMPORTED")[2].split()
+    assert "fwrl.cli.app" in imported
+    assert not HEAVY & set(imported)
+
+
+def test_every_public_name_is_reached_and_is_what_its_module_has():
+    assert sorted(fwrl.__all__) == sorted(fwrl._HOMES)
+    assert set(dir(fwrl)) >= set(fwrl.__all__)
+    for name, home in fwrl._HOMES.items():
+        namespace = {}
+        exec(f"from fwrl import {name}\nfrom fwrl.{home} import {name} as it", namespace)
+        assert namespace[name] is namespace["it"] is getattr(fwrl, name)
+    with pytest.raises(AttributeError, match="no attribute 'CORE'"):
+        fwrl.__getattr__("CORE")
+
+
+def test_names_for_type_checkers_are_those_that_are_imported_when_used():
+    source = inspect.getsource(fwrl)
+    block = source.partition("if TYPE_CHECKING:")[2].partition("__all__")[0]
+    stated = {}
+    for line in filter(None, block.splitlines()):
+        module, _, names = line.strip().removeprefix("from fwrl.").partition(" import ")
+        stated |= dict.fromkeys(names.split(", "), module)
+    assert stated == fwrl._HOMES
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "table"),
+    [
+        ("fwrl.cores", "CORES", CORES),
+        ("fwrl.update_rules", "UPDATE_RULES", UPDATE_RULES),
+        ("fwrl.feature_maps", "FEATURE_MAPS", FEATURE_MAPS),
+        ("envs.tasks", "TASKS", TASKS),
+    ],
+)
+def test_tables_read_from_source_are_the_tables(module, name, table):
+    expected = {key: inspect.getdoc(entry).partition("\n")[0] for key, entry in table.items()}
+    assert list(summaries(module, name).items()) == list(expected.items())

@@ -1,0 +1,282 @@
+"""Sound environments are called so, and every fault is found by its name."""
+
+import numpy as np
+import pytest
+from broken_gymnasium import LENGTH, in_the_registry
+from gymnasium import spaces
+
+from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
+from envs.check.conformance import check
+from envs.check.costs import Costs, workers_pay
+from envs.check.random_play import live
+from envs.check.strict_wrapper import Complaints, outside
+from envs.check.trajectory import Record, first_difference, random_actions
+from envs.tasks import TASKS
+from envs.vector import EnvStep
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    with in_the_registry() as ids:
+        yield ids
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    monkeypatch.setattr("envs.check.costs.SECONDS", 0.02)
+
+
+def judged(env_id, steps=400, **keys):
+    return check(GymnasiumConfig(id=env_id, **keys), steps=steps)
+
+
+def verdicts(report):
+    return {f.name: f.verdict for f in report.findings if f.verdict != "ok"}
+
+
+def what(report, name):
+    return next(f.what for f in report.findings if f.name == name)
+
+
+SOUND = [
+    *(f"fwrl/{name}-v0" for name in TASKS),
+    "Sound-v0",
+    "CartPole-v1",
+    "Pendulum-v1",
+    "FrozenLake-v1",
+    "MiniGrid-MemoryS7-v0",
+    "popgym-RepeatPreviousEasy-v0",
+    "popgym-MineSweeperEasy-v0",
+]
+
+
+@pytest.mark.parametrize("env_id", SOUND)
+def test_sound_environments(env_id):
+    report = judged(env_id, steps=250)
+    assert report.faithful
+    assert report.exact is True
+    assert not verdicts(report)
+    assert report.seen.steps >= 100
+    assert report.costs.steps_per_second > 0
+
+
+def test_a_game_of_atari():
+    config = AtariConfig(game="pong", max_episode_frames=320, num_envs=2, noop_max=2, num_threads=1)
+    report = check(config, steps=100)
+    assert (report.faithful, report.exact, verdicts(report)) == (True, True, {})
+    assert report.seen.episodes >= 2
+    assert report.costs.observation_bytes == 84 * 84
+    assert report.replay_seconds > 0
+    assert report.workers_pay is False
+
+
+BROKEN = {
+    "BeyondItsSpace": ("space", "['time'] is 20, which is not in Discrete(20)"),
+    "OfAnotherType": ("space", "['noise'] is float64; in its space it is float32"),
+    "OfAnotherShape": ("runs", "does not fit the space"),
+    "WithoutAKey": ("space", "has the keys ['clock', 'noise', 'time']"),
+    "PaysNaN": ("finite", "after 3 actions: a reward that is not finite"),
+    "ShowsInfinity": ("finite", "reset: an observation that is not finite"),
+    "EndsInNumbers": ("types", "terminated of step 1 of an episode is 0; it should be a boolean"),
+    "PaysAList": ("types", "it should be a number"),
+    "OneArrayForAll": ("alone", "observation['noise'] of environment 0, after 1 steps"),
+    "WritesIntoActions": ("arrays", "step 1 changed the actions"),
+    "OfItsOwnChance": ("deterministic", "observation['noise'] of environment 0, before the first"),
+    "OfTheGlobalChance": ("alone", "reward of environment 0, after 1 steps"),
+    "Raises": ("runs", "after 5 actions: ZeroDivisionError: it broke"),
+    "RaisesInReset": ("runs", "3 resets in a row failed"),
+    "fwrl/WrongFinal": ("ends", "final observation of environment 0, after 51 steps"),
+    "fwrl/WrongNext": ("ends", "observation of environment 0, after 51 steps"),
+}
+# faults that are seen beneath our layers, and by what they break there
+TWICE = {"OfAnotherShape": {"space"}, "PaysAList": {"runs"}}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_fault_is_found_by_its_name(name):
+    report = judged(f"{name}-v0")
+    found, words = BROKEN[name]
+    assert not report.faithful
+    assert verdicts(report)[found] == "broken"
+    assert words in what(report, found)
+    assert "\n" not in what(report, found)
+    assert all(f.advice for f in report.findings if f.verdict == "broken")
+    others = {n for n, verdict in verdicts(report).items() if verdict == "broken"} - {found}
+    assert others == TWICE.get(name, set())
+
+
+def test_an_array_that_is_written_to_beneath_our_copies_is_worth_a_note():
+    report = judged("OneArrayForEver-v0")
+    assert report.faithful
+    assert report.exact
+    assert verdicts(report) == {"arrays": "note"}
+
+
+@pytest.mark.parametrize("name", ["Remembers", "ShowsWhatItRemembers"])
+def test_what_leaks_into_the_next_episode_is_not_exact(name):
+    report = judged(f"{name}-v0")
+    assert report.faithful
+    assert report.exact is False
+    assert verdicts(report) == {"exact": "note"}
+    parts = {"Remembers": "reward", "ShowsWhatItRemembers": "observation['noise']"}
+    assert parts[name] in what(report, "exact")
+    steps = {"Remembers": "2 steps", "ShowsWhatItRemembers": "4 steps"}
+    assert f"environment 0, after {steps[name]}" in what(report, "exact")
+
+
+def test_a_state_that_is_not_all_of_it():
+    report = judged("fwrl/Forgets-v0")
+    assert report.faithful
+    assert report.exact is False
+    assert "a used instance went on otherwise: observation" in what(report, "exact")
+
+
+@pytest.mark.parametrize("name", ["reward", "observation", "final_observation"])
+def test_what_was_returned_and_is_written_to_later(name):
+    envs = make_envs(GymnasiumConfig(id="fwrl/RepeatFirst-v0"), 2)
+    honest, room = envs.step, {}
+
+    def step(action):
+        answer = honest(action)
+        part = getattr(answer, name)
+        if part is None:
+            return answer
+        buffer = room.setdefault(name, np.zeros_like(part))
+        buffer[:] = part
+        return answer._replace(**{name: buffer})
+
+    envs.step = step
+    found = Complaints()
+    live(envs, 0, 3, 400, found)
+    assert found.broken("arrays")
+    assert {name for name in found.found if found.broken(name)} == {"arrays"}
+
+
+def test_a_seed_that_is_ignored():
+    report = judged("IgnoresItsSeed-v0")
+    assert report.faithful
+    assert verdicts(report) == {"seeds": "note", "exact": "note"}
+    assert report.exact is False
+    assert "before the first step" in what(report, "exact")
+
+
+def test_where_nothing_is_random_another_seed_gives_the_same():
+    report = judged("MiniGrid-Empty-5x5-v0", steps=120)
+    assert report.exact
+    assert verdicts(report) == {"seeds": "note"}
+
+
+def test_masks():
+    assert verdicts(judged("Masks-v0", action_mask=True)) == {}
+    report = judged("ForbidsAll-v0", action_mask=True)
+    assert verdicts(report) == {"mask": "broken"}
+    assert "of step 5 allows nothing" in what(report, "mask")
+    assert verdicts(judged("ForbidsAll-v0")) == {"mask": "note"}
+    with pytest.raises(EnvConfigError, match="gives no info"):
+        judged("Sound-v0", action_mask=True)
+
+
+def test_what_was_seen():
+    report = judged("WithSuccess-v0")
+    assert report.seen._asdict() == {
+        "steps": 100, "episodes": 28, "mean_length": LENGTH, "longest": LENGTH,
+    }  # fmt: skip
+    assert all(finding.advice == "" for finding in report.findings)
+    told = what(report, "success").removeprefix("told where episodes end: ")
+    solved, total = map(int, told.split(" of "))
+    assert 0 < solved < total == 28
+    more = judged("WithSuccess-v0", steps=50)
+    assert (more.seen.steps, more.seen.episodes) == (50, 14)
+    none = judged("WithSuccess-v0", steps=5)
+    assert none.seen == (5, 0, None, 5)
+    assert none.exact
+    assert verdicts(none) == {"ends": "note"}
+    assert what(none, "ends") == "no episode ended within 5 steps; --steps makes them more"
+
+
+def test_lost_episodes_are_not_mistaken_for_others():
+    report = judged("ShowsInfinity-v0")
+    assert report.exact
+    assert verdicts(report) == {"finite": "broken"}
+
+
+def test_a_replay_that_is_too_long_for_the_configuration():
+    report = judged("Sound-v0", longest_replay=LENGTH)
+    assert not verdicts(report)
+    report = judged("Sound-v0", longest_replay=LENGTH - 1)
+    assert report.exact
+    assert f"longest_replay={LENGTH - 1} begin anew; one had {LENGTH}" in what(report, "exact")
+
+
+def test_when_workers_pay():
+    costs = Costs(8, 0.0, 0.0, 0.0, 1.0, 1)
+    pays = [workers_pay(costs._replace(step_seconds=s)) for s in (1e-5, 2e-4, 1e-2)]
+    assert pays == [False, None, True]
+    assert judged("Sound-v0", steps=10).workers_pay is False
+
+
+def step(reward=0.0, shown=0.0, terminated=False, final=0.0):
+    rows = np.zeros((2, 1), np.float32)
+    observation = {"a": rows.copy(), "b": (rows + shown,)}
+    flags = np.array([False, terminated])
+    return EnvStep(
+        observation, np.array([0, reward], np.float32), flags, flags & False,
+        {"a": rows.copy(), "b": (rows + final,)} if terminated else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"reward": -0.0}, "reward"),
+        ({"terminated": True}, "terminated"),
+        ({"shown": 1e-40}, "observation['b'][0]"),
+    ],
+)
+def test_the_first_difference(keys, part):
+    one, other = (Record(step().observation) for _ in range(2))
+    for record, last in ((one, step(0.0)), (other, step(**keys))):
+        record.add(step(1.0))
+        record.add(last)
+    difference = first_difference(one.columns, one.numbers(), other.numbers())
+    row = 0 if part.startswith("obs") else 1
+    assert difference == (2, row, part)
+    assert str(difference) == f"{part} of environment {row}, after 2 steps"
+    assert first_difference(one.columns, one.numbers()[:2], other.numbers()) is None
+
+
+def test_final_observations_count_only_where_episodes_ended():
+    records = [Record(step().observation) for _ in range(3)]
+    for record, final in zip(records, (1.0, 1.0, 2.0), strict=True):
+        last = step(terminated=True, final=final)
+        last.final_observation["b"][0][0] = final * 7 + len(records)
+        record.add(last)
+    first, same, other = (record.numbers() for record in records)
+    columns = records[0].columns
+    assert first_difference(columns, first, same) is None
+    assert first_difference(columns, first, other) == (1, 1, "final observation['b'][0]")
+
+
+def test_members_of_spaces_and_others():
+    box = spaces.Box(0, np.array([1, 2], np.float32), (2,), np.float32)
+    both = spaces.Dict({"x": box, "y": spaces.Tuple([spaces.MultiBinary(2)])})
+    good = {"x": np.ones(2, np.float32), "y": (np.zeros(2, np.int8),)}
+    assert outside(both, good) is None
+    assert outside(both, good | {"x": np.float32([1, 3])}) == (
+        "['x'] has 3.0 at [1]; its space reaches from 0.0 to 2.0"
+    )
+    assert "['y'][0] is [0 2], which is not in" in outside(both, good | {"y": (np.array([0, 2]),)})
+    assert outside(both, good | {"y": ()}) == "['y'] is no tuple of 1 parts, as its space is"
+    assert outside(both, good["x"]) == "is no dictionary, as its space is"
+    assert outside(spaces.Discrete(3), 2) is None
+    assert outside(spaces.Discrete(3, start=2), np.int64(1)) is not None
+
+
+def test_random_actions_are_those_that_a_mask_allows():
+    space = spaces.MultiDiscrete([3, 2], start=[1, 0])
+    space.seed(0)
+    mask = np.array([[0, 0, 1, 1, 0], [0, 1, 0, 0, 1]], np.int8)
+    for _ in range(5):
+        drawn = random_actions(space, {"action_mask": mask}, 2)
+        assert drawn.tolist() == [[3, 0], [2, 1]]
+    assert len({tuple(a) for _ in range(30) for a in random_actions(space, {}, 2).tolist()}) == 6

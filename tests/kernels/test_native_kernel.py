@@ -1,0 +1,244 @@
+"""The kernels in C: every variant equals the reference, and nothing else changes without them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_kernels import assert_equal, everything, problem
+
+from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.kernels import kernel_for, reference, scan, use_kernel
+from fwrl.kernels.chunked.scan import FORMS
+from fwrl.kernels.native import library as loading
+from fwrl.kernels.native import scan as native
+from fwrl.kernels.native import unit_silu as unit
+from fwrl.kernels.native.c.build import SOURCES, build
+from fwrl.update_rules import UPDATE_RULES, Write, delta_rule
+
+pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
+
+RULES = sorted(name for name, rule in UPDATE_RULES.items() if rule in FORMS)
+every_rule = pytest.mark.parametrize("name", RULES)
+# whole vectors of every width; less than one; some and a rest
+SIZES = [(32, 32), (3, 5), (16, 64), (33, 17), (4, 80)]
+
+
+@every_rule
+@pytest.mark.parametrize("times", [1, 2, 63, 64, 65, 257])
+@pytest.mark.parametrize("density", [0, 0.1, 1])
+def test_it_equals_the_reference(name, times, density):
+    torch.manual_seed(times)
+    sizes = (2, 2, *SIZES[times % len(SIZES)])
+    leaves, starts = problem(name, times, density, torch.float32, sizes=sizes)
+    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
+    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5, with_fresh=False)
+
+
+@every_rule
+@pytest.mark.parametrize("size", SIZES)
+def test_it_equals_the_reference_for_any_size(name, size, variant):
+    torch.manual_seed(0)
+    leaves, starts = problem(name, 37, 0.1, torch.float32, fresh_streams=2, sizes=(2, 3, *size))
+    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
+
+
+def test_inputs_may_lie_anywhere():
+    torch.manual_seed(0)
+    leaves, starts = problem("gated_delta", 40, 0.1, torch.float32, sizes=(2, 3, 8, 8))
+    rule = UPDATE_RULES["gated_delta"]
+    expected = everything(rule, leaves, starts, "reference")
+    # heads before times; every second number; a slice of something wider
+    wide = [
+        leaf.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+        if leaf.shape[1] == 40
+        else torch.stack([leaf.detach()] * 2, dim=-1)[..., 0].requires_grad_()
+        for leaf in leaves
+    ]
+    wide[0] = torch.cat([leaves[0].detach()] * 3, dim=-1)[..., 8:16].requires_grad_()
+    assert not wide[0].is_contiguous()
+    assert not wide[1].is_contiguous()
+    actual = everything(rule, wide, starts.t().contiguous().t(), "native")
+    for x, y in zip(expected, actual, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
+
+
+@every_rule
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_nothing_undefined_passes_a_start(name, poison):
+    torch.manual_seed(0)
+    leaves, _ = problem(name, 50, 0, torch.float32)
+    starts = torch.zeros(2, 50, dtype=torch.bool)
+    starts[:, 20] = True
+    rule = UPDATE_RULES[name]
+    query, *write, state, fresh = leaves
+    clean, _ = scan(rule, state, query, Write(*write), starts, fresh, "native")
+    with torch.no_grad():
+        for leaf in (query, *write):
+            leaf[:, :20] = poison
+    values, end = scan(rule, state, query, Write(*write), starts, fresh, "native")
+    torch.testing.assert_close(values[:, 20:], clean[:, 20:], rtol=0, atol=0)
+    (values[:, 20:].sum() + end.sum()).backward()
+    for leaf in (query, *write[:2]):
+        assert leaf.grad[:, 20:].isfinite().all()
+
+
+def test_the_number_of_threads_changes_nothing(monkeypatch):
+    monkeypatch.setattr(loading, "WORTH_A_THREAD", 1)
+    torch.manual_seed(0)
+    leaves, starts = problem("delta", 40, 0.1, torch.float32, sizes=(3, 2, 16, 16))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(everything(delta_rule, leaves, starts, "native"))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, atol=0, rtol=0)
+
+
+def test_what_is_given_is_left_as_it_was():
+    leaves, starts = problem("gated_delta", 20, 0.1, torch.float32)
+    before = [leaf.detach().clone() for leaf in leaves]
+    everything(UPDATE_RULES["gated_delta"], leaves, starts, "native")
+    with torch.no_grad():
+        query, *write, state, _ = leaves
+        one = Write(*(field[:, 0] for field in write))
+        native.step(UPDATE_RULES["gated_delta"], state, query[:, 0], one)
+    for leaf, expected in zip(leaves, before, strict=True):
+        torch.testing.assert_close(leaf.detach(), expected, atol=0, rtol=0)
+
+
+@every_rule
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_one_time_is_a_sequence_of_one(name, size, variant):
+    (query, *write, state, _), _ = problem(name, 1, 0, torch.float32, sizes=(3, 2, *size))
+    rule = UPDATE_RULES[name]
+    one = Write(*(field[:, 0] for field in write))
+    values, end = native.step(rule, state, query[:, 0], one)
+    nothing = torch.zeros(3, 1, dtype=torch.bool)
+    expected, expected_end = reference.scan(rule, state, query, Write(*write), nothing, None)
+    torch.testing.assert_close(values, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(end, expected_end, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["sum", "delta", "gated_delta", "longhorn"])
+@pytest.mark.parametrize("output_norm", ["none", "rms"])
+@pytest.mark.parametrize("max_beta", [1, 2])
+def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):
+    torch.manual_seed(0)
+    config = FastWeightConfig(
+        heads=2, key_size=6, value_size=16, update_rule=rule, output_norm=output_norm,
+        max_beta=max_beta,
+    )  # fmt: skip
+    core = config.build(24)
+    x, state = torch.randn(5, 24), core.initial_state(5)
+    state = state._replace(weights=torch.randn_like(state.weights))
+    expected = core.step(x, state)
+    with torch.no_grad():
+        actual = core.step(x, state)
+        with use_kernel("reference"):
+            truth = core.step(x, state)
+    torch.testing.assert_close(actual, truth, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(expected, truth, atol=1e-5, rtol=1e-5)
+
+
+def views():
+    wide = torch.randn(3, 4, 50) * 3
+    return {
+        "whole": wide,
+        "slice": wide[..., 8:40].unflatten(-1, (2, 2, 8)),
+        "steps": wide[..., ::2],
+        "transposed": wide.transpose(0, 1),
+        "part": wide[:, 1:3],
+        "one": torch.randn(7),
+    }
+
+
+@pytest.mark.parametrize("name", views())
+def test_unit_addresses_equal_those_of_torch(name, variant):
+    torch.manual_seed(0)
+    x = views()[name].detach().requires_grad_()
+    expected, actual = unit.unit_silu(x, native=False), unit.unit_silu(x, native=True)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    weight = torch.randn(expected.shape)
+    truth, fast = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (expected, actual))
+    torch.testing.assert_close(fast, truth, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-9, 1.0, 80.0, 1e4])
+def test_unit_addresses_of_any_size(size, variant):
+    x = size * torch.linspace(-1, 1, 33)
+    expected, actual = unit.unit_silu(x, native=False), unit.unit_silu(x, native=True)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+    assert unit.unit_silu(torch.tensor([1.0, torch.nan]), native=True).isnan().all()
+
+
+def test_the_operators_keep_the_rules_of_torch():
+    (query, key, value, beta, decay, *_, state, fresh), starts = problem(
+        "gated_delta", 20, 0.1, torch.float32
+    )
+    given = (query, key, value, beta, decay, state, fresh, starts, True)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.fwrl.scan, (*given, True), test_utils=checks)
+    torch.library.opcheck(torch.ops.fwrl.unit_silu, (query,), test_utils=checks)
+
+
+def test_without_the_library_all_goes_on(monkeypatch):
+    monkeypatch.setattr(loading, "FOLDER", loading.FOLDER / "nowhere")
+    loading.library.cache_clear()
+    try:
+        assert "not built" in loading.library().about
+        assert kernel_for(delta_rule, torch.zeros(1, 9, 1, 1)) == "chunked"
+        core = FastWeightConfig().build(16)
+        with torch.no_grad():
+            y, _ = core.step(torch.randn(2, 16), core.initial_state(2))
+        assert y.isfinite().all()
+        with pytest.raises(ValueError, match="not built"):
+            kernel_for(delta_rule, torch.zeros(1, 9, 1, 1), "native")
+    finally:
+        loading.library.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_library_of_other_sources_is_refused(tmp_path, monkeypatch):
+    for name in SOURCES:
+        (tmp_path / name).write_bytes((loading.FOLDER / name).read_bytes())
+    build(tmp_path)
+    (tmp_path / "scan.h").write_text((tmp_path / "scan.h").read_text() + "/* changed */\n")
+    monkeypatch.setattr(loading, "FOLDER", tmp_path)
+    loading.library.cache_clear()
+    try:
+        assert "other sources" in loading.library().about
+    finally:
+        loading.library.cache_clear()
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(subprocess.CalledProcessError):
+        build(tmp_path)
+
+
+COMPILED = """
+import torch
+from fwrl.cores.fast_weight import FastWeightConfig
+
+core = FastWeightConfig(heads=2).build(16)
+x, starts = torch.randn(2, 12, 16), torch.rand(2, 12) < 0.2
+outputs = []
+for unroll in (core.unroll, torch.compile(core.unroll)):
+    y, _ = unroll(x, core.initial_state(2), starts)
+    outputs += [y, *torch.autograd.grad(y.square().sum(), list(core.parameters()))]
+half = len(outputs) // 2
+torch.testing.assert_close(outputs[:half], outputs[half:], atol=1e-5, rtol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_it_can_be_compiled_over(tmp_path):
+    # in a process without the type checks of the tests, which cannot be compiled; and without what
+    # was compiled before, which would hide a change of the way back
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILED]
+    subprocess.run(command, check=True, timeout=300, env=environment)

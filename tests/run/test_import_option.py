@@ -1,0 +1,108 @@
+"""``--import``: the one way to environments of one's own, and only from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fwrl.cli import main
+
+MODULE = """
+import gymnasium
+import numpy as np
+
+class Coin(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.show(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.show(), float(action == self.time % 2), self.time == 4, False, {}
+
+    def show(self):
+        return np.int64(self.time % 2)
+
+gymnasium.register("Coin-v0", CREATOR)
+"""
+CONFIG = """
+env: {id: Coin-v0, num_envs: 4}
+stack: {width: 8}
+ppo: {num_steps: 8, minibatches: 2}
+evaluation: {every_steps: 32, episodes: 2, num_envs: 2}
+total_steps: 32
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "coins.py").write_text(MODULE.replace("CREATOR", "Coin"))
+    (tmp_path / "by_name.py").write_text(MODULE.replace("CREATOR", '"by_name:Coin"'))
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "random.py").write_text("raise SystemExit('taken for the library')\n")
+    (tmp_path / "coin.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def fwrl(folder, *words):
+    """A process of its own, as the installed command starts: without the present directory."""
+    start = "import sys; sys.path.remove(''); from fwrl.cli import main; main()"
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", start, *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", ["coins", "by_name"])
+def test_a_module_registers_environments_also_in_workers(folder, module):
+    words = ("coin.yaml", "env.workers=1", "--import", module)
+    trained = fwrl(folder, "train", *words)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = fwrl(
+        folder, "evaluate", "runs/coin__env.workers=1", "--import", module, "--json",
+        "--episodes", "2",
+    )  # fmt: skip
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout)["length_mean"] == 4
+    # what the training says in the end is what was typed here
+    assert f"fwrl evaluate runs/coin__env.workers=1 --import {module}\n" in trained.stdout
+    inspected = fwrl(folder, "inspect", "runs/coin__env.workers=1", "--import", module)
+    assert inspected.returncode == 0, inspected.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("coin.yaml",), "no environment 'Coin-v0'"),
+        (("coin.yaml", "env.id=coins:Coin-v0"), "say `--import MODULE` in the command"),
+        (("coin.yaml", "--import", "nowhere"), "--import nowhere: ModuleNotFoundError: No module"),
+        (("coin.yaml", "--import", "broken"), "--import broken: ZeroDivisionError: division by"),
+        (("coin.yaml", "--import", "coins.py"), "--import coins.py: ModuleNotFoundError"),
+        (("coin.yaml", "--import", "../coins"), "--import is '../coins'; it should be the name"),
+        (("coin.yaml", "--import", ""), "--import is ''"),
+        (("coin.yaml", "import=coins"), "import: no such key"),
+    ],
+)
+def test_mistakes_are_one_line(folder, words, message, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fwrl", "train", *words])
+    with pytest.raises(SystemExit) as leave:
+        main()
+    error = capsys.readouterr().err
+    assert leave.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (folder / "runs").exists()

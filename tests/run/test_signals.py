@@ -1,0 +1,121 @@
+"""Signals at every phase of a training: it leaves in time, with everything saved."""
+
+import os
+import signal
+import threading
+import time
+from unittest import mock
+
+import pytest
+from commands import command
+from kill_and_resume import fingerprint as whole_fingerprint
+from kill_and_resume import rows, write_config
+
+from agents import ppo
+from agents.saving import list_checkpoints
+from fwrl.files.checkpoint import load_checkpoint
+from fwrl.run import build as setup
+from fwrl.run import loop as training
+from fwrl.run import saver
+
+# Seconds; a training is to be out within ten.
+PROMISED = 10.0
+
+
+def fingerprint(run):
+    # types are checked here on samples, which are drawn by Python's generator
+    return whole_fingerprint(run, without=("generator.python",))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    config = write_config("task", folder)
+    assert command("train", config, "total_steps=1024", "--run-dir", folder / "run") == 0
+    return config, fingerprint(folder / "run"), rows(folder / "run")
+
+
+def signalled(function, number, call):
+    """The function, which at one of its calls finds that a signal has come."""
+    calls = []
+
+    def wrapper(*arguments, **keywords):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **keywords)
+
+    return wrapper
+
+
+PHASES = {
+    "warm-up": (setup, "make_envs", 1),
+    "rollout": (training, "collect", 3),
+    "update": (training, "ppo_update", 3),
+    "evaluation": (training, "evaluate", 1),
+    "film": (training, "pictures_of", 1),
+    "log": (training, "state_norm", 3),
+    "save": (saver, "save_checkpoint", 2),
+    "verification": (saver, "verify_checkpoint", 1),
+}
+
+
+EVERY = [(phase, signal.SIGTERM) for phase in PHASES] + [
+    (phase, number)
+    for phase in ("warm-up", "rollout", "update", "evaluation", "save")
+    for number in (signal.SIGINT, signal.SIGUSR1)
+]
+
+
+@pytest.mark.parametrize(("phase", "number"), EVERY)
+def test_a_signal_in_any_phase(phase, number, whole, tmp_path, capsys):
+    config, expected, expected_rows = whole
+    run = tmp_path / "run"
+    words = ["train", config, "total_steps=1024", "evaluation.film_steps=9", "--run-dir", run]
+    place, name, call = PHASES[phase]
+    with mock.patch.object(place, name, signalled(getattr(place, name), number, call)):
+        began = time.monotonic()
+        assert command(*words, "--fresh") == 75
+        assert time.monotonic() - began < PROMISED
+    said = capsys.readouterr().out
+    assert f"stopped and saved; it goes on with\nfwrl train {config} total_steps=1024" in said
+    assert "--fresh" not in said
+    load_checkpoint(list_checkpoints(run)[-1])
+    assert command(*words) == 0
+    assert (fingerprint(run), rows(run)) == (expected, expected_rows)
+    # what was there before is there again
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_interrupt_ends_at_once(whole, tmp_path):
+    config, *_ = whole
+    run = tmp_path / "run"
+
+    def stuck(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(30)
+
+    with mock.patch.object(training, "ppo_update", stuck):
+        began = time.monotonic()
+        assert command("train", config, "--run-dir", run) == 130
+        assert time.monotonic() - began < 15
+    assert [folder.name for folder in list_checkpoints(run)] == ["0"]
+
+
+def test_a_long_update_is_left_in_the_middle(whole, tmp_path):
+    config, *_ = whole
+    run, steps = tmp_path / "run", []
+
+    def slow(*arguments):
+        # another five minutes would follow
+        steps.append(None)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    original = ppo._step_if
+    with mock.patch.object(ppo, "_step_if", slow):
+        assert command("train", config, "ppo.epochs=1000", "--run-dir", run) == 75
+    assert len(steps) == 3
+    assert [folder.name for folder in list_checkpoints(run)] == ["0"]

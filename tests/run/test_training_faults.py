@@ -1,0 +1,285 @@
+"""What may go wrong around a training, and what it does then: numbers, disks, environments."""
+
+import csv
+import os
+import resource
+import shutil
+import subprocess
+from unittest import mock
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from commands import command
+from kill_and_resume import begin_life, fingerprint, rows, whole_life, write_config
+
+from agents import ppo
+from agents.saving import list_checkpoints
+from fwrl.files.checkpoint import load_checkpoint
+from fwrl.run import loop as training
+from fwrl.run import saver
+from fwrl.run.saver import undefined_in
+
+
+@pytest.fixture
+def config(tmp_path):
+    return write_config("task", tmp_path)
+
+
+def column(run, name):
+    with (run / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+def everything_saved_is_finite(run):
+    for folder in list_checkpoints(run):
+        assert undefined_in(load_checkpoint(folder)) is None
+    return True
+
+
+class SpoiltLoss:
+    """The loss of PPO, which is undefined at some calls: two minibatches, two epochs."""
+
+    def __init__(self, spoilt, how):
+        self.calls, self.spoilt, self.how, self.original = 0, spoilt, how, ppo.ppo_loss
+
+    def __call__(self, policy, *arguments):
+        self.calls += 1
+        if self.calls not in self.spoilt:
+            return self.original(policy, *arguments)
+        if self.how == "parameter":
+            with torch.no_grad():
+                policy.value.weight.fill_(torch.nan)
+        loss, metrics = self.original(policy, *arguments)
+        match self.how:
+            case "loss":
+                loss = loss * torch.nan
+            case "gradient":
+                loss = loss + (policy.value.bias * 0.0).sqrt().sum()
+            case "infinity":
+                loss = loss * torch.inf
+        return loss, metrics
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient", "infinity"])
+def test_an_update_that_would_spoil_the_policy_is_left_out(how, config, tmp_path):
+    run = tmp_path / "run"
+    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({6, 7}, how)):
+        assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+    assert column(run, "health/skipped_updates") == [0, 2, 2, 2, 2, 2, 2, 2]
+    assert column(run, "train/n_updates") == [4, 2, 4, 4, 4, 4, 4, 4]
+    assert set(column(run, "health/rollbacks")) == {0}
+    assert everything_saved_is_finite(run)
+
+
+def test_what_does_not_pass_is_taken_back_to_the_last_checkpoint(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({37}, "parameter")):
+        assert command("train", config, "total_steps=1024", "--run-dir", run) == 0
+    said = capsys.readouterr().out
+    assert "the gradient was not finite in 3 iterations in a row" in said
+    assert "taken back to that of 512 steps" in said
+    assert column(run, "health/rollbacks")[-1] == 1
+    assert column(run, "health/skipped_updates")[-1] == 12
+    assert np.isnan(column(run, "train/loss")[10])
+    assert np.isfinite(column(run, "train/loss")[-1])
+    assert everything_saved_is_finite(run)
+
+
+def test_what_never_passes_ends_the_training(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss(range(5, 10_000), "loss")):
+        assert command("train", config, "--run-dir", run) == 1
+    assert "taken back 3 times, it does not help" in capsys.readouterr().out
+    assert everything_saved_is_finite(run)
+    assert list_checkpoints(run)
+    # the cause is gone: the same command goes on
+    assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+
+
+def test_nothing_undefined_is_saved(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    original = training.ppo_update
+
+    def spoil(policy, *arguments):
+        metrics = original(policy, *arguments)
+        if len(list_checkpoints(run)) == 1 and not spoilt:
+            spoilt.append(True)
+            with torch.no_grad():
+                policy.value.bias.fill_(torch.inf)
+        return metrics
+
+    spoilt = []
+    # saved at every iteration: the first one would take it
+    words = ["checkpoint.every_minutes=0.000001", "total_steps=512"]
+    with mock.patch.object(training, "ppo_update", spoil):
+        assert command("train", config, *words, "--run-dir", run) == 0
+    assert "value.bias is not finite, it is not saved; the policy is taken back" in (
+        capsys.readouterr().out.replace("\n", " ")
+    )
+    assert everything_saved_is_finite(run)
+
+
+class Undefined(gymnasium.Env):
+    """Observes NaN, earns infinity, or raises, in some of its episodes."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, how="observation", share=0.5):
+        self.how, self.share, self.steps, self.breaks = how, share, 0, False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.breaks = 0, self.np_random.random() < self.share
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        observation, reward = np.full(2, 0.5, np.float32), 1.0
+        if self.steps == 7 and self.breaks:
+            match self.how:
+                case "observation":
+                    observation[1] = np.nan
+                case "reward":
+                    reward = np.inf
+                case "raise":
+                    raise RuntimeError("the engine has stalled")
+        return observation, reward, False, self.steps == 10, {}
+
+
+@pytest.fixture
+def undefined():
+    gymnasium.register("Undefined-v0", Undefined)
+    yield
+    del gymnasium.registry["Undefined-v0"]
+
+
+@pytest.mark.parametrize("how", ["observation", "reward", "raise"])
+def test_an_environment_that_breaks_is_replaced_and_counted(how, undefined, tmp_path, capsys):
+    run = tmp_path / "run"
+    config = write_config("cartpole", tmp_path)
+    words = ["train", config, "env.id=Undefined-v0", f"env.options={{how: {how}}}"]
+    assert command(*words, "total_steps=512", "--run-dir", run) == 0
+    faults = column(run, "health/env_faults")
+    # about every other of the episodes, which take about 8 steps in each of four environments
+    assert 20 < faults[-1] < 45
+    assert faults == sorted(faults)
+    assert column(run, "health/skipped_updates")[-1] == 0
+    assert everything_saved_is_finite(run)
+    assert "Undefined-v0" in capsys.readouterr().out
+
+
+def test_an_environment_that_always_breaks_ends_the_training(undefined, tmp_path, capsys):
+    run = tmp_path / "run"
+    config = write_config("cartpole", tmp_path)
+    words = ["train", config, "env.id=Undefined-v0", "env.options={share: 1.0}", "--run-dir", run]
+    assert command(*words) == 1
+    assert "environments fail again and again" in " ".join(capsys.readouterr().out.split())
+    # before the evaluation that failed
+    assert [folder.name for folder in list_checkpoints(run)] == ["0", "512"]
+
+
+def limited(size):
+    """The process that calls this cannot write files beyond a size, as if the disk were full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_does_not_end_a_training_and_costs_no_checkpoint(config, tmp_path):
+    run, said = tmp_path / "run", tmp_path / "said"
+    words = ["train", config, "--run-dir", run]
+    assert whole_life(*words, "total_steps=512") == 0
+    before = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*.*")}
+    # too little for the policy, enough for nothing but small files
+    process = begin_life(*words, "total_steps=1536", said=said, before=limited, arguments=(12_000,))
+    process.join(120)
+    assert process.exitcode == 1
+    text = said.read_text()
+    assert "not saved" in text
+    assert "1,536 of 1,536 steps" in text or "1,536 steps: evaluated" in text
+    assert {p: p.read_bytes() for p in (run / "checkpoints").rglob("*.*")} == before
+    # there is space again
+    assert whole_life(*words, "total_steps=1536") == 0
+    whole = tmp_path / "whole"
+    assert whole_life("train", config, "--run-dir", whole, "total_steps=512") == 0
+    assert whole_life("train", config, "--run-dir", whole, "total_steps=1536") == 0
+    assert fingerprint(run) == fingerprint(whole)
+    assert rows(run) == rows(whole)
+
+
+def test_a_disk_that_is_full_for_a_while(config, tmp_path):
+    run, original, failures = tmp_path / "run", saver.save_checkpoint, []
+
+    def fail(*arguments):
+        if len(list_checkpoints(run)) == 1 and len(failures) < 2:
+            failures.append(None)
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    words = ["train", config, "total_steps=2048", "--run-dir", run]
+    with (
+        mock.patch.object(saver, "save_checkpoint", fail),
+        mock.patch.object(saver, "FIRST_RETRY", 0.01),
+    ):
+        assert command(*words) == 0
+    assert column(run, "health/save_errors")[-1] == 2
+    assert [folder.name for folder in list_checkpoints(run)][-1] == "2048"
+
+
+def test_a_disk_that_stays_full_ends_the_training(config, tmp_path, capsys):
+    run, original = tmp_path / "run", saver.save_checkpoint
+
+    def fail(*arguments):
+        if list_checkpoints(run):
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    with (
+        mock.patch.object(saver, "save_checkpoint", fail),
+        mock.patch.object(saver, "FIRST_RETRY", 0.0),
+    ):
+        assert command("train", config, "--run-dir", run) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "checkpoints could not be written 10 times in a row" in said
+    assert column(run, "health/save_errors")[-1] == 10
+    assert [folder.name for folder in list_checkpoints(run)] == ["0"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount")
+def test_a_tiny_disk(config, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("cannot mount here")
+    try:
+        run = disk / "run"
+        words = ["train", config, "--run-dir", run, "total_steps=512"]
+        assert whole_life(*words) == 0
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(shutil.disk_usage(disk).free - 8192))
+        said = tmp_path / "said"
+        assert whole_life(*words[:-1], "total_steps=1024", said=said) in (1, 2)
+        assert "not saved" in said.read_text() or "are free on its disk" in said.read_text()
+        assert [folder.name for folder in list_checkpoints(run)][-1] == "512"
+        load_checkpoint(list_checkpoints(run)[-1])
+        (disk / "filler").unlink()
+        assert whole_life(*words[:-1], "total_steps=1024") == 0
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_log_that_cannot_be_written_is_counted(config, tmp_path):
+    run, original = tmp_path / "run", training.RunLog.write
+
+    def fail(log, step, metrics):
+        if step == 192:
+            log.writer.add_scalar = mock.Mock(side_effect=OSError(28, "full"))
+        return original(log, step, metrics)
+
+    with mock.patch.object(training.RunLog, "write", fail):
+        assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+    assert column(run, "health/log_errors") == [0, 0, 0, 1, 1, 1, 1, 1]

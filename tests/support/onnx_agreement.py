@@ -1,0 +1,164 @@
+"""How far steps of policies by ONNX are from those by PyTorch: ``onnx_agreement.py NAME...``.
+
+A process of its own: types that are checked at every call would be traced as well. A name is a
+memory's, or one of ``SPACES``, ``OPTIONS`` or ``REFUSED``; the answer is a line of JSON.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
+
+from agents.encoders import EncoderConfig
+from agents.onnx_export import export_onnx
+from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy, RewardConfig
+from agents.rollout import to_tensors
+from fwrl.config import ConfigError
+from fwrl.cores import CORES
+from fwrl.stack import StackConfig
+from fwrl.state import tensors_in
+
+VECTOR = spaces.Box(-9, 9, (3,))
+NESTED = spaces.Dict({"seen": VECTOR, "sign": spaces.Discrete(4, start=-1)})
+MASKED = spaces.Dict({"action_mask": spaces.MultiBinary(5), "seen": VECTOR})
+SPACES = {
+    "picture": (spaces.Box(0, 255, (36, 40, 3), np.uint8), spaces.Discrete(3)),
+    "map": (spaces.Box(0, 10, (5, 5, 2), np.uint8), spaces.Discrete(3)),
+    "continuous": (VECTOR, spaces.Box(-2, 5, (2,))),
+    "masked": (MASKED, spaces.MultiDiscrete([2, 3])),
+    "unequal": (spaces.Tuple((VECTOR, spaces.MultiDiscrete([2, 3]))), spaces.MultiDiscrete([2, 4])),
+}
+OPTIONS = {
+    "exact": ("agalite", {"exact": True}),
+    "convolution": ("fast_weight", {"short_convolution": 3, "learned_initial_state": True}),
+    "householder": ("fast_weight", {"num_householder": 2}),
+    "normaliser": ("fast_weight", {"attention_normaliser": True, "feature_map": "elu_plus_one"}),
+    "input gate": ("infinite_former", {"input_gate": True, "window": 4, "segment": 3}),
+    "sticky": ("infinite_former", {"sticky": True}),
+    "window": ("window_attention", {"window": 5, "positions": "relative"}),
+}
+REFUSED = "differs", "branches", "sticky"
+# how many steps with how many streams; two are traced
+STREAMS = {3: 500, 1: 20}
+
+
+def trained(name):
+    """A policy whose decisions and values depend strongly on all it has seen."""
+    torch.manual_seed(0)
+    kind, options = OPTIONS.get(name, (name if name in CORES else "fast_weight", {}))
+    seen, actions = SPACES.get(name, (NESTED, spaces.Discrete(3)))
+    config = PolicyConfig(
+        encoder=EncoderConfig(time_frequencies=2, image_features=32),
+        core=CORES[kind](**options),
+        stack=StackConfig(width=16),
+        reward=RewardConfig(scale=0.5, clip=0.7),
+    )
+    policy = RecurrentPolicy(seen, actions, config).eval()
+    getattr(policy.head, "linear", getattr(policy.head, "mean", None)).weight.data.mul_(50.0)
+    return policy
+
+
+def random_actions(policy, rows, generator):
+    if isinstance(policy.action_space, spaces.Box):
+        return torch.randn(rows, 2, generator=generator)
+    sizes = torch.tensor(policy.head.sizes)
+    return (torch.rand(rows, len(sizes), generator=generator) * sizes).long()
+
+
+@torch.no_grad()
+def farthest_of(policy, session, rows, steps):
+    """The largest difference of outputs and of memories, and how often an episode began."""
+    generator = torch.Generator().manual_seed(rows)
+    space = batch_space(policy.observation_space, rows)
+    space.seed(rows)
+    names = [each.name for each in session.get_inputs()]
+    memory, farthest, starts = policy.initial_state(rows), [0.0, 0.0], 0
+    theirs = [leaf.numpy() for leaf in tensors_in(memory) if leaf[0].numel()]
+    for _ in range(steps):
+        elapsed = torch.randint(40, (rows,), generator=generator)
+        elapsed[elapsed < 2] = 0
+        reward = torch.randn(rows, generator=generator)
+        action = random_actions(policy, rows, generator)
+        seen = to_tensors(space.sample(), policy.device)
+        for leaf in theirs:
+            # nothing of what was before an episode may be read
+            leaf[(elapsed == 0).numpy()] = np.nan
+        given = [leaf.numpy() for leaf in tensors_in((seen, action, reward, elapsed))]
+        said = session.run(None, dict(zip(names, [*given, *theirs], strict=True)))
+        inputs = PolicyInput(seen, action, (reward * 0.5).clamp(-0.7, 0.7), elapsed)
+        output, memory = policy.step(inputs, memory)
+        chosen = len(output.action)
+        best = output.action.mode()
+        ours = [*output.action, best, output.value, *tensors_in(memory)]
+        if isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete):
+            # of two that are as good either may be chosen: what counts is how good it is
+            said[chosen] = output.action.log_prob(torch.from_numpy(said[chosen])).numpy()
+            ours[chosen] = output.action.log_prob(best)
+        ours = [leaf.numpy() for leaf in ours if leaf[0].numel() or leaf.dim() == 1]
+        for place, (a, b) in enumerate(zip(said, ours, strict=True)):
+            assert a.shape == b.shape
+            assert a.dtype == b.dtype
+            difference = np.abs(a - b) / np.maximum(1, np.abs(b))
+            assert np.isfinite(difference).all()
+            kept = place > chosen + 1
+            farthest[kept] = max(farthest[kept], float(difference.max(initial=0)))
+        theirs = [leaf.copy() for leaf in said[chosen + 2 :]]
+        starts += int((elapsed == 0).sum())
+    return farthest, starts
+
+
+def agreement(name):
+    """What a file says of itself, and how far its steps are from PyTorch's."""
+    policy, folder = trained(name), Path(tempfile.mkdtemp())
+    before = torch.get_rng_state()
+    export_onnx(folder / "policy.onnx", policy, {"steps": 7})
+    untouched = torch.equal(before, torch.get_rng_state())
+    session = onnxruntime.InferenceSession(folder / "policy.onnx")
+    model = onnx.load(folder / "policy.onnx")
+    onnx.checker.check_model(model)
+    text = (folder / "policy.onnx").read_bytes().decode(errors="replace")
+    found = [farthest_of(policy, session, rows, steps) for rows, steps in STREAMS.items()]
+    return {
+        "inputs": {each.name: [each.type, *each.shape] for each in session.get_inputs()},
+        "outputs": {each.name: [each.type, *each.shape] for each in session.get_outputs()},
+        "domains": [each.domain for each in model.opset_import],
+        "said": json.loads(session.get_modelmeta().custom_metadata_map["fwrl"]),
+        "speaks of this machine": str(Path(__file__).parents[2]) in text or 'File "' in text,
+        "untouched": untouched,
+        "files": [path.name for path in folder.iterdir()],
+        "farthest": max(far for (far, _), _ in found),
+        "farthest memory": max(far for (_, far), _ in found),
+        "starts": sum(starts for _, starts in found),
+    }
+
+
+def refusal(name):
+    """What is said of a policy that no program can stand for; nothing is written."""
+    policy, folder = trained(name), Path(tempfile.mkdtemp())
+    step = policy.step
+
+    def wrong(inputs, memory):
+        output, memory = step(inputs, memory)
+        if name == "differs":
+            return output._replace(value=output.value + torch.compiler.is_exporting()), memory
+        return output._replace(value=abs(output.value)) if output.value[0] > 0 else output, memory
+
+    if name != "sticky":
+        policy.step = wrong
+    try:
+        export_onnx(folder / "policy.onnx", policy, {})
+    except ConfigError as error:
+        return {"message": str(error), "files": [path.name for path in folder.iterdir()]}
+    raise AssertionError(f"it was written, although it {name}")
+
+
+if __name__ == "__main__":
+    answers = {n: refusal(n) if n in REFUSED else agreement(n) for n in sys.argv[1:]}
+    sys.stdout.write(json.dumps(answers))
