@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, small_policy
-from processes import Group
+from scheduled_env import EPISODES, ScheduledEnv, small_policy
 from torch import nn
+from training_processes import ProcessGroup
 
 from agents import distributed
 from agents.encoders import EncoderConfig
@@ -26,7 +26,7 @@ ROWS = torch.arange(4)
 
 @pytest.fixture(scope="module")
 def pair():
-    group = Group(2)
+    group = ProcessGroup(2)
     yield group
     group.close()
 
@@ -34,8 +34,8 @@ def pair():
 def policy_and_rollout():
     """The same wherever it is called; the policy is no longer quite the one that acted."""
     torch.manual_seed(0)
-    policy = small_policy(CountingEnv(EPISODES))
-    envs = CountingEnv(EPISODES)
+    policy = small_policy(ScheduledEnv(EPISODES))
+    envs = ScheduledEnv(EPISODES)
     carry, counter = start(envs, policy, seed=0), EpisodeCounter(envs.num_envs)
     for _ in range(2):
         rollout, carry, _ = collect(envs, policy, carry, NUM_STEPS, 0.9, 0.8, counter)
@@ -128,7 +128,7 @@ def train_apart():
         encoder=EncoderConfig(normalise_observations=True),
         reward=RewardConfig(normalise=True),
     )
-    envs = CountingEnv(plans)
+    envs = ScheduledEnv(plans)
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
     with torch.no_grad():
         policy.value.weight += distributed.rank()

@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, reward_of, small_policy
+from scheduled_env import EPISODES, ScheduledEnv, reward_of, small_policy
 from scipy import stats
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -29,10 +29,10 @@ class Idle:
 
 @pytest.mark.parametrize("episodes", [1, 3, 4, 6, 11])
 def test_the_shares_of_the_slots_are_those_of_stable_baselines(episodes):
-    policy = small_policy(CountingEnv(EPISODES))
-    ours = evaluate(policy, CountingEnv(EPISODES), episodes, seed=0)
+    policy = small_policy(ScheduledEnv(EPISODES))
+    ours = evaluate(policy, ScheduledEnv(EPISODES), episodes, seed=0)
     returns, lengths = evaluate_policy(
-        Idle(), to_sb3(CountingEnv(EPISODES)), episodes, return_episode_rewards=True, warn=False
+        Idle(), to_sb3(ScheduledEnv(EPISODES)), episodes, return_episode_rewards=True, warn=False
     )
     assert len(ours.returns) == episodes
     assert ours.lengths == [int(length) for length in lengths]
@@ -47,7 +47,7 @@ def test_the_shares_of_the_slots_are_those_of_stable_baselines(episodes):
 
 
 def test_returns_are_raw_sums_of_whole_episodes():
-    found = evaluate(small_policy(CountingEnv(EPISODES)), CountingEnv(EPISODES[:1]), 2, seed=0)
+    found = evaluate(small_policy(ScheduledEnv(EPISODES)), ScheduledEnv(EPISODES[:1]), 2, seed=0)
     assert found.returns == pytest.approx(
         [sum(reward_of(0, 0, t) for t in (1, 2, 3)), sum(reward_of(0, 1, t) for t in (1, 2))],
         abs=1e-5,
@@ -74,7 +74,7 @@ def test_the_same_seeds_give_the_same_episodes():
 
 
 def test_evaluation_uses_no_random_numbers_unless_it_samples():
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     policy = small_policy(envs)
     before = torch.get_rng_state()
     evaluate(policy, envs, 4, seed=0)
@@ -86,7 +86,7 @@ def test_evaluation_uses_no_random_numbers_unless_it_samples():
 
 def test_playing_reads_what_a_rollout_reads():
     torch.manual_seed(0)
-    envs, seen = CountingEnv(EPISODES), []
+    envs, seen = ScheduledEnv(EPISODES), []
     policy = small_policy(envs)
     step = policy.step
 
@@ -105,10 +105,10 @@ def test_playing_reads_what_a_rollout_reads():
 
 
 def test_the_success_rate_is_that_of_the_counted_episodes_or_nothing():
-    policy = small_policy(CountingEnv(EPISODES))
-    silent = summarise(evaluate(policy, CountingEnv(EPISODES), 4, seed=0))
+    policy = small_policy(ScheduledEnv(EPISODES))
+    silent = summarise(evaluate(policy, ScheduledEnv(EPISODES), 4, seed=0))
     assert silent.success_rate is None
-    told = evaluate(policy, CountingEnv(EPISODES, says_success=True), 10, seed=0)
+    told = evaluate(policy, ScheduledEnv(EPISODES, says_success=True), 10, seed=0)
     # shares 2, 2, 3, 3; every other episode succeeds, the first of them
     assert summarise(told).success_rate == pytest.approx((1 + 1 + 2 + 2) / 10)
 
@@ -117,7 +117,7 @@ def test_the_success_rate_is_that_of_the_counted_episodes_or_nothing():
 def test_what_says_success_only_where_there_is_one_counts_the_others_as_failures(num_envs):
     """Whoever ends an episode in the same step as another must not decide how it counts."""
     plan = [(1, "t"), (2, "t"), (1, "t"), (3, "t"), (1, "t")]
-    envs = CountingEnv([plan] * num_envs, says_success=True)
+    envs = ScheduledEnv([plan] * num_envs, says_success=True)
     whole = envs.step
 
     def only_success(action):

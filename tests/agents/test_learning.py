@@ -5,7 +5,7 @@ to the better one; the figures stand beside it.
 """
 
 import pytest
-from trained import return_after, train
+from train_to_return import return_after, train_until
 
 from fwrl.cores import CORES
 
@@ -71,10 +71,10 @@ OTHERWISE = {
 def test_every_memory_learns_to_repeat_the_first_card(kind):
     # they took 10,000 to 67,000 steps; none stays at -0.46, and always naming one suit is -0.5
     core = (f"core.kind={kind}", *OTHERWISE.get(kind, ()))
-    assert train(200_000, *OFTEN, *core, enough=0.9)[0] > 0.6
+    assert train_until(200_000, *OFTEN, *core, enough=0.9)[0] > 0.6
 
 
 @pytest.mark.slow
 def test_without_memory_the_first_card_stays_a_guess():
     # chance is -0.5
-    assert train(200_000, *OFTEN, "core.kind=none", enough=0.9)[0] < -0.2
+    assert train_until(200_000, *OFTEN, "core.kind=none", enough=0.9)[0] < -0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import command
+from command_line import run_command
 from gymnasium import spaces
 from hostile_files import honest_run
 
@@ -109,7 +109,7 @@ def test_the_command(tmp_path):
 
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     def complaint(*words):
-        assert command("export", tmp_path / "run", *words) == 2
+        assert run_command("export", tmp_path / "run", *words) == 2
         captured = capsys.readouterr()
         assert (captured.out, captured.err.count("\n")) == ("", 1)
         return captured.err

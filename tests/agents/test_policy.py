@@ -1,9 +1,9 @@
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
+from scheduled_env import EPISODES, ScheduledEnv
 
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy, RewardConfig
@@ -260,7 +260,7 @@ def test_initial_actions_and_states_fit():
 
 
 def test_a_learned_initial_state_is_learned_through_a_rollout():
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     core = CORES["fast_weight"](learned_initial_state=True)
     config = PolicyConfig(core=core, stack=StackConfig(width=16))
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)

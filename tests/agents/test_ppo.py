@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, small_policy
 from pydantic import ValidationError
+from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
 from agents.encoders import EncoderConfig
 from agents.policy import RewardConfig
@@ -16,7 +16,7 @@ NUM_STEPS = 12
 
 def make_rollout(policy, sequence_length=None, rollouts=1):
     """The last of some rollouts, so that it begins in the middle of episodes."""
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     carry, counter = start(envs, policy, seed=0), EpisodeCounter(envs.num_envs)
     for _ in range(rollouts):
         rollout, carry, _ = collect(
@@ -29,7 +29,7 @@ def make_rollout(policy, sequence_length=None, rollouts=1):
 @pytest.fixture
 def policy():
     torch.manual_seed(0)
-    return small_policy(CountingEnv(EPISODES))
+    return small_policy(ScheduledEnv(EPISODES))
 
 
 @pytest.mark.parametrize("kernel", ["reference", None])
@@ -37,7 +37,7 @@ def policy():
 @pytest.mark.parametrize("kind", CORES)
 def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel):
     torch.manual_seed(0)
-    policy = small_policy(CountingEnv(EPISODES), kind, encoder=EncoderConfig(time_frequencies=2))
+    policy = small_policy(ScheduledEnv(EPISODES), kind, encoder=EncoderConfig(time_frequencies=2))
 
     def check():
         rollout = make_rollout(policy, sequence_length, rollouts=2)
@@ -70,7 +70,7 @@ def test_a_forgotten_memory_would_show(policy):
 @pytest.mark.parametrize("kind", CORES)
 def test_the_loss_falls_on_one_repeated_rollout(kind):
     torch.manual_seed(0)
-    policy = small_policy(CountingEnv(EPISODES), kind, gain=1.0)
+    policy = small_policy(ScheduledEnv(EPISODES), kind, gain=1.0)
     config = PPOConfig(learning_rate=3e-3, epochs=10, minibatches=2, entropy_weight=0.0)
     rollout, optimizer = make_rollout(policy), make_optimizer(policy, config)
     before, old = ppo_loss(policy, rollout, config, config.clip)
@@ -140,7 +140,7 @@ def test_advantages_are_normalised_within_the_minibatch(policy):
 
 
 def test_a_single_number_has_no_spread_to_divide_by(policy):
-    envs = CountingEnv(EPISODES[:1])
+    envs = ScheduledEnv(EPISODES[:1])
     rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 1, 0.9, 0.8, EpisodeCounter(1))
     config = PPOConfig(num_steps=1, minibatches=1)
     loss, _ = ppo_loss(policy, rollout, config, 0.2)
@@ -223,7 +223,7 @@ def test_gradients_are_clipped_to_their_joint_norm(policy):
 def test_normalisers_move_only_after_the_updates(monkeypatch):
     torch.manual_seed(0)
     policy = small_policy(
-        CountingEnv(EPISODES),
+        ScheduledEnv(EPISODES),
         encoder=EncoderConfig(normalise_observations=True),
         reward=RewardConfig(normalise=True),
     )

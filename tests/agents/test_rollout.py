@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, CountingStep, reward_of, small_policy
 from gymnasium import spaces
+from scheduled_env import EPISODES, ScheduledEnv, ScheduledStep, reward_of, small_policy
 
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyInput, RewardConfig
@@ -42,7 +42,7 @@ def timetable(slot, num_steps):
 
 @pytest.fixture
 def envs():
-    return CountingEnv(EPISODES)
+    return ScheduledEnv(EPISODES)
 
 
 @pytest.fixture
@@ -127,9 +127,9 @@ def test_one_rollout_of_2t_equals_two_of_t(policy):
         return (rollout.inputs, rollout.action, rollout.log_prob, rollout.value, rollout.discounted)
 
     torch.manual_seed(3)
-    whole, end, episodes = play(CountingEnv(EPISODES), policy, 14)
+    whole, end, episodes = play(ScheduledEnv(EPISODES), policy, 14)
     torch.manual_seed(3)
-    envs, counter = CountingEnv(EPISODES), EpisodeCounter(4)
+    envs, counter = ScheduledEnv(EPISODES), EpisodeCounter(4)
     first, carry, some = play(envs, policy, 7, counter=counter)
     second, carry, more = play(envs, policy, 7, carry, counter=counter)
     joined = map_tensors(lambda a, b: torch.cat([a, b], 1), columns(first), columns(second))
@@ -144,9 +144,9 @@ def test_one_rollout_of_2t_equals_two_of_t(policy):
 @torch.no_grad()
 def test_pieces_start_from_the_memory_that_the_stream_had(policy):
     torch.manual_seed(3)
-    whole, _, _ = play(CountingEnv(EPISODES), policy, 12, gae_lambda=0.7)
+    whole, _, _ = play(ScheduledEnv(EPISODES), policy, 12, gae_lambda=0.7)
     torch.manual_seed(3)
-    pieces, _, _ = play(CountingEnv(EPISODES), policy, 12, gae_lambda=0.7, sequence_length=4)
+    pieces, _, _ = play(ScheduledEnv(EPISODES), policy, 12, gae_lambda=0.7, sequence_length=4)
     assert pieces.value.shape == (12, 4)
     for one, two in zip(
         tensors_in(whole._replace(memory=())), tensors_in(pieces._replace(memory=())), strict=True
@@ -214,7 +214,7 @@ def test_the_normaliser_divides_rewards_and_shifts_nothing(envs):
     policy.return_moments.variance.fill_(4.0)
     policy.return_moments.mean.fill_(7.0)
     torch.manual_seed(5)
-    scaled, carry, _ = play(CountingEnv(EPISODES), policy, 6)
+    scaled, carry, _ = play(ScheduledEnv(EPISODES), policy, 6)
     earned = torch.cat(
         [plain.inputs.previous_reward[:, 1:], carry.inputs.previous_reward[:, None]], 1
     )
@@ -241,10 +241,10 @@ def pictures(rows):
 def test_dictionaries_and_tuples_keep_their_nesting_and_types():
     inside = spaces.Tuple([spaces.Discrete(4), spaces.Box(0, 255, (3, 4, 4), np.uint8)])
     space = spaces.Dict({"where": spaces.Box(-1e6, 1e6, (3,)), "nested": inside})
-    policy = small_policy(CountingEnv(EPISODES, space=space))
+    policy = small_policy(ScheduledEnv(EPISODES, space=space))
     torch.manual_seed(2)
     rollout, _, _ = play(
-        CountingEnv(EPISODES, nest=pictures, space=space), policy, 8, sequence_length=4
+        ScheduledEnv(EPISODES, nest=pictures, space=space), policy, 8, sequence_length=4
     )
     observation = rollout.inputs.observation
     assert observation["where"].shape == (8, 4, 3)
@@ -261,7 +261,7 @@ def test_dictionaries_and_tuples_keep_their_nesting_and_types():
 def test_an_episode_counter_counts_over_several_calls():
     def step(reward, ended, success=None):
         none = np.zeros(2, bool)
-        return CountingStep(None, np.array(reward), np.array(ended), none, None, success)
+        return ScheduledStep(None, np.array(reward), np.array(ended), none, None, success)
 
     counter, episodes = EpisodeCounter(2), Episodes.none()
     assert not counter.count(step([1.0, 2.0], [False, False]), episodes).any()
@@ -279,7 +279,7 @@ def test_an_episode_counter_counts_over_several_calls():
 
 
 def test_the_seed_reaches_the_environments(policy):
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     start(envs, policy, 17)
     assert envs.seeds == [17]
 
@@ -300,6 +300,6 @@ def test_arrays_become_tensors_of_the_same_type():
 
 
 def test_a_rollout_is_free_of_gradients(policy):
-    rollout, carry, _ = play(CountingEnv(EPISODES), policy, 3)
+    rollout, carry, _ = play(ScheduledEnv(EPISODES), policy, 3)
     assert isinstance(rollout, Rollout)
     assert not any(leaf.requires_grad for leaf in tensors_in((rollout, carry)))

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, small_policy
 from gymnasium import spaces
+from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyInput, RewardConfig
@@ -21,7 +21,7 @@ SPACE = spaces.Dict([("z", spaces.Box(-9, 9, (3,))), ("a", spaces.Discrete(4, st
 def make_policy(kind="fast_weight", seed=0):
     torch.manual_seed(seed)
     return small_policy(
-        CountingEnv(EPISODES, space=SPACE),
+        ScheduledEnv(EPISODES, space=SPACE),
         kind,
         encoder=EncoderConfig(time_frequencies=3, normalise_observations=True),
         reward=RewardConfig(clip=1.0, normalise=True),

@@ -2,8 +2,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, reward_of, small_policy
 from gymnasium import spaces
+from scheduled_env import EPISODES, ScheduledEnv, reward_of, small_policy
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -53,7 +53,7 @@ def test_evaluate_policy_gives_our_returns(name, previous_reward, tmp_path):
 
 
 def test_predict_reads_what_playing_reads():
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     policy = make_policy(envs)
     model, seen, step = SB3Policy(policy), [], policy.step
 
@@ -76,7 +76,7 @@ def test_predict_reads_what_playing_reads():
 
 
 def test_without_a_state_episodes_open_everywhere_and_with_one_nowhere():
-    model = SB3Policy(make_policy(CountingEnv(EPISODES), previous_reward=False))
+    model = SB3Policy(make_policy(ScheduledEnv(EPISODES), previous_reward=False))
     observation = np.zeros((4, 3), np.float32)
     _, state = model.predict(observation)
     assert state.elapsed.tolist() == [1] * 4
@@ -87,7 +87,7 @@ def test_without_a_state_episodes_open_everywhere_and_with_one_nowhere():
 
 
 def test_the_given_state_is_left_as_it_was():
-    model = SB3Policy(make_policy(CountingEnv(EPISODES), previous_reward=False))
+    model = SB3Policy(make_policy(ScheduledEnv(EPISODES), previous_reward=False))
     observation = np.ones((4, 3), np.float32)
     _, state = model.predict(observation)
     one, _ = model.predict(observation, state, deterministic=True)
@@ -96,7 +96,7 @@ def test_the_given_state_is_left_as_it_was():
 
 
 def test_missing_rewards_are_an_error_that_says_what_to_do():
-    model = SB3Policy(make_policy(CountingEnv(EPISODES)))
+    model = SB3Policy(make_policy(ScheduledEnv(EPISODES)))
     observation = np.zeros((4, 3), np.float32)
     # nothing was earned before an episode opens
     _, state = model.predict(observation)
@@ -109,7 +109,7 @@ def test_missing_rewards_are_an_error_that_says_what_to_do():
 
 def test_actions_are_the_environments_own():
     for space in (spaces.Discrete(3, start=2), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)):
-        envs = CountingEnv(EPISODES)
+        envs = ScheduledEnv(EPISODES)
         envs.action_space = space
         model = SB3Policy(make_policy(envs))
         for deterministic in (True, False):
@@ -118,7 +118,7 @@ def test_actions_are_the_environments_own():
 
 
 def test_sampling_follows_the_generator():
-    model = SB3Policy(make_policy(CountingEnv(EPISODES), previous_reward=False))
+    model = SB3Policy(make_policy(ScheduledEnv(EPISODES), previous_reward=False))
     observation = np.zeros((64, 3), np.float32)
     torch.manual_seed(0)
     one, _ = model.predict(observation)

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from broken_gymnasium import in_the_registry
-from commands import command
+from command_line import run_command
+from contract_violations import registered_envs
 
 from envs import AtariConfig, GymnasiumConfig
 from fwrl.cli.check_env import find_env
@@ -13,7 +13,7 @@ from fwrl.config import ConfigError
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    with in_the_registry():
+    with registered_envs():
         yield
 
 
@@ -23,7 +23,7 @@ def quickly(monkeypatch):
 
 
 def test_a_sound_environment(capsys):
-    assert command("check-env", "fwrl/TMaze-v0", "options.corridor_length=4", "--seed", 3) == 0
+    assert run_command("check-env", "fwrl/TMaze-v0", "options.corridor_length=4", "--seed", 3) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "fwrl/TMaze-v0"
     assert lines[-1] == "fwrl/TMaze-v0: keeps the contract, continues exactly"
@@ -49,14 +49,14 @@ def test_a_sound_environment(capsys):
     ],
 )
 def test_what_was_found_and_what_helps(env_id, code, verdict, advice, capsys):
-    assert command("check-env", env_id, "--episodes", 2) == code
+    assert run_command("check-env", env_id, "--episodes", 2) == code
     out = capsys.readouterr().out
     assert out.splitlines()[-1].startswith(f"{env_id}: {verdict}")
     assert advice in out
 
 
 def test_json_is_one_object(capsys):
-    assert command("check-env", "CartPole-v1", "--json", "--steps", 60) == 0
+    assert run_command("check-env", "CartPole-v1", "--json", "--steps", 60) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert captured.out.count("\n") == 1
@@ -70,7 +70,7 @@ def test_json_is_one_object(capsys):
     assert report["findings"][0] == {
         "name": "runs", "verdict": "ok", "what": "nothing was raised", "advice": "",
     }  # fmt: skip
-    assert command("check-env", "RaisesInReset-v0", "--json") == 1
+    assert run_command("check-env", "RaisesInReset-v0", "--json") == 1
     report = json.loads(capsys.readouterr().out)
     assert report["faithful"] is False
     assert report["exact"] is report["costs"] is report["seen"] is None
@@ -80,9 +80,9 @@ def test_an_environment_of_the_present_directory(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "import gymnasium\ngymnasium.register('Mine-v0', 'broken_gymnasium:Sound')\n"
     (tmp_path / "my_environments_to_check.py").write_text(text)
-    assert command("check-env", "Mine-v0") == 2
+    assert run_command("check-env", "Mine-v0") == 2
     assert "no environment 'Mine-v0'" in capsys.readouterr().err
-    assert command("check-env", "Mine-v0", "--import", "my_environments_to_check") == 0
+    assert run_command("check-env", "Mine-v0", "--import", "my_environments_to_check") == 0
 
 
 def test_which_environment_is_meant(tmp_path, monkeypatch):
@@ -115,7 +115,7 @@ def test_which_environment_is_meant(tmp_path, monkeypatch):
 def test_a_mistake_is_one_line(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.yaml").write_text("seed: 1")
-    assert command("check-env", *words) == 2
+    assert run_command("check-env", *words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import command
+from command_line import run_command
 
 from fwrl.bench.results import read_rows
 from fwrl.run.jobs import OUTPUT, Children, Ended, failure
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
     (folder / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert command("compare", "tiny.yaml") == 0
+        assert run_command("compare", "tiny.yaml") == 0
     return folder
 
 
@@ -82,7 +82,7 @@ def test_what_a_comparison_leaves(out):
     assert (out / "scores.png").stat().st_size > 5_000
     assert (out / "curves_easy.png").stat().st_size > 5_000
     # it is an ordinary run
-    assert command("evaluate", run, "--episodes", 2) == 0
+    assert run_command("evaluate", run, "--episodes", 2) == 0
 
 
 def test_another_environment_is_evaluated_where_that_is_missing(finished, monkeypatch, tmp_path):
@@ -92,14 +92,14 @@ def test_another_environment_is_evaluated_where_that_is_missing(finished, monkey
     run = out / "runs/easy/none/0"
     before = (run / "metrics.csv").read_bytes()
     far = "transfer={far: [env.options.num_decks=2]}"
-    assert command("compare", "tiny.yaml", far, "--out", out) == 0
+    assert run_command("compare", "tiny.yaml", far, "--out", out) == 0
     assert (run / "metrics.csv").read_bytes() == before
     (row,) = read_rows(out / "transfer.csv")
     assert (row["transfer"], row["length"]) == ("far", 103)
     assert row["score"] != read_rows(out / "results.csv")[0]["score"]
     assert (out / "transfer_easy.png").is_file()
     files = list((run / "evaluations").iterdir())
-    assert command("compare", "tiny.yaml", far, "--out", out) == 0
+    assert run_command("compare", "tiny.yaml", far, "--out", out) == 0
     assert list((run / "evaluations").iterdir()) == files
 
 
@@ -110,7 +110,7 @@ def test_what_is_there_stays_and_what_fails_takes_nothing_with_it(out, capsys):
     (broken / "checkpoints").write_text("no folder")
     (broken / "config.yaml").write_text((run / "config.yaml").read_text())
     columns = "columns={none: [core.kind=none], broken: [core.kind=none]}"
-    assert command("compare", "tiny.yaml", columns, "--out", out) == 1
+    assert run_command("compare", "tiny.yaml", columns, "--out", out) == 1
     assert "2/2  task easy, column broken, seed 0: failed exit code" in capsys.readouterr().out
     assert (run / "metrics.csv").stat().st_mtime_ns == before
     assert len(read_rows(out / "results.csv")) == 1
@@ -135,7 +135,7 @@ def test_a_task_without_the_score_is_left_out_and_all_else_is_told(
     table = runs / "easy/none/0/metrics.csv"
     table.write_text(table.read_text().splitlines()[0] + "\n")
     words = ["compare", "tiny.yaml", "score=eval/success_rate", "--out", "runs/compare__tiny"]
-    assert command(*words) == 1
+    assert run_command(*words) == 1
     assert "left out: score is 'eval/success_rate', which other" in capsys.readouterr().out
     (row,) = read_rows(Path("runs/compare__tiny/results.csv"))
     assert (row["task"], row["score"]) == ("easy", 0.75)
@@ -151,7 +151,7 @@ def test_a_task_without_the_score_is_left_out_and_all_else_is_told(
     ],
 )
 def test_other_runs_are_refused_in_a_directory(out, capsys, change, complaint):
-    assert command("compare", "tiny.yaml", change, "--out", out) == 2
+    assert run_command("compare", "tiny.yaml", change, "--out", out) == 2
     assert complaint in capsys.readouterr().err
 
 
@@ -170,7 +170,7 @@ def test_other_runs_are_refused_in_a_directory(out, capsys, change, complaint):
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(file, capsys, words, complaint):
-    assert command("compare", file, *words) == 2
+    assert run_command("compare", file, *words) == 2
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
@@ -206,7 +206,7 @@ def test_leaving_stops_what_runs(tmp_path, file):
 def test_a_comparison_that_was_stopped_goes_on(number, file, tmp_path):
     words = ["compare", str(file), "columns={none: [core.kind=none], gru: [core.kind=gru]}"]
     long = [*words, "total_steps=20000", "--jobs", "2"]
-    assert command(*long, "--out", "undisturbed") == 0
+    assert run_command(*long, "--out", "undisturbed") == 0
     surroundings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-m", "fwrl", *long, "--out", "here"], cwd=tmp_path, env=surroundings
@@ -223,7 +223,7 @@ def test_a_comparison_that_was_stopped_goes_on(number, file, tmp_path):
         with suppress(ProcessLookupError):
             process.kill()
             process.wait()
-    assert command(*long, "--out", "here") == 0
+    assert run_command(*long, "--out", "here") == 0
     found, expected = (read_rows(Path(out) / "results.csv") for out in ("here", "undisturbed"))
     names = ("task", "column", "seed", "score", "mmer", "steps")
     assert [[row[n] for n in names] for row in found] == [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from commands import command
+from command_line import run_command
 from matplotlib.image import imread
 
 from fwrl.bench.results import read_rows
@@ -113,7 +113,7 @@ def search(monkeypatch):
 
     def run(curves, *words):
         monkeypatch.setattr(tuning, "Children", curves)
-        return command("tune", *words, "--jobs", 1)
+        return run_command("tune", *words, "--jobs", 1)
 
     return run
 
@@ -204,13 +204,15 @@ def test_evaluations_of_a_trial(tmp_path, file):
 
 
 def test_a_real_trial(file, capsys):
-    assert command("tune", file, "--trials", 1) == 0
+    assert run_command("tune", file, "--trials", 1) == 0
     (row,) = read_rows(Path("runs/tune__small/trials.csv"))
     run = Path("runs/tune__small/trials/0000/0")
     table = read_rows(run / "metrics.csv")
     assert row["value"] == table[-1]["eval/mean_reward"]
     assert table[-1]["step"] == 320
-    assert command("train", "runs/tune__small/best.yaml", "total_steps=64", "--run-dir", "a") == 0
+    assert (
+        run_command("train", "runs/tune__small/best.yaml", "total_steps=64", "--run-dir", "a") == 0
+    )
 
 
 def test_another_study_is_refused(file, search, capsys):
@@ -230,7 +232,9 @@ def test_without_optuna(tmp_path, monkeypatch, capsys):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    assert command("tune", CONFIGS / "tune/key_value_recall.yaml", "--out", tmp_path / "out") == 2
+    assert (
+        run_command("tune", CONFIGS / "tune/key_value_recall.yaml", "--out", tmp_path / "out") == 2
+    )
     assert "tune needs the package optuna; pip install 'fwrl[tune]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import gymnasium
 import pytest
 import yaml
-from commands import command
+from command_line import run_command
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from typer.main import get_command
@@ -184,22 +184,22 @@ IMPORTED = ("--import", "my_envs")
 
 
 def test_what_the_tutorial_writes_is_an_environment_a_run_and_a_program(folder):
-    assert command("check-env", "Remember-v0", *IMPORTED, "--steps", "100") == 0
+    assert run_command("check-env", "Remember-v0", *IMPORTED, "--steps", "100") == 0
     short = ("total_steps=500", "evaluation.episodes=2", "env.num_envs=8")
-    assert command("train", "mine.yaml", *IMPORTED, *short, "--run-dir", "runs/mine") == 0
+    assert run_command("train", "mine.yaml", *IMPORTED, *short, "--run-dir", "runs/mine") == 0
     runpy.run_path("play.py")
 
 
 @pytest.mark.slow
 def test_what_the_tutorial_compares_can_be_compared(folder):
     short = ("total_steps=500", "seeds=[0]", "episodes=2", "--jobs", "1", "--out", "out")
-    assert command("compare", "memories.yaml", *IMPORTED, *short) == 0
+    assert run_command("compare", "memories.yaml", *IMPORTED, *short) == 0
     assert "| remember |" in Path("out/table.md").read_text()
 
 
 @pytest.mark.slow
 def test_what_the_page_on_recurrent_ppo_writes_runs(folder):
-    assert command("train", "cart_pole.yaml", "total_steps=2000") == 0
+    assert run_command("train", "cart_pole.yaml", "total_steps=2000") == 0
     runpy.run_path("predict.py")
     runpy.run_path("loop.py")
 

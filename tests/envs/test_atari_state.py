@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from continuing import actions, assert_continues
+from restored_envs import assert_restorable, sample_actions
 
 from envs import AtariConfig, make_envs
 from envs.workers.replay import episode_seed
@@ -24,7 +24,7 @@ from envs.workers.replay import episode_seed
 def test_games_continue(game, options):
     # games of some 30 steps: they open with different numbers of no-ops
     config = AtariConfig(game=game, max_episode_frames=120, num_envs=2, num_threads=1, **options)
-    ended = assert_continues(
+    ended = assert_restorable(
         make_envs(config), [make_envs(config), make_envs(config)], cut=50, num_steps=80
     )
     assert ended >= 4
@@ -34,7 +34,7 @@ def test_games_continue(game, options):
 def test_games_of_different_ages_continue():
     config = AtariConfig(game="breakout", life_loss_terminates=True, num_envs=3, num_threads=1)
     # whole games, which random play ends after some hundred steps
-    ended = assert_continues(make_envs(config), [make_envs(config)], cut=330, num_steps=250)
+    ended = assert_restorable(make_envs(config), [make_envs(config)], cut=330, num_steps=250)
     assert ended >= 6
 
 
@@ -42,7 +42,7 @@ def test_each_slot_is_restored_to_its_own_age():
     config = AtariConfig(game="breakout", num_envs=3, num_threads=1)
     games, again = make_envs(config), make_envs(config)
     games.reset(0)
-    play = actions(games, 330, 3)
+    play = sample_actions(games, 330, 3)
     for action in play:
         games.step(action)
     state = games.state()
@@ -55,7 +55,7 @@ def test_a_restored_slot_that_was_too_old_opens_its_next_game():
     config = AtariConfig(game="pong", max_episode_frames=400, num_envs=2, longest_replay=30)
     games, again = make_envs(config), make_envs(config)
     games.reset(4)
-    for action in actions(games, 40, 0):
+    for action in sample_actions(games, 40, 0):
         step = games.step(action)
     state = games.state()
     assert not state["exact"].any()
@@ -72,7 +72,7 @@ def test_a_later_game_can_be_played_by_itself():
     config = AtariConfig(game="qbert", max_episode_frames=120, num_envs=2, frame_stack=4)
     games, alone = make_envs(config), make_envs(config, 1)
     games.reset(6)
-    play = actions(games, 100, 0)
+    play = sample_actions(games, 100, 0)
     number, opened = 0, 0
     for time, action in enumerate(play):
         step = games.step(action)
@@ -93,7 +93,7 @@ def test_the_picture_is_restored_too():
     config = AtariConfig(game="breakout", max_episode_frames=300, num_envs=2)
     games, again = (make_envs(config, render=True) for _ in range(2))
     games.reset(1)
-    play = actions(games, 200, 2)
+    play = sample_actions(games, 200, 2)
     for action in play[:90]:
         games.step(action)
     assert games.state()["episode"][0] == 1

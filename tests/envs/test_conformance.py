@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from broken_gymnasium import LENGTH, in_the_registry
+from contract_violations import LENGTH, registered_envs
 from gymnasium import spaces
 
 from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
@@ -17,7 +17,7 @@ from envs.vector import EnvStep
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    with in_the_registry() as ids:
+    with registered_envs() as ids:
         yield ids
 
 

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from continuing import actions, assert_same_steps, assert_same_trees
-from faulty_gymnasium import ACTION, LENGTH, SLOT, faulty, in_the_registry
+from failing_gymnasium_env import ACTION, LENGTH, SLOT, make_failing_envs, registered_envs
+from restored_envs import assert_same_steps, assert_same_trees, sample_actions
 
 from envs import EnvFailure
 from envs.vector import map_arrays
@@ -14,7 +14,7 @@ from envs.workers.replay import episode_seed
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    with in_the_registry():
+    with registered_envs():
         yield
 
 
@@ -27,8 +27,8 @@ def assert_broke_as_it_should(envs, rows, what):
 
     Returns the actions that remain to be tried.
     """
-    sound = faulty()
-    play = actions(sound, 60, 0)
+    sound = make_failing_envs()
+    play = sample_actions(sound, 60, 0)
     shown = envs.reset(0)
     assert_same_trees(shown, sound.reset(0))
     others = [row for row in range(4) if row not in rows]
@@ -49,7 +49,7 @@ def assert_broke_as_it_should(envs, rows, what):
             assert step.success is None or not step.success[rows].any()
             assert_same_trees(rows_of(step.final_observation, rows), rows_of(shown, rows))
             for row in rows:
-                first = faulty(num_envs=1).reset(episode_seed(row, 1))
+                first = make_failing_envs(num_envs=1).reset(episode_seed(row, 1))
                 assert_same_trees(rows_of(step.observation, [row]), first)
         else:
             assert not step.faults
@@ -88,9 +88,9 @@ def assert_goes_on_from_its_state(envs, others, play):
     ],
 )
 def test_one_environment_breaks(how, what, workers):
-    envs = faulty(how, workers)
+    envs = make_failing_envs(how, workers)
     play = assert_broke_as_it_should(envs, [SLOT], what)
-    assert_goes_on_from_its_state(envs, [faulty(how)], play)
+    assert_goes_on_from_its_state(envs, [make_failing_envs(how)], play)
 
 
 @pytest.mark.parametrize(
@@ -103,19 +103,19 @@ def test_one_environment_breaks(how, what, workers):
     ],
 )
 def test_a_worker_is_lost(how, what, timeout):
-    envs = faulty(how, 2, worker_timeout=timeout)
+    envs = make_failing_envs(how, 2, worker_timeout=timeout)
     lost = envs._workers[0].process
     play = assert_broke_as_it_should(envs, [0, 1], what)
     assert not lost.is_alive()
-    assert_goes_on_from_its_state(envs, [faulty(how)], play)
+    assert_goes_on_from_its_state(envs, [make_failing_envs(how)], play)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", ["resets at times", "opens with nan", "opens misshapen"])
 def test_a_reset_may_fail_at_times(how, workers):
-    envs = faulty(how, workers)
-    sound = faulty()
-    play = actions(envs, 80, 0)
+    envs = make_failing_envs(how, workers)
+    sound = make_failing_envs()
+    play = sample_actions(envs, 80, 0)
     # with these seeds two fail in a row, but never three
     envs.reset(15)
     sound.reset(15)
@@ -136,7 +136,7 @@ def test_a_reset_may_fail_at_times(how, workers):
     assert len(messages) > 5
     assert all("after 0 actions: reset: " in message and wanted in message for message in messages)
     assert any("; then " in message for message in messages)
-    other = faulty(how)
+    other = make_failing_envs(how)
     assert not other.restore(envs.state()).anew.any()
     assert_same_trees(tuple(other.state().values()), tuple(envs.state().values()))
     envs.close()
@@ -144,7 +144,7 @@ def test_a_reset_may_fail_at_times(how, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_three_resets_that_fail_are_too_many(workers):
-    envs = faulty("never resets", workers)
+    envs = make_failing_envs("never resets", workers)
     envs.reset(0)
     with pytest.raises(EnvFailure, match="Faulty-v0: slot") as failure:  # noqa: PT012
         for _ in range(LENGTH):
@@ -156,16 +156,16 @@ def test_three_resets_that_fail_are_too_many(workers):
 
 
 def test_the_first_reset_may_fail_too():
-    envs = faulty("resets at times", num_envs=1)
+    envs = make_failing_envs("resets at times", num_envs=1)
     bad = next(seed for seed in range(1000, 2000, 5) if episode_seed(seed, 1) % 5)
     with pytest.warns(RuntimeWarning, match=rf"seed {bad}, .*not this one"):
         first = envs.reset(bad)
-    assert_same_trees(first, faulty(num_envs=1).reset(episode_seed(bad, 1)))
+    assert_same_trees(first, make_failing_envs(num_envs=1).reset(episode_seed(bad, 1)))
 
 
 def test_nobody_keeps_the_user_from_leaving():
     for how, expected in (("interrupt", KeyboardInterrupt), ("leave", SystemExit)):
-        envs = faulty(how)
+        envs = make_failing_envs(how)
         envs.reset(0)
         with pytest.raises(expected):  # noqa: PT012
             for _ in range(ACTION):
@@ -173,7 +173,7 @@ def test_nobody_keeps_the_user_from_leaving():
 
 
 def test_an_environment_that_cannot_be_closed_harms_nobody():
-    envs = faulty("close")
+    envs = make_failing_envs("close")
     envs.reset(0)
     with pytest.warns(RuntimeWarning, match="close: RuntimeError: closed already") as told:
         envs.close()
@@ -187,7 +187,7 @@ def lose(envs, number):
 
 
 def test_a_worker_that_is_lost_between_two_steps():
-    envs, other = faulty(workers=2), faulty()
+    envs, other = make_failing_envs(workers=2), make_failing_envs()
     envs.reset(0)
     for _ in range(3):
         step = envs.step(np.ones(4, int))
@@ -210,13 +210,13 @@ def test_a_worker_that_is_lost_between_two_steps():
     lose(envs, 0)
     with pytest.warns(RuntimeWarning, match="worker 0 was killed by signal 9"):
         first = envs.reset(0)
-    assert_same_trees(rows_of(first, [2, 3]), rows_of(faulty().reset(0), [2, 3]))
+    assert_same_trees(rows_of(first, [2, 3]), rows_of(make_failing_envs().reset(0), [2, 3]))
     assert not envs.step(np.ones(4, int)).faults
     envs.close()
 
 
 def test_closing_does_not_wait_for_a_worker_that_hangs():
-    envs = faulty("hang", 2)
+    envs = make_failing_envs("hang", 2)
     envs.reset(0)
     processes = [worker.process for worker in envs._workers]
     for _ in range(ACTION):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from counting_gymnasium import Counting, in_the_registry
+from counting_gymnasium_env import CountingEnv, registered_envs
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +17,7 @@ from envs.workers.in_workers import in_workers
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    with in_the_registry():
+    with registered_envs():
         yield
 
 
@@ -31,7 +31,7 @@ def registered():
 )
 def test_spaces_that_are_no_arrays_are_refused(space, at):
     def make():
-        env = Counting()
+        env = CountingEnv()
         setattr(env, f"{at}_space", space)
         return env
 

@@ -3,9 +3,9 @@
 import gymnasium
 import numpy as np
 import pytest
-from continuing import actions, assert_continues, assert_same_trees
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from restored_envs import assert_restorable, assert_same_trees, sample_actions
 
 from envs import GymnasiumConfig, from_gymnasium, make_envs
 from envs.tasks import TASKS, make_vector_env
@@ -18,7 +18,7 @@ TASK_OPTIONS = {"TMaze": {"corridor_length": 5, "time_limit": 30}}
 @pytest.mark.parametrize("cut", [0, 77])
 def test_our_own_tasks_continue(name, cut):
     config = GymnasiumConfig(id=f"fwrl/{name}-v0", options=TASK_OPTIONS.get(name, {}), num_envs=3)
-    ended = assert_continues(make_envs(config), [make_envs(config), make_envs(config)], cut)
+    ended = assert_restorable(make_envs(config), [make_envs(config), make_envs(config)], cut)
     assert ended >= 3
 
 
@@ -69,7 +69,7 @@ SINGLES = {
 @pytest.mark.parametrize("env_id", SINGLES)
 def test_any_environment_continues_by_playing_again(env_id):
     config = GymnasiumConfig(id=env_id, num_envs=3, **SINGLES[env_id])
-    ended = assert_continues(make_envs(config), [make_envs(config), make_envs(config)], cut=131)
+    ended = assert_restorable(make_envs(config), [make_envs(config), make_envs(config)], cut=131)
     assert ended >= 3
 
 
@@ -81,7 +81,7 @@ def test_the_state_is_the_same_whatever_the_number_of_workers(env_id, limit):
     two, none, three = (
         make_envs(config.model_copy(update={"workers": workers})) for workers in (2, 0, 3)
     )
-    assert assert_continues(two, [none, three], cut=40, num_steps=60) >= 4
+    assert assert_restorable(two, [none, three], cut=40, num_steps=60) >= 4
 
 
 def test_an_episode_opens_with_a_seed_of_its_own():
@@ -104,7 +104,7 @@ def test_too_long_an_episode_begins_anew_and_the_others_go_on():
     envs.reset(0)
     # slot 1 alone is at the end of an episode after 30 steps, and so opens another
     envs.envs[1]._max_episode_steps = 30
-    for action in actions(envs, 35, 0):
+    for action in sample_actions(envs, 35, 0):
         before = envs.step(action).observation
     state = envs.state()
     assert state["exact"].tolist() == [False, True]

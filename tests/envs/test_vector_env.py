@@ -1,14 +1,14 @@
 import gymnasium
 import numpy as np
 import pytest
-from counting_gymnasium import (
+from counting_gymnasium_env import (
     ACTIONS,
     LENGTH,
     SPACES,
-    Counting,
-    counting,
+    CountingEnv,
     filled,
-    in_the_registry,
+    make_counting_envs,
+    registered_envs,
 )
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
@@ -21,7 +21,7 @@ from envs import EnvConfigError, EnvStep, GymnasiumConfig, VectorEnv, from_gymna
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    with in_the_registry():
+    with registered_envs():
         yield
 
 
@@ -53,7 +53,7 @@ def rows(space, numbers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_same_step_reset_and_seeds_slot_by_slot(workers):
     # slot i has seed i and so episodes of LENGTH + i steps
-    with_three = counting(3, workers)
+    with_three = make_counting_envs(3, workers)
     assert isinstance(with_three, VectorEnv)
     assert with_three.num_envs == 3
     np.testing.assert_array_equal(with_three.reset(0), np.zeros((3, 3)))
@@ -88,7 +88,7 @@ def test_every_observation_space_passes_through(name, asynchronous):
     space = SPACES[name]
     make = AsyncVectorEnv if asynchronous else SyncVectorEnv
     two = from_gymnasium(
-        make([lambda: Counting(name)] * 2, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        make([lambda: CountingEnv(name)] * 2, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
     )
     assert two.observation_space == space
     kept = [(two.reset(0), rows(space, [0, 0]))]
@@ -111,7 +111,7 @@ def test_every_observation_space_passes_through(name, asynchronous):
     ("name", "workers"), [*((name, 0) for name in ACTIONS), ("multi_discrete", 2), ("box", 2)]
 )
 def test_every_action_space_passes_through(name, workers):
-    three = counting(3, workers, action=name)
+    three = make_counting_envs(3, workers, action=name)
     assert three.action_space == ACTIONS[name]
     three.reset(0)
     # Counting asserts that it contains each action, in its own type
@@ -120,7 +120,7 @@ def test_every_action_space_passes_through(name, workers):
 
 
 def test_final_observation_survives_an_environment_that_reuses_its_array():
-    step = play(counting(2), LENGTH)[-1]
+    step = play(make_counting_envs(2), LENGTH)[-1]
     np.testing.assert_array_equal(step.final_observation[0], [LENGTH] * 3)
     np.testing.assert_array_equal(step.observation[0], [10] * 3)
 
@@ -222,7 +222,7 @@ def test_a_short_limit_truncates_on_the_true_last_observation():
 
 
 def test_action_masks_become_part_of_the_observation():
-    two = counting(2, observation="discrete", action_mask=True)
+    two = make_counting_envs(2, observation="discrete", action_mask=True)
     assert two.observation_space == spaces.Dict(
         {"observation": SPACES["discrete"], "action_mask": spaces.MultiBinary(3)}
     )
@@ -230,18 +230,18 @@ def test_action_masks_become_part_of_the_observation():
     step = two.step(np.zeros(2, int))
     np.testing.assert_array_equal(step.observation["action_mask"], [[1, 0, 1]] * 2)
     np.testing.assert_array_equal(step.observation["observation"], [1, 1])
-    with_key = counting(1, observation="dict", action_mask=True)
+    with_key = make_counting_envs(1, observation="dict", action_mask=True)
     assert set(with_key.reset(0)) == {"a", "b", "action_mask"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_render_shows_slot_zero(workers):
-    two = counting(2, workers, render=True)
+    two = make_counting_envs(2, workers, render=True)
     two.reset(7)
     np.testing.assert_array_equal(two.render(), np.full((2, 3, 3), 7))
     assert two.render().dtype == np.uint8
     two.close()
-    without = counting(2)
+    without = make_counting_envs(2)
     without.reset(7)
     assert without.render() is None
 
@@ -258,7 +258,7 @@ def test_minigrid_missions():
 
 
 def test_autoreset_mode_of_the_instance_decides():
-    next_step = SyncVectorEnv([Counting])
+    next_step = SyncVectorEnv([CountingEnv])
     next_step.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
     with pytest.raises(EnvConfigError, match=r"NEXT_STEP.*SAME_STEP"):
         from_gymnasium(next_step)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from audited_loading import load_audited
 from hostile_files import honest_file, honest_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_hostile_files import outcomes
 
 from agents.saving import load_policy, read_exported
 from fwrl.config import ConfigError
@@ -176,7 +176,7 @@ def test_wrong_bytes_take_no_memory_and_run_nothing(run, tmp_path):
     ]  # fmt: skip
     bad = tmp_path / "bad.yaml"
     bad.write_text(json.dumps({"sed": 3}))
-    found = outcomes(these, [*before, ["config", str(bad)]])
+    found = load_audited(these, [*before, ["config", str(bad)]])
     for (route, path), report in zip(these, found["reports"], strict=True):
         assert report["error"] in (None, "CheckpointError", "ConfigError"), (route, path, report)
         assert not report["events"], (route, path, report)

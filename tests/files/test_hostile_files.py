@@ -2,11 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from audited_loading import ROOM, load_audited
 from gymnasium import spaces
 from hostile_files import (
     CONFIGS,
@@ -20,7 +18,6 @@ from hostile_files import (
     special_files,
     tensor_files,
 )
-from watched_loading import ROOM
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.saving import describe_policy, load_policy
@@ -31,20 +28,6 @@ from fwrl.run.evaluation import Wish, evaluate_run
 # Seconds of the processor; the promise is two on a machine of its own.
 PATIENCE = 4.0
 MISTAKEN = "env: {id: CartPole-v1, numenvs: 3}\ntotal_steps: 1"
-
-
-def outcomes(these, before=(), bounded=True):
-    """What a watched process says of each."""
-    child = subprocess.run(
-        [sys.executable, Path(__file__).parents[1] / "support/watched_loading.py"],
-        input=json.dumps({"these": these, "before": before, "bounded": bounded}),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr[-2000:]
-    return json.loads(child.stdout.splitlines()[-1])
 
 
 class Corpus:
@@ -136,7 +119,7 @@ def corpus(tmp_path_factory):
     ]  # fmt: skip
     before = [[route, str(path)] for route, path in before]
     kept = {path: path.read_bytes() for path in honest.rglob("*") if path.is_file()}
-    found = outcomes(these, before)
+    found = load_audited(these, before)
     assert all(path.read_bytes() == data for path, data in kept.items())
     return root, these, found
 
@@ -211,7 +194,7 @@ def test_the_watch_sees_what_it_should(tmp_path):
         ["canary import", "this_is_not_there"],
         ["canary write", str(tmp_path / "file")],
     ]
-    reports = outcomes(canaries, bounded=False)["reports"]
+    reports = load_audited(canaries, bounded=False)["reports"]
     seen = [" ".join(report["events"]) for report in reports]
     for event, text in zip(("os.system", "exec", "import", "for writing"), seen, strict=True):
         assert event in text

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_kernels import B, everything, problem
+from kernel_parity import B, random_scan, values_and_gradients
 
 from fwrl import UPDATE_RULES, Write, scan
 from fwrl.kernels import reference
@@ -24,11 +24,11 @@ every_form = pytest.mark.parametrize(
 @pytest.mark.parametrize("block_size", [1, 700])
 def test_blocks_of_streams_change_nothing(name, fresh_streams, block_size, monkeypatch):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 41, 0.1, fresh_streams=fresh_streams, sizes=(3, 2, 4, 3))
-    whole = everything(UPDATE_RULES[name], leaves, starts, "chunked")
+    leaves, starts = random_scan(name, 41, 0.1, fresh_streams=fresh_streams, sizes=(3, 2, 4, 3))
+    whole = values_and_gradients(UPDATE_RULES[name], leaves, starts, "chunked")
     # a stream has 41 * 2 * 4 numbers: blocks of one stream, and of two and one
     monkeypatch.setattr(chunked_gradient, "BLOCK_SIZE", block_size)
-    blocks = everything(UPDATE_RULES[name], leaves, starts, "chunked")
+    blocks = values_and_gradients(UPDATE_RULES[name], leaves, starts, "chunked")
     for expected, actual in zip(whole, blocks, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-12, rtol=1e-12)
 
@@ -36,7 +36,7 @@ def test_blocks_of_streams_change_nothing(name, fresh_streams, block_size, monke
 @pytest.mark.parametrize("name", REMOVING)
 def test_the_gradient_has_a_gradient(name):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 3, 0.4, sizes=(1, 1, 2, 1))
+    leaves, starts = random_scan(name, 3, 0.4, sizes=(1, 1, 2, 1))
 
     def run(query, *given):
         *write, state, fresh = given
@@ -47,22 +47,22 @@ def test_the_gradient_has_a_gradient(name):
 
 @pytest.mark.parametrize("name", REMOVING)
 def test_the_gradient_is_of_full_precision_under_autocast(name):
-    leaves, starts = problem(name, 20, 0.1, torch.float32)
-    plain = everything(UPDATE_RULES[name], leaves, starts, "chunked")
+    leaves, starts = random_scan(name, 20, 0.1, torch.float32)
+    plain = values_and_gradients(UPDATE_RULES[name], leaves, starts, "chunked")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = everything(UPDATE_RULES[name], leaves, starts, "chunked")
+        mixed = values_and_gradients(UPDATE_RULES[name], leaves, starts, "chunked")
     # the loss of ``everything`` is a sum of products, which autocast leaves alone
     torch.testing.assert_close(mixed, plain, atol=0, rtol=0)
 
 
 def test_gradients_of_strong_decays_keep_their_digits():
     torch.manual_seed(0)
-    leaves, starts = problem("gated_delta", 40, 0.1)
+    leaves, starts = random_scan("gated_delta", 40, 0.1)
     with torch.no_grad():
         leaves[4][:, ::5] = 1e-12
-    truth = everything(UPDATE_RULES["gated_delta"], leaves, starts, "reference")
+    truth = values_and_gradients(UPDATE_RULES["gated_delta"], leaves, starts, "reference")
     single = [leaf.detach().float().requires_grad_() for leaf in leaves]
-    fast = everything(UPDATE_RULES["gated_delta"], single, starts, "chunked")
+    fast = values_and_gradients(UPDATE_RULES["gated_delta"], single, starts, "chunked")
     # of the decay
     torch.testing.assert_close(fast[6].double(), truth[6], atol=1e-3, rtol=1e-3)
 
@@ -74,7 +74,7 @@ def test_nothing_undefined_passes_a_start(name, poison, poisoned):
     """What a GPU does where it cannot be asked; ``scan`` does not take this way on a CPU."""
     torch.manual_seed(0)
     rule = UPDATE_RULES[name]
-    leaves, _ = problem(name, 50, 0, fresh_streams=B)
+    leaves, _ = random_scan(name, 50, 0, fresh_streams=B)
     starts = torch.zeros(B, 50, dtype=torch.bool)
     starts[0, [20, 40]] = starts[1, 20] = True
 
@@ -119,7 +119,7 @@ def test_nothing_undefined_passes_a_start(name, poison, poisoned):
 
 def test_what_is_clean_stays_exactly_as_it_was():
     torch.manual_seed(0)
-    leaves, starts = problem("gated_delta", 50, 0.1)
+    leaves, starts = random_scan("gated_delta", 50, 0.1)
     query, *write, state, fresh = leaves
     given = (UPDATE_RULES["gated_delta"], state, query, Write(*write), starts, fresh)
     apart, plain = chunked_gradient.scan_apart(*given), chunked_gradient.scan(*given)

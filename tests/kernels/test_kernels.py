@@ -4,6 +4,15 @@ import logging
 
 import pytest
 import torch
+from kernel_parity import (
+    PER_CHANNEL,
+    B,
+    H,
+    K,
+    assert_equals_reference,
+    random_scan,
+    values_and_gradients,
+)
 from torch.nn import functional as F
 
 from fwrl.kernels import CHUNKED, KERNELS, kernel_for, reference, scan, use_kernel
@@ -11,7 +20,6 @@ from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.native.library import library
 from fwrl.update_rules import UPDATE_RULES, Write, delta_rule, sum_rule
 
-B, H, K, V = 2, 2, 4, 3
 DENSITIES = [0, 0.02, 0.3, 1]
 LENGTHS = [(times, density) for times in (1, 2, 16, 17, 65) for density in DENSITIES]
 LENGTHS += [(63, 0.02), (64, 0.02), (257, 0.02)]
@@ -26,60 +34,6 @@ faster_kernels = pytest.mark.parametrize("kernel", sorted(set(TORCH_KERNELS) - {
 
 
 NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn"]
-PER_CHANNEL = {"kda", "generalised_delta"}
-
-
-def problem(
-    name, times, density, dtype=torch.double, fresh_streams=1, sizes=(B, H, K, V), spread=1.0
-):
-    """Leaves: query, the fields of a write, state, fresh; then starts. ``spread`` parts keys."""
-    batch, heads, key_size, value_size = sizes
-
-    def random(*shape):
-        return torch.randn(*shape, dtype=torch.double)
-
-    one_key = random(batch, 1, heads, key_size)
-    key = one_key + spread * random(batch, times, heads, key_size) if spread < 1 else None
-    key = random(batch, times, heads, key_size) if key is None else key
-    channels = key_size if name in PER_CHANNEL else 1
-    leaves = [
-        random(batch, times, heads, key_size),
-        F.normalize(key, dim=-1),
-        random(batch, times, heads, value_size),
-        torch.rand(batch, times, heads, 1, dtype=torch.double),
-        torch.rand(batch, times, heads, channels, dtype=torch.double),
-        F.normalize(random(batch, times, heads, key_size), dim=-1),
-        torch.rand(batch, times, heads, key_size, dtype=torch.double),
-        random(batch, heads, key_size, value_size),
-        random(fresh_streams, heads, key_size, value_size),
-    ]
-    leaves = [leaf.to(dtype).requires_grad_() for leaf in leaves]
-    return leaves, torch.rand(batch, times) < density
-
-
-def everything(rule, leaves, starts, kernel, with_fresh=True):
-    """Outputs, end state, and the gradients of a random projection of both."""
-    query, *write, state, fresh = leaves
-    start = fresh if with_fresh else None
-    values, end = scan(rule, state, query, Write(*write), starts, start, kernel)
-    generator = torch.Generator().manual_seed(1)
-    loss = sum(
-        (x * torch.randn(x.shape, dtype=torch.double, generator=generator).to(x)).sum()
-        for x in (values, end)
-    )
-    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
-    gradients = [torch.zeros(()) if g is None else g for g in gradients]
-    return [values.detach(), end.detach(), *gradients]
-
-
-def assert_equal(rule, leaves, starts, kernel, tolerance, with_fresh=True):
-    truth = everything(rule, leaves, starts, "reference", with_fresh)
-    fast = everything(rule, leaves, starts, kernel, with_fresh)
-    names = ["values", "end", "query", *Write._fields, "state", "fresh"]
-    for name, expected, actual in zip(names, truth, fast, strict=True):
-        scale = max(1.0, expected.abs().max().item())
-        error = (expected - actual).abs().max().item() / scale
-        assert error < tolerance, f"{name}: {error}"
 
 
 @every_rule
@@ -87,9 +41,9 @@ def assert_equal(rule, leaves, starts, kernel, tolerance, with_fresh=True):
 @pytest.mark.parametrize(("times", "density"), LENGTHS)
 def test_kernels_equal_the_reference_in_float64(name, kernel, times, density):
     torch.manual_seed(times)
-    leaves, starts = problem(name, times, density)
-    assert_equal(UPDATE_RULES[name], leaves, starts, kernel, 1e-10)
-    assert_equal(UPDATE_RULES[name], leaves, starts, kernel, 1e-10, with_fresh=False)
+    leaves, starts = random_scan(name, times, density)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, 1e-10)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, 1e-10, with_fresh=False)
 
 
 @every_rule
@@ -97,10 +51,10 @@ def test_kernels_equal_the_reference_in_float64(name, kernel, times, density):
 @pytest.mark.parametrize("density", DENSITIES)
 def test_kernels_equal_the_reference_in_float32(name, kernel, density):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 100, density, torch.float32, sizes=(2, 2, 32, 16))
+    leaves, starts = random_scan(name, 100, density, torch.float32, sizes=(2, 2, 32, 16))
     # the gradient of a decay near zero is a small difference of sums, divided by the decay
     tolerance = 2e-4 if name in PER_CHANNEL else 1e-5
-    assert_equal(UPDATE_RULES[name], leaves, starts, kernel, tolerance)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, tolerance)
 
 
 @every_rule
@@ -108,8 +62,8 @@ def test_kernels_equal_the_reference_in_float32(name, kernel, density):
 def test_any_chunk_size_gives_the_same(name, chunk_size, monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK_SIZE", chunk_size)
     torch.manual_seed(0)
-    leaves, starts = problem(name, 29, 0.1, fresh_streams=B)
-    assert_equal(UPDATE_RULES[name], leaves, starts, "chunked", 1e-10)
+    leaves, starts = random_scan(name, 29, 0.1, fresh_streams=B)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "chunked", 1e-10)
 
 
 @faster_kernels
@@ -119,14 +73,14 @@ def test_repeated_keys_do_not_ruin_float32(kernel, beta, tolerance, monkeypatch,
     # is wrong by orders of magnitude here
     monkeypatch.setattr(chunked, "CHUNK_SIZE", 64)
     torch.manual_seed(0)
-    leaves, starts = problem("delta", 128, 0, torch.double, sizes=(1, 2, 32, 32), spread=0.03)
+    leaves, starts = random_scan("delta", 128, 0, torch.double, sizes=(1, 2, 32, 32), spread=0.03)
     cosine = F.cosine_similarity(leaves[1][:, 1:], leaves[1][:, :-1], dim=-1)
     assert 0.998 < cosine.mean() < 0.9995
     leaves[3] = (beta * torch.ones_like(leaves[3])).requires_grad_()
-    truth = everything(delta_rule, leaves, starts, "reference")
+    truth = values_and_gradients(delta_rule, leaves, starts, "reference")
     leaves = [leaf.detach().float().requires_grad_() for leaf in leaves]
     with caplog.at_level(logging.DEBUG, logger="fwrl.kernels"):
-        fast = everything(delta_rule, leaves, starts, kernel)
+        fast = values_and_gradients(delta_rule, leaves, starts, kernel)
     # an overflow would go to the reference, which is right of course
     assert "again by reference" not in caplog.text
     for expected, actual in zip(truth, fast, strict=True):
@@ -138,7 +92,7 @@ def test_repeated_keys_do_not_ruin_float32(kernel, beta, tolerance, monkeypatch,
 @faster_kernels
 def test_gradcheck(name, kernel):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 5, 0.3, sizes=(1, 1, 2, 2))
+    leaves, starts = random_scan(name, 5, 0.3, sizes=(1, 1, 2, 2))
 
     def run(query, *given):
         *write, state, fresh = given
@@ -150,7 +104,7 @@ def test_gradcheck(name, kernel):
 @torch_kernels
 @pytest.mark.parametrize("name", NO_STRENGTH)
 def test_a_write_of_no_strength_changes_nothing(name, kernel):
-    leaves, _ = problem(name, 40, 0)
+    leaves, _ = random_scan(name, 40, 0)
     query, key, value, beta, decay, *_, state, _ = leaves
     write = Write(key, value, torch.zeros_like(beta), torch.ones_like(decay))
     starts = torch.zeros(B, 40, dtype=torch.bool)
@@ -164,7 +118,7 @@ def test_a_write_of_no_strength_changes_nothing(name, kernel):
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 @pytest.mark.parametrize("poisoned", ["inputs", "state"])
 def test_a_start_forgets_even_an_undefined_past(name, kernel, poison, poisoned):
-    leaves, _ = problem(name, 50, 0)
+    leaves, _ = random_scan(name, 50, 0)
     query, *write, state, fresh = (leaf.detach().clone() for leaf in leaves)
     starts = torch.zeros(B, 50, dtype=torch.bool)
     starts[:, 20] = True
@@ -180,7 +134,7 @@ def test_a_start_forgets_even_an_undefined_past(name, kernel, poison, poisoned):
 @every_rule
 @faster_kernels
 def test_a_total_loss_of_memory_is_exact_enough(name, kernel):
-    leaves, starts = problem(name, 40, 0.1, torch.float32)
+    leaves, starts = random_scan(name, 40, 0.1, torch.float32)
     with torch.no_grad():
         leaves[3][:, 7::9] = 1.0
         leaves[4][:, 3::5] = 0.0
@@ -194,7 +148,7 @@ def test_a_total_loss_of_memory_is_exact_enough(name, kernel):
 
 @torch_kernels
 def test_the_given_state_is_left_as_it_was(kernel):
-    (query, *write, state, _), starts = problem("delta", 20, 0.1)
+    (query, *write, state, _), starts = random_scan("delta", 20, 0.1)
     before = state.detach().clone()
     scan(delta_rule, state, query, Write(*write), starts, kernel=kernel)
     torch.testing.assert_close(state, before, atol=0, rtol=0)
@@ -202,7 +156,7 @@ def test_the_given_state_is_left_as_it_was(kernel):
 
 @torch_kernels
 def test_states_stay_float32_under_autocast(kernel):
-    leaves, starts = problem("delta", 20, 0.1, torch.float32)
+    leaves, starts = random_scan("delta", 20, 0.1, torch.float32)
     query, *write, state, _ = leaves
     plain = scan(delta_rule, state, query, Write(*write), starts, kernel=kernel)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -212,11 +166,11 @@ def test_states_stay_float32_under_autocast(kernel):
 
 @pytest.mark.parametrize("name", sorted(PER_CHANNEL))
 def test_decays_too_strong_for_a_chunk_are_scanned_by_reference(name, caplog):
-    leaves, starts = problem(name, 40, 0.1, torch.float32)
+    leaves, starts = random_scan(name, 40, 0.1, torch.float32)
     with torch.no_grad():
         leaves[4].fill_(1e-6)
     with caplog.at_level(logging.DEBUG, logger="fwrl.kernels"):
-        assert_equal(UPDATE_RULES[name], leaves, starts, "chunked", 1e-12)
+        assert_equals_reference(UPDATE_RULES[name], leaves, starts, "chunked", 1e-12)
     assert "again by reference" in caplog.text
 
 
@@ -235,7 +189,7 @@ def test_the_choice_of_a_kernel_is_visible_and_can_be_forced(caplog):
     assert kernel_for(delta_rule, sequence(1, torch.double)) == "reference"
     assert kernel_for(delta_rule, sequence(50), kernel="reference") == "reference"
     assert kernel_for(rule_of_a_user, sequence(50)) == "reference"
-    leaves, starts = problem("delta", 20, 0)
+    leaves, starts = random_scan("delta", 20, 0)
     query, *write, state, _ = leaves
     with use_kernel("reference"), caplog.at_level(logging.DEBUG, logger="fwrl.kernels"):
         assert kernel_for(delta_rule, sequence(50)) == "reference"
@@ -263,9 +217,9 @@ def test_wrong_kernels_are_refused_in_one_line():
 @pytest.mark.parametrize("kernel", ["auto", "chunked"])
 def test_gpu_equals_cpu(name, kernel, cuda):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 100, 0.05, torch.float32)
-    expected = everything(UPDATE_RULES[name], leaves, starts, "reference")
+    leaves, starts = random_scan(name, 100, 0.05, torch.float32)
+    expected = values_and_gradients(UPDATE_RULES[name], leaves, starts, "reference")
     on_gpu = [leaf.detach().to(cuda).requires_grad_() for leaf in leaves]
-    actual = everything(UPDATE_RULES[name], on_gpu, starts.to(cuda), kernel)
+    actual = values_and_gradients(UPDATE_RULES[name], on_gpu, starts.to(cuda), kernel)
     torch.testing.assert_close(actual[0].cpu(), expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(actual[1].cpu(), expected[1], atol=1e-4, rtol=1e-4)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_kernels import assert_equal, everything, problem
+from kernel_parity import assert_equals_reference, random_scan, values_and_gradients
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.kernels import kernel_for, reference, scan, use_kernel
@@ -31,24 +31,24 @@ SIZES = [(32, 32), (3, 5), (16, 64), (33, 17), (4, 80)]
 def test_it_equals_the_reference(name, times, density):
     torch.manual_seed(times)
     sizes = (2, 2, *SIZES[times % len(SIZES)])
-    leaves, starts = problem(name, times, density, torch.float32, sizes=sizes)
-    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
-    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5, with_fresh=False)
+    leaves, starts = random_scan(name, times, density, torch.float32, sizes=sizes)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "native", 2e-5, with_fresh=False)
 
 
 @every_rule
 @pytest.mark.parametrize("size", SIZES)
 def test_it_equals_the_reference_for_any_size(name, size, variant):
     torch.manual_seed(0)
-    leaves, starts = problem(name, 37, 0.1, torch.float32, fresh_streams=2, sizes=(2, 3, *size))
-    assert_equal(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
+    leaves, starts = random_scan(name, 37, 0.1, torch.float32, fresh_streams=2, sizes=(2, 3, *size))
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
 
 
 def test_inputs_may_lie_anywhere():
     torch.manual_seed(0)
-    leaves, starts = problem("gated_delta", 40, 0.1, torch.float32, sizes=(2, 3, 8, 8))
+    leaves, starts = random_scan("gated_delta", 40, 0.1, torch.float32, sizes=(2, 3, 8, 8))
     rule = UPDATE_RULES["gated_delta"]
-    expected = everything(rule, leaves, starts, "reference")
+    expected = values_and_gradients(rule, leaves, starts, "reference")
     # heads before times; every second number; a slice of something wider
     wide = [
         leaf.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
@@ -59,7 +59,7 @@ def test_inputs_may_lie_anywhere():
     wide[0] = torch.cat([leaves[0].detach()] * 3, dim=-1)[..., 8:16].requires_grad_()
     assert not wide[0].is_contiguous()
     assert not wide[1].is_contiguous()
-    actual = everything(rule, wide, starts.t().contiguous().t(), "native")
+    actual = values_and_gradients(rule, wide, starts.t().contiguous().t(), "native")
     for x, y in zip(expected, actual, strict=True):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_inputs_may_lie_anywhere():
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_nothing_undefined_passes_a_start(name, poison):
     torch.manual_seed(0)
-    leaves, _ = problem(name, 50, 0, torch.float32)
+    leaves, _ = random_scan(name, 50, 0, torch.float32)
     starts = torch.zeros(2, 50, dtype=torch.bool)
     starts[:, 20] = True
     rule = UPDATE_RULES[name]
@@ -87,12 +87,12 @@ def test_nothing_undefined_passes_a_start(name, poison):
 def test_the_number_of_threads_changes_nothing(monkeypatch):
     monkeypatch.setattr(loading, "WORTH_A_THREAD", 1)
     torch.manual_seed(0)
-    leaves, starts = problem("delta", 40, 0.1, torch.float32, sizes=(3, 2, 16, 16))
+    leaves, starts = random_scan("delta", 40, 0.1, torch.float32, sizes=(3, 2, 16, 16))
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(everything(delta_rule, leaves, starts, "native"))
+            results.append(values_and_gradients(delta_rule, leaves, starts, "native"))
     finally:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
@@ -100,9 +100,9 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
 
 
 def test_what_is_given_is_left_as_it_was():
-    leaves, starts = problem("gated_delta", 20, 0.1, torch.float32)
+    leaves, starts = random_scan("gated_delta", 20, 0.1, torch.float32)
     before = [leaf.detach().clone() for leaf in leaves]
-    everything(UPDATE_RULES["gated_delta"], leaves, starts, "native")
+    values_and_gradients(UPDATE_RULES["gated_delta"], leaves, starts, "native")
     with torch.no_grad():
         query, *write, state, _ = leaves
         one = Write(*(field[:, 0] for field in write))
@@ -115,7 +115,7 @@ def test_what_is_given_is_left_as_it_was():
 @pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
 def test_one_time_is_a_sequence_of_one(name, size, variant):
-    (query, *write, state, _), _ = problem(name, 1, 0, torch.float32, sizes=(3, 2, *size))
+    (query, *write, state, _), _ = random_scan(name, 1, 0, torch.float32, sizes=(3, 2, *size))
     rule = UPDATE_RULES[name]
     one = Write(*(field[:, 0] for field in write))
     values, end = native.step(rule, state, query[:, 0], one)
@@ -178,7 +178,7 @@ def test_unit_addresses_of_any_size(size, variant):
 
 
 def test_the_operators_keep_the_rules_of_torch():
-    (query, key, value, beta, decay, *_, state, fresh), starts = problem(
+    (query, key, value, beta, decay, *_, state, fresh), starts = random_scan(
         "gated_delta", 20, 0.1, torch.float32
     )
     given = (query, key, value, beta, decay, state, fresh, starts, True)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from test_kernels import assert_equal, problem
+from kernel_parity import assert_equals_reference, random_scan
 
 from fwrl import UPDATE_RULES, Write, scan, use_kernel
 from fwrl.kernels.chunked import scan as chunked
@@ -25,7 +25,7 @@ def triton_scan():
 
 
 def small(name, times, density, fresh_streams=1, sizes=(2, 1, 5, 3)):
-    leaves, starts = problem(name, times, density, torch.float32, fresh_streams, sizes)
+    leaves, starts = random_scan(name, times, density, torch.float32, fresh_streams, sizes)
     return [leaf.detach().to(DEVICE).requires_grad_() for leaf in leaves], starts.to(DEVICE)
 
 
@@ -33,7 +33,7 @@ def small(name, times, density, fresh_streams=1, sizes=(2, 1, 5, 3)):
 def test_every_rule_equals_the_reference(triton_scan, name):
     torch.manual_seed(0)
     leaves, starts = small(name, 19, 0.15)
-    assert_equal(UPDATE_RULES[name], leaves, starts, "triton", 1e-5)
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "triton", 1e-5)
 
 
 @pytest.mark.parametrize(("times", "density"), [(1, 0), (1, 1), (4, 0), (9, 1), (13, 0.3)])
@@ -42,7 +42,7 @@ def test_spans_and_starts(triton_scan, times, density, with_fresh, monkeypatch):
     monkeypatch.setattr(triton_scan, "SPAN", 4)
     torch.manual_seed(times)
     leaves, starts = small("gated_delta", times, density, fresh_streams=2)
-    assert_equal(UPDATE_RULES["gated_delta"], leaves, starts, "triton", 1e-5, with_fresh)
+    assert_equals_reference(UPDATE_RULES["gated_delta"], leaves, starts, "triton", 1e-5, with_fresh)
 
 
 def test_blocks_of_columns_add_up(triton_scan, monkeypatch):
@@ -50,7 +50,7 @@ def test_blocks_of_columns_add_up(triton_scan, monkeypatch):
     torch.manual_seed(0)
     leaves, starts = small("gated_delta", 6, 0.2, sizes=(2, 2, 3, 9))
     assert triton_scan.grid_of(leaves[-2]).programs == (4, 3)
-    assert_equal(UPDATE_RULES["gated_delta"], leaves, starts, "triton", 1e-5)
+    assert_equals_reference(UPDATE_RULES["gated_delta"], leaves, starts, "triton", 1e-5)
 
 
 @pytest.mark.parametrize("name", ["delta", "decayed_sum"])
@@ -82,7 +82,7 @@ def test_the_given_state_is_left_as_it_was(triton_scan):
 
 def test_what_cannot_run_is_refused_in_one_line(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    (query, *write, state, _), starts = problem("delta", 5, 0.3, torch.float32)
+    (query, *write, state, _), starts = random_scan("delta", 5, 0.3, torch.float32)
     write = Write(*write)
     with pytest.raises(ValueError, match="'triton' needs a CUDA device, not 'cpu'; use 'auto'"):
         scan(delta_rule, state, query, write, starts, kernel="triton")
@@ -108,8 +108,8 @@ def test_fwrl_does_not_import_triton():
 def test_a_gpu_takes_them_by_itself(name, cuda, caplog):
     pytest.importorskip("triton")
     torch.manual_seed(0)
-    leaves, starts = problem(name, 100, 0.05, torch.float32, sizes=(4, 2, 40, 24))
+    leaves, starts = random_scan(name, 100, 0.05, torch.float32, sizes=(4, 2, 40, 24))
     leaves = [leaf.detach().to(cuda).requires_grad_() for leaf in leaves]
     with caplog.at_level("DEBUG", logger="fwrl.kernels"):
-        assert_equal(UPDATE_RULES[name], leaves, starts.to(cuda), "auto", 1e-4)
+        assert_equals_reference(UPDATE_RULES[name], leaves, starts.to(cuda), "auto", 1e-4)
     assert f"{name}_rule over 100 times: triton" in caplog.text

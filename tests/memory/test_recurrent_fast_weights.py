@@ -2,8 +2,8 @@
 
 import re
 
+import numpy_fast_weight_rnns as equations
 import pytest
-import recurrent_equations as equations
 import torch
 
 from fwrl.config import ConfigError
@@ -60,7 +60,7 @@ def test_a_core_follows_its_equations(head, kind, settings):
     core = build(kind, **settings)
     x, starts = inputs()
     y, _ = core.unroll(x, core.initial_state(B), starts)
-    expected = equations.followed(head, core, CORES[kind](heads=H, **settings), x, starts)
+    expected = equations.run_equations(head, core, CORES[kind](heads=H, **settings), x, starts)
     assert expected.std() > 0.1
     torch.testing.assert_close(y, expected, atol=1e-8, rtol=1e-8)
 

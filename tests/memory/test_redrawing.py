@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv
+from scheduled_env import EPISODES, ScheduledEnv
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.ppo import PPOConfig, make_optimizer, ppo_update
@@ -54,7 +54,7 @@ def test_new_directions_are_of_the_same_kind(kind):
 
 def redrawing_policy(redraw_every=1):
     core = FastWeightConfig(feature_map="favor", num_features=8, redraw_every=redraw_every)
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     config = PolicyConfig(core=core, stack=StackConfig(width=16))
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
     policy.head.linear.weight.data.mul_(50)

@@ -14,9 +14,9 @@ from unittest import mock
 
 import pytest
 import torch
-from kill_and_resume import fingerprint, rows
-from processes import PATIENCE, Group, commands, outcomes
+from kill_and_resume import checkpoint_fingerprint, metrics_rows
 from rich.console import Console
+from training_processes import PATIENCE, ProcessGroup, collect_outputs, start_commands
 
 from agents import distributed
 from agents.saving import list_checkpoints, load_policy
@@ -51,7 +51,7 @@ LAUNCHED = {
 
 @pytest.fixture(scope="module")
 def pair():
-    group = Group(2)
+    group = ProcessGroup(2)
     yield group
     group.close()
 
@@ -144,8 +144,8 @@ def test_two_processes_go_on_as_if_they_had_never_stopped(pair, config, tmp_path
         assert saved[-1] == others[-1]
     (_, first, *_), (_, second, *_) = continued
     assert [each[0] for each in first] == [each[0] for each in second]
-    assert fingerprint(run) == fingerprint(whole)
-    assert rows(run) == rows(whole)
+    assert checkpoint_fingerprint(run) == checkpoint_fingerprint(whole)
+    assert metrics_rows(run) == metrics_rows(whole)
     assert [int(row["step"]) for row in rows_of(run)] == list(range(128, 1025, 128))
     finished = pair(run_here, config, run, constant, "total_steps=1024")
     assert [(code, saved) for code, saved, *_ in finished] == [(0, []), (0, [])]
@@ -203,11 +203,11 @@ ALL = pytest.param((0, 1, 1), marks=pytest.mark.slow, id="all")
 @pytest.mark.parametrize("who", [pytest.param((1,), id="one"), ALL])
 def test_a_signal_stops_all_with_everything_saved(who, config, tmp_path):
     run = tmp_path / "run"
-    with commands([("train", config, ENDLESS, "--run-dir", run)] * 2, tmp_path) as processes:
+    with start_commands([("train", config, ENDLESS, "--run-dir", run)] * 2, tmp_path) as processes:
         wait_for_a_checkpoint(run)
         for number in who:
             processes[number].send_signal(signal.SIGTERM)
-        (code, out, err), (other, nothing, silent) = outcomes(processes)
+        (code, out, err), (other, nothing, silent) = collect_outputs(processes)
     assert (code, other) == (75, 75), err + silent
     assert "stopped and saved" in out
     assert nothing == ""
@@ -230,8 +230,8 @@ def test_a_signal_to_a_process_and_all_it_started_spares_its_environments():
 
 def test_processes_that_were_started_differently_refuse_to_train(config, tmp_path):
     words = ("train", config, "--run-dir", tmp_path / "run")
-    with commands([words, (*words, "seed=1")], tmp_path) as processes:
-        (code, out, err), (other, *_) = outcomes(processes)
+    with start_commands([words, (*words, "seed=1")], tmp_path) as processes:
+        (code, out, err), (other, *_) = collect_outputs(processes)
     assert (code, other, out) == (2, 2, "")
     assert err.startswith("fwrl: the processes of this run differ in configuration")
     assert err.count("\n") == 1
@@ -243,8 +243,8 @@ def test_a_mistake_is_said_once(config, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/other").touch()
     for mistake in (("ppo.epochz=3",), ("--run-dir", "run")):
-        with commands([("train", config, *mistake)] * 2, tmp_path) as processes:
-            (code, out, err), (other, nothing, silent) = outcomes(processes)
+        with start_commands([("train", config, *mistake)] * 2, tmp_path) as processes:
+            (code, out, err), (other, nothing, silent) = collect_outputs(processes)
         assert (code, other, out, nothing, silent) == (2, 2, "", "", "")
         assert err.startswith("fwrl: ")
         assert err.count("\n") == 1
@@ -309,5 +309,5 @@ def test_a_process_that_is_killed_is_started_again_and_nothing_is_lost(config, t
     assert "bit for bit" in text
     assert "not bit for bit" not in text
     assert not (tmp_path / "run.1").exists()
-    assert fingerprint(run) == fingerprint(tmp_path / "whole")
-    assert rows(run) == rows(tmp_path / "whole")
+    assert checkpoint_fingerprint(run) == checkpoint_fingerprint(tmp_path / "whole")
+    assert metrics_rows(run) == metrics_rows(tmp_path / "whole")

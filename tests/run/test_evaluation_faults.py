@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import command
-from faulty_gymnasium import in_the_registry
+from command_line import run_command
+from failing_gymnasium_env import registered_envs
 
 from fwrl.run.build import prepare
 from fwrl.run.config import load_run_config
@@ -23,7 +23,7 @@ total_steps: 32
 
 @pytest.fixture(scope="module", autouse=True)
 def registered():
-    with in_the_registry():
+    with registered_envs():
         yield
 
 
@@ -31,7 +31,7 @@ def registered():
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "faulty.yaml").write_text(CONFIG)
-    assert command("train", folder / "faulty.yaml", "--run-dir", folder / "run") == 0
+    assert run_command("train", folder / "faulty.yaml", "--run-dir", folder / "run") == 0
     return folder
 
 
@@ -43,7 +43,7 @@ def folder(trained, tmp_path, monkeypatch):
 
 
 def evaluated(*words):
-    return command("evaluate", "run", "--episodes", 4, *words)
+    return run_command("evaluate", "run", "--episodes", 4, *words)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_environment_that_fails_for_good_is_one_line(words, what, folder, cap
     assert error.count("\n") == 1
     # the first reset of a training, with a seed of which none is opened
     words = ["faulty.yaml", "seed=2000", "env.options.how=never resets", "--run-dir", "other"]
-    assert command("train", *words) == 1
+    assert run_command("train", *words) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("fwrl: 3 resets in a row failed")
 
 
@@ -71,7 +71,7 @@ def test_an_environment_that_cannot_be_closed_loses_no_result(folder):
     assert json.loads(file.read_text())["episodes"] == 4
     words = ["faulty.yaml", "env.options.how=close", "--run-dir", "other"]
     with pytest.warns(RuntimeWarning, match="close: RuntimeError: closed already"):
-        assert command("train", *words) == 0
+        assert run_command("train", *words) == 0
 
 
 def test_names_that_are_too_long_are_cut_and_still_differ(folder):

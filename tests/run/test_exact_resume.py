@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from commands import StopAt, command
-from kill_and_resume import TRAININGS, rows, write_config
-from kill_and_resume import fingerprint as whole_fingerprint
+from command_line import InterruptAt, run_command
+from kill_and_resume import TRAININGS, checkpoint_fingerprint, metrics_rows, write_config
 from torch import nn
 
 from agents.saving import list_checkpoints
@@ -26,7 +25,7 @@ CHECKED = "generator.python"
 
 
 def fingerprint(run):
-    return whole_fingerprint(run, without=(CHECKED,))
+    return checkpoint_fingerprint(run, without=(CHECKED,))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +37,10 @@ def whole(tmp_path_factory):
         if name not in found:
             folder = tmp_path_factory.mktemp(name)
             config = write_config(name, folder)
-            with StopAt(None) as points:
-                assert command("train", config, "--run-dir", folder / "run") == 0
+            with InterruptAt(None) as points:
+                assert run_command("train", config, "--run-dir", folder / "run") == 0
             run = folder / "run"
-            found[name] = config, run, fingerprint(run), rows(run), points.asked
+            found[name] = config, run, fingerprint(run), metrics_rows(run), points.checks
         return found[name]
 
     return train
@@ -57,14 +56,14 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(name, whole, tmp_pat
     config, _, expected, expected_rows, points = whole(name)
     run, generator = tmp_path / "run", random.Random(name)
     for _ in range(2):
-        with StopAt(generator.randrange(1, points // 2)):
-            assert command("train", config, "--run-dir", run) == 75
-    assert command("train", config, "--run-dir", run) == 0
-    assert rows(run) == expected_rows
+        with InterruptAt(generator.randrange(1, points // 2)):
+            assert run_command("train", config, "--run-dir", run) == 75
+    assert run_command("train", config, "--run-dir", run) == 0
+    assert metrics_rows(run) == expected_rows
     assert fingerprint(run) == expected
     # a finished run is left as it is
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
-    assert command("train", config, "--run-dir", run) == 0
+    assert run_command("train", config, "--run-dir", run) == 0
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
 
 
@@ -73,41 +72,41 @@ def test_an_interrupted_evaluation_is_made_once_more(whole, tmp_path, monkeypatc
     run, evaluate = tmp_path / "run", training.evaluate
 
     def interrupted(policy, envs, *arguments):
-        with StopAt(20):
+        with InterruptAt(20):
             return evaluate(policy, envs, *arguments)
 
     monkeypatch.setattr(training, "evaluate", interrupted)
-    assert command("train", config, "--run-dir", run) == 75
+    assert run_command("train", config, "--run-dir", run) == 75
     saved = load_checkpoint(list_checkpoints(run)[-1])
     assert saved.document["counters"]["steps"] == 512
     assert saved.document["score"] is None
     assert "unfinished.train/loss" in saved.tensors["metrics"]
     monkeypatch.undo()
-    assert command("train", config, "--run-dir", run) == 0
-    assert (fingerprint(run), rows(run)) == (expected, expected_rows)
+    assert run_command("train", config, "--run-dir", run) == 0
+    assert (fingerprint(run), metrics_rows(run)) == (expected, expected_rows)
 
 
 def test_a_score_survives_a_stop_before_the_next_iteration(whole, tmp_path):
     config, *_ = whole("task")
     run = tmp_path / "run"
-    with StopAt(600):
-        command("train", config, "--run-dir", run)
+    with InterruptAt(600):
+        run_command("train", config, "--run-dir", run)
     newest = list_checkpoints(run)[-1]
     content = load_checkpoint(newest)
     content.document["score"] = 0.75
     save_checkpoint(newest, content.tensors, content.document)
-    with StopAt(1):
-        assert command("train", config, "--run-dir", run) == 75
+    with InterruptAt(1):
+        assert run_command("train", config, "--run-dir", run) == 75
     assert load_checkpoint(newest).document["score"] == 0.75
 
 
 def test_fast_opens_new_episodes_and_says_so(whole, tmp_path, capsys):
     config, _, expected, *_ = whole("cartpole")
     run = tmp_path / "run"
-    with StopAt(300):
-        command("train", config, "--run-dir", run)
+    with InterruptAt(300):
+        run_command("train", config, "--run-dir", run)
     capsys.readouterr()
-    assert command("train", config, "--run-dir", run, "checkpoint.resume=fast") == 0
+    assert run_command("train", config, "--run-dir", run, "checkpoint.resume=fast") == 0
     assert "not bit for bit: checkpoint.resume is 'fast'" in capsys.readouterr().out
     assert fingerprint(run) != expected
 
@@ -167,8 +166,8 @@ TOLD = {
 def test_everything_that_is_saved_matters(name, whole, tmp_path):
     config, *_ = whole(name)
     words = ["train", config, "--run-dir", tmp_path / "run"]
-    with StopAt(500):
-        command(*words)
+    with InterruptAt(500):
+        run_command(*words)
     content = load_checkpoint(list_checkpoints(tmp_path / "run")[-1])
     steps = content.document["counters"]["steps"]
 
@@ -178,7 +177,7 @@ def test_everything_that_is_saved_matters(name, whole, tmp_path):
         save_checkpoint(run / "checkpoints" / str(steps), content.tensors, content.document)
         (run / "config.yaml").write_text((tmp_path / "run/config.yaml").read_text())
         try:
-            code = command("train", config, f"total_steps={steps + 128}", "--run-dir", run)
+            code = run_command("train", config, f"total_steps={steps + 128}", "--run-dir", run)
         except (RuntimeError, IndexError) as error:
             # an action that does not exist, for instance
             return repr(error)
@@ -267,7 +266,7 @@ def test_nothing_that_a_training_carries_is_left_out(name, whole, tmp_path, monk
 
     monkeypatch.setattr(training, "_save", remember)
     path = tmp_path / "run"
-    assert command("train", config, "--run-dir", path, "total_steps=1024") == 0
+    assert run_command("train", config, "--run-dir", path, "total_steps=1024") == 0
     live = runs[-1]
     made = setup.prepare(load_run_config(config))
     gone_on, notes = resume(made.learner, made.envs, newest_checkpoint(path, print), 7, exact=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from kill_and_resume import (
     PATIENCE,
-    begin_life,
-    fingerprint,
-    kill_until_it_ends,
-    rows,
-    whole_life,
+    checkpoint_fingerprint,
+    kill_until_finished,
+    metrics_rows,
+    run_to_end,
+    start_fwrl,
     write_config,
 )
 
@@ -32,8 +32,8 @@ def whole(tmp_path_factory):
         if (name, overrides) not in found:
             folder = tmp_path_factory.mktemp(name)
             config, run = write_config(name, folder, minutes=0.0005), folder / "run"
-            assert whole_life("train", config, *overrides, "--run-dir", run) == 0
-            found[name, overrides] = config, fingerprint(run), rows(run)
+            assert run_to_end("train", config, *overrides, "--run-dir", run) == 0
+            found[name, overrides] = config, checkpoint_fingerprint(run), metrics_rows(run)
         return found[name, overrides]
 
     return train
@@ -45,9 +45,9 @@ def test_killed_at_any_moment(whole, tmp_path):
         name = generator.choice(["task", "cartpole"])
         config, expected, expected_rows = whole(name)
         run = tmp_path / f"{name}{count}"
-        count += kill_until_it_ends(config, run, generator, longest=1.5, kills=8)
-        assert fingerprint(run) == expected
-        assert rows(run) == expected_rows
+        count += kill_until_finished(config, run, generator, longest=1.5, kills=8)
+        assert checkpoint_fingerprint(run) == expected
+        assert metrics_rows(run) == expected_rows
 
 
 # what happens to files; the first argument of these is a file's name
@@ -57,7 +57,7 @@ CRASHED = 99
 
 def die_at(number, torn, run, *words):
     """A life that ends at the ``number``-th event in its directory; torn: with half a file."""
-    process = begin_life(*words, before=_install_death, arguments=(number, torn, str(run)))
+    process = start_fwrl(*words, before=_install_death, arguments=(number, torn, str(run)))
     process.join(PATIENCE)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
@@ -105,9 +105,9 @@ def test_killed_at_every_event_of_a_file(remainder, whole, tmp_path):
         # a second crash, while what the first has left is mended
         die_at(3 + number % 7, not number % 2, run, *words)
         said = tmp_path / f"{number}.said"
-        assert whole_life(*words, said=said) == 0, Path(said).read_text()
-        assert fingerprint(run) == expected
-        assert rows(run) == expected_rows
+        assert run_to_end(*words, output=said) == 0, Path(said).read_text()
+        assert checkpoint_fingerprint(run) == expected
+        assert metrics_rows(run) == expected_rows
         assert max(saved, default=0) <= 128
         number += len(FEW)
     assert code == 0

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from commands import StopAt, command
+from command_line import InterruptAt, run_command
 from kill_and_resume import write_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,14 +28,14 @@ def events(run):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logged")
     config = write_config("task", folder)
-    with StopAt(600):
-        assert command("train", config, *WORDS, "--run-dir", folder / "run") == 75
+    with InterruptAt(600):
+        assert run_command("train", config, *WORDS, "--run-dir", folder / "run") == 75
     # what a process that was killed has written behind its last checkpoint
     for path in (folder / "run").glob("events*"):
         path.write_bytes(path.read_bytes() + b"half a record")
     with (folder / "run/metrics.csv").open("a") as file:
         file.write("1600,half a li")
-    assert command("train", config, *WORDS, "--run-dir", folder / "run") == 0
+    assert run_command("train", config, *WORDS, "--run-dir", folder / "run") == 0
     return folder / "run"
 
 

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from commands import StopAt, command
-from kill_and_resume import begin_life, write_config
+from command_line import InterruptAt, run_command
+from kill_and_resume import start_fwrl, write_config
 
 from agents.saving import list_checkpoints, load_policy
 from fwrl.files.checkpoint import load_checkpoint, save_checkpoint
@@ -21,7 +21,7 @@ def original(tmp_path_factory):
     folder = tmp_path_factory.mktemp("original")
     config = write_config("task", folder)
     words = ["train", config, "total_steps=256", "evaluation.every_steps=128"]
-    assert command(*words, "--run-dir", folder / "run") == 0
+    assert run_command(*words, "--run-dir", folder / "run") == 0
     return config, folder / "run"
 
 
@@ -52,14 +52,14 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(damage, file, r
     folder = run[-1] / "checkpoints/256"
     DAMAGES[damage](folder / file)
     left = {path: path.read_bytes() for path in folder.iterdir()}
-    with StopAt(1):
-        assert command(*run, "total_steps=512") == 75
+    with InterruptAt(1):
+        assert run_command(*run, "total_steps=512") == 75
     said = capsys.readouterr().out.replace("\n", " ")
     assert f"skipped: {folder}" in said
     assert "continues at 128 steps, bit for bit" in said
     assert {path: path.read_bytes() for path in folder.iterdir()} == left
     # and is replaced when the training comes there again
-    assert command(*run, "total_steps=512") == 0
+    assert run_command(*run, "total_steps=512") == 0
     load_checkpoint(folder)
 
 
@@ -68,21 +68,21 @@ def test_without_a_good_checkpoint_nothing_begins_anew_by_itself(run, capsys):
     for folder in list_checkpoints(directory):
         flip(folder / "policy.safetensors")
     before = sorted(directory.rglob("*.safetensors"))
-    assert command(*run, "total_steps=512") == 2
+    assert run_command(*run, "total_steps=512") == 2
     error = capsys.readouterr().err
     assert "none of its 3 checkpoints can be read; --fresh starts anew" in error
     assert sorted(directory.rglob("*.safetensors")) == before
     shutil.rmtree(directory / "checkpoints")
-    assert command(*run, "total_steps=512") == 2
+    assert run_command(*run, "total_steps=512") == 2
     assert "has a metrics.csv and no checkpoints; bring them back, or" in capsys.readouterr().err
-    assert command(*run, "total_steps=512", "--fresh") == 0
+    assert run_command(*run, "total_steps=512", "--fresh") == 0
     assert (directory.with_name("run.1") / "metrics.csv").exists()
 
 
 def test_best_does_not_stumble_over_a_damaged_manifest(run):
     cut(run[-1] / "checkpoints/128/manifest.json")
     assert load_policy(run[-1], "best")
-    assert command(*run, "total_steps=1024") == 0
+    assert run_command(*run, "total_steps=1024") == 0
     assert [folder.name for folder in list_checkpoints(run[-1])][-3:] == ["768", "896", "1024"]
 
 
@@ -103,13 +103,13 @@ def set_version(package, version):
 
 def test_other_surroundings_are_told(run, capsys):
     edited(run[-1], set_version("torch", "2.0.1"))
-    assert command(*run, "total_steps=384") == 0
+    assert run_command(*run, "total_steps=384") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert f"not bit for bit: torch was 2.0.1 and is {version('torch')}" in said
-    assert command(*run, "total_steps=512", "num_threads=2") == 0
+    assert run_command(*run, "total_steps=512", "num_threads=2") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "continues at 384 steps, but not bit for bit: threads was 1 and is 2" in said
-    assert command(*run, "total_steps=640", "num_threads=2") == 0
+    assert run_command(*run, "total_steps=640", "num_threads=2") == 0
     assert "continues at 512 steps, bit for bit" in " ".join(capsys.readouterr().out.split())
 
 
@@ -139,7 +139,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_does_not_fit_is_refused_in_one_line(message, run, capsys):
     edited(run[-1], REFUSED[message])
-    assert command(*run, "total_steps=512") == 2
+    assert run_command(*run, "total_steps=512") == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -155,7 +155,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("override", OTHERS)
 def test_another_configuration_is_told_key_by_key(override, run, capsys):
-    assert command(*run, "total_steps=512", override, "seed=5") == 2
+    assert run_command(*run, "total_steps=512", override, "seed=5") == 2
     error = capsys.readouterr().err
     assert OTHERS[override] in error
     assert "seed (0 there, 5 here)" in error
@@ -167,7 +167,7 @@ def test_an_unknown_format_names_those_that_are_known(run, capsys):
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text())
         path.write_text(json.dumps(manifest | {"format": 99}))
-    assert command(*run, "total_steps=512") == 2
+    assert run_command(*run, "total_steps=512") == 2
     assert "format 99; this version of fwrl reads 1, 2" in " ".join(capsys.readouterr().out.split())
 
 
@@ -176,7 +176,7 @@ def test_a_run_of_the_first_format_goes_on(tmp_path, capsys):
     shutil.copytree(golden / "checkpoint", directory / "checkpoints/32")
     config = golden / "config.yaml"
     shutil.copy(config, directory)
-    assert command("train", config, "total_steps=64", "--run-dir", directory) == 0
+    assert run_command("train", config, "total_steps=64", "--run-dir", directory) == 0
     assert "not bit for bit: the episodes under way were not saved" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -185,10 +185,10 @@ def test_a_run_of_the_first_format_goes_on(tmp_path, capsys):
 
 def test_two_processes_never_write_one_directory(run, capsys):
     with claimed(run[-1]):
-        other = begin_life(*run, "total_steps=512", said=run[-1].with_name("said"))
+        other = start_fwrl(*run, "total_steps=512", output=run[-1].with_name("said"))
         other.join(60)
         assert other.exitcode == 2
         said = run[-1].with_name("said").read_text()
         assert "in use by process" in said
         assert "wait until it has ended, or choose another directory" in said
-    assert command(*run, "total_steps=512") == 0
+    assert run_command(*run, "total_steps=512") == 0

@@ -7,9 +7,8 @@ import time
 from unittest import mock
 
 import pytest
-from commands import command
-from kill_and_resume import fingerprint as whole_fingerprint
-from kill_and_resume import rows, write_config
+from command_line import run_command
+from kill_and_resume import checkpoint_fingerprint, metrics_rows, write_config
 
 from agents import ppo
 from agents.saving import list_checkpoints
@@ -24,15 +23,15 @@ PROMISED = 10.0
 
 def fingerprint(run):
     # types are checked here on samples, which are drawn by Python's generator
-    return whole_fingerprint(run, without=("generator.python",))
+    return checkpoint_fingerprint(run, without=("generator.python",))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     config = write_config("task", folder)
-    assert command("train", config, "total_steps=1024", "--run-dir", folder / "run") == 0
-    return config, fingerprint(folder / "run"), rows(folder / "run")
+    assert run_command("train", config, "total_steps=1024", "--run-dir", folder / "run") == 0
+    return config, fingerprint(folder / "run"), metrics_rows(folder / "run")
 
 
 def signalled(function, number, call):
@@ -75,14 +74,14 @@ def test_a_signal_in_any_phase(phase, number, whole, tmp_path, capsys):
     place, name, call = PHASES[phase]
     with mock.patch.object(place, name, signalled(getattr(place, name), number, call)):
         began = time.monotonic()
-        assert command(*words, "--fresh") == 75
+        assert run_command(*words, "--fresh") == 75
         assert time.monotonic() - began < PROMISED
     said = capsys.readouterr().out
     assert f"stopped and saved; it goes on with\nfwrl train {config} total_steps=1024" in said
     assert "--fresh" not in said
     load_checkpoint(list_checkpoints(run)[-1])
-    assert command(*words) == 0
-    assert (fingerprint(run), rows(run)) == (expected, expected_rows)
+    assert run_command(*words) == 0
+    assert (fingerprint(run), metrics_rows(run)) == (expected, expected_rows)
     # what was there before is there again
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -98,7 +97,7 @@ def test_a_second_interrupt_ends_at_once(whole, tmp_path):
 
     with mock.patch.object(training, "ppo_update", stuck):
         began = time.monotonic()
-        assert command("train", config, "--run-dir", run) == 130
+        assert run_command("train", config, "--run-dir", run) == 130
         assert time.monotonic() - began < 15
     assert [folder.name for folder in list_checkpoints(run)] == ["0"]
 
@@ -116,6 +115,6 @@ def test_a_long_update_is_left_in_the_middle(whole, tmp_path):
 
     original = ppo._step_if
     with mock.patch.object(ppo, "_step_if", slow):
-        assert command("train", config, "ppo.epochs=1000", "--run-dir", run) == 75
+        assert run_command("train", config, "ppo.epochs=1000", "--run-dir", run) == 75
     assert len(steps) == 3
     assert [folder.name for folder in list_checkpoints(run)] == ["0"]

@@ -11,8 +11,14 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from commands import command
-from kill_and_resume import begin_life, fingerprint, rows, whole_life, write_config
+from command_line import run_command
+from kill_and_resume import (
+    checkpoint_fingerprint,
+    metrics_rows,
+    run_to_end,
+    start_fwrl,
+    write_config,
+)
 
 from agents import ppo
 from agents.saving import list_checkpoints
@@ -66,7 +72,7 @@ class SpoiltLoss:
 def test_an_update_that_would_spoil_the_policy_is_left_out(how, config, tmp_path):
     run = tmp_path / "run"
     with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({6, 7}, how)):
-        assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+        assert run_command("train", config, "total_steps=512", "--run-dir", run) == 0
     assert column(run, "health/skipped_updates") == [0, 2, 2, 2, 2, 2, 2, 2]
     assert column(run, "train/n_updates") == [4, 2, 4, 4, 4, 4, 4, 4]
     assert set(column(run, "health/rollbacks")) == {0}
@@ -76,7 +82,7 @@ def test_an_update_that_would_spoil_the_policy_is_left_out(how, config, tmp_path
 def test_what_does_not_pass_is_taken_back_to_the_last_checkpoint(config, tmp_path, capsys):
     run = tmp_path / "run"
     with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({37}, "parameter")):
-        assert command("train", config, "total_steps=1024", "--run-dir", run) == 0
+        assert run_command("train", config, "total_steps=1024", "--run-dir", run) == 0
     said = capsys.readouterr().out
     assert "the gradient was not finite in 3 iterations in a row" in said
     assert "taken back to that of 512 steps" in said
@@ -90,12 +96,12 @@ def test_what_does_not_pass_is_taken_back_to_the_last_checkpoint(config, tmp_pat
 def test_what_never_passes_ends_the_training(config, tmp_path, capsys):
     run = tmp_path / "run"
     with mock.patch.object(ppo, "ppo_loss", SpoiltLoss(range(5, 10_000), "loss")):
-        assert command("train", config, "--run-dir", run) == 1
+        assert run_command("train", config, "--run-dir", run) == 1
     assert "taken back 3 times, it does not help" in capsys.readouterr().out
     assert everything_saved_is_finite(run)
     assert list_checkpoints(run)
     # the cause is gone: the same command goes on
-    assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+    assert run_command("train", config, "total_steps=512", "--run-dir", run) == 0
 
 
 def test_nothing_undefined_is_saved(config, tmp_path, capsys):
@@ -114,7 +120,7 @@ def test_nothing_undefined_is_saved(config, tmp_path, capsys):
     # saved at every iteration: the first one would take it
     words = ["checkpoint.every_minutes=0.000001", "total_steps=512"]
     with mock.patch.object(training, "ppo_update", spoil):
-        assert command("train", config, *words, "--run-dir", run) == 0
+        assert run_command("train", config, *words, "--run-dir", run) == 0
     assert "value.bias is not finite, it is not saved; the policy is taken back" in (
         capsys.readouterr().out.replace("\n", " ")
     )
@@ -161,7 +167,7 @@ def test_an_environment_that_breaks_is_replaced_and_counted(how, undefined, tmp_
     run = tmp_path / "run"
     config = write_config("cartpole", tmp_path)
     words = ["train", config, "env.id=Undefined-v0", f"env.options={{how: {how}}}"]
-    assert command(*words, "total_steps=512", "--run-dir", run) == 0
+    assert run_command(*words, "total_steps=512", "--run-dir", run) == 0
     faults = column(run, "health/env_faults")
     # about every other of the episodes, which take about 8 steps in each of four environments
     assert 20 < faults[-1] < 45
@@ -175,7 +181,7 @@ def test_an_environment_that_always_breaks_ends_the_training(undefined, tmp_path
     run = tmp_path / "run"
     config = write_config("cartpole", tmp_path)
     words = ["train", config, "env.id=Undefined-v0", "env.options={share: 1.0}", "--run-dir", run]
-    assert command(*words) == 1
+    assert run_command(*words) == 1
     assert "environments fail again and again" in " ".join(capsys.readouterr().out.split())
     # before the evaluation that failed
     assert [folder.name for folder in list_checkpoints(run)] == ["0", "512"]
@@ -189,10 +195,12 @@ def limited(size):
 def test_a_full_disk_does_not_end_a_training_and_costs_no_checkpoint(config, tmp_path):
     run, said = tmp_path / "run", tmp_path / "said"
     words = ["train", config, "--run-dir", run]
-    assert whole_life(*words, "total_steps=512") == 0
+    assert run_to_end(*words, "total_steps=512") == 0
     before = {p: p.read_bytes() for p in (run / "checkpoints").rglob("*.*")}
     # too little for the policy, enough for nothing but small files
-    process = begin_life(*words, "total_steps=1536", said=said, before=limited, arguments=(12_000,))
+    process = start_fwrl(
+        *words, "total_steps=1536", output=said, before=limited, arguments=(12_000,)
+    )
     process.join(120)
     assert process.exitcode == 1
     text = said.read_text()
@@ -200,12 +208,12 @@ def test_a_full_disk_does_not_end_a_training_and_costs_no_checkpoint(config, tmp
     assert "1,536 of 1,536 steps" in text or "1,536 steps: evaluated" in text
     assert {p: p.read_bytes() for p in (run / "checkpoints").rglob("*.*")} == before
     # there is space again
-    assert whole_life(*words, "total_steps=1536") == 0
+    assert run_to_end(*words, "total_steps=1536") == 0
     whole = tmp_path / "whole"
-    assert whole_life("train", config, "--run-dir", whole, "total_steps=512") == 0
-    assert whole_life("train", config, "--run-dir", whole, "total_steps=1536") == 0
-    assert fingerprint(run) == fingerprint(whole)
-    assert rows(run) == rows(whole)
+    assert run_to_end("train", config, "--run-dir", whole, "total_steps=512") == 0
+    assert run_to_end("train", config, "--run-dir", whole, "total_steps=1536") == 0
+    assert checkpoint_fingerprint(run) == checkpoint_fingerprint(whole)
+    assert metrics_rows(run) == metrics_rows(whole)
 
 
 def test_a_disk_that_is_full_for_a_while(config, tmp_path):
@@ -222,7 +230,7 @@ def test_a_disk_that_is_full_for_a_while(config, tmp_path):
         mock.patch.object(saver, "save_checkpoint", fail),
         mock.patch.object(saver, "FIRST_RETRY", 0.01),
     ):
-        assert command(*words) == 0
+        assert run_command(*words) == 0
     assert column(run, "health/save_errors")[-1] == 2
     assert [folder.name for folder in list_checkpoints(run)][-1] == "2048"
 
@@ -239,7 +247,7 @@ def test_a_disk_that_stays_full_ends_the_training(config, tmp_path, capsys):
         mock.patch.object(saver, "save_checkpoint", fail),
         mock.patch.object(saver, "FIRST_RETRY", 0.0),
     ):
-        assert command("train", config, "--run-dir", run) == 1
+        assert run_command("train", config, "--run-dir", run) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "checkpoints could not be written 10 times in a row" in said
     assert column(run, "health/save_errors")[-1] == 10
@@ -258,16 +266,16 @@ def test_a_tiny_disk(config, tmp_path):
     try:
         run = disk / "run"
         words = ["train", config, "--run-dir", run, "total_steps=512"]
-        assert whole_life(*words) == 0
+        assert run_to_end(*words) == 0
         with (disk / "filler").open("wb") as filler:
             filler.write(bytes(shutil.disk_usage(disk).free - 8192))
         said = tmp_path / "said"
-        assert whole_life(*words[:-1], "total_steps=1024", said=said) in (1, 2)
+        assert run_to_end(*words[:-1], "total_steps=1024", output=said) in (1, 2)
         assert "not saved" in said.read_text() or "are free on its disk" in said.read_text()
         assert [folder.name for folder in list_checkpoints(run)][-1] == "512"
         load_checkpoint(list_checkpoints(run)[-1])
         (disk / "filler").unlink()
-        assert whole_life(*words[:-1], "total_steps=1024") == 0
+        assert run_to_end(*words[:-1], "total_steps=1024") == 0
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -281,5 +289,5 @@ def test_a_log_that_cannot_be_written_is_counted(config, tmp_path):
         return original(log, step, metrics)
 
     with mock.patch.object(training.RunLog, "write", fail):
-        assert command("train", config, "total_steps=512", "--run-dir", run) == 0
+        assert run_command("train", config, "total_steps=512", "--run-dir", run) == 0
     assert column(run, "health/log_errors") == [0, 0, 0, 1, 1, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""Trainings that are killed and continued, and the fingerprint by which two of them are compared.
+"""Kills trainings and continues them, and compares two trainings by a fingerprint.
 
 ``python tests/support/kill_and_resume.py --kills 200`` kills real trainings at random moments and
 continues each of them until it has ended; its last checkpoint must then be that of a training that
@@ -34,7 +34,7 @@ evaluation: {{every_steps: {every}, episodes: 2, num_envs: 2}}
 checkpoint: {{every_minutes: {minutes}}}
 total_steps: {steps}
 """
-# Name -> environment, whether it is observed in floats, core, steps between evaluations, and all.
+# Name -> environment, whether its observations are floats, core, steps between evaluations, steps
 TRAININGS = {
     "task": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "fast_weight", 512, 2048),
     "graph": ("{id: fwrl/GraphMetaRL-v0, num_envs: 4}", False, "fast_weight_memory", 512, 2048),
@@ -50,14 +50,14 @@ TRAININGS = {
         1024,
     ),
 }
-# These say how long something took, or count what happened to one process.
+# Metrics and tensors that measure time or count events of one process.
 VOLATILE = ("time/", "health/")
 PATIENCE = 120
 PRELOADED = ["torch", "agents.ppo", "fwrl.run.loop", "fwrl.cli.app", "popgym", "minigrid"]
 
 
 def write_config(name, folder, minutes=10):
-    """The configuration file of one of ``TRAININGS``, saved besides whenever so long has passed."""
+    """The configuration file of one of ``TRAININGS``, which saves every ``minutes`` minutes."""
     env, floats, core, every, steps = TRAININGS[name]
     path = folder / f"{name}.yaml"
     core = "{kind: " + core + "}"
@@ -66,44 +66,44 @@ def write_config(name, folder, minutes=10):
     return path
 
 
-def begin_life(*words, said=os.devnull, before=None, arguments=()):
-    """A process that runs ``fwrl`` with these words; it begins quickly, as everything is loaded.
+def start_fwrl(*words, output=os.devnull, before=None, arguments=()):
+    """Start ``fwrl`` with these words in a process forked from one with all modules loaded.
 
     Args:
-        words: After ``fwrl``.
-        said: The file that receives what it says.
-        before: What the process calls first.
-        arguments: Of that.
+        words: The words after ``fwrl``.
+        output: The file that receives standard output and error.
+        before: A function that the process calls first.
+        arguments: The arguments of ``before``.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     # not a daemon, which could not start workers
     words = [str(word) for word in words]
-    process = context.Process(target=_live, args=(words, str(said), before, arguments))
+    process = context.Process(target=_run, args=(words, str(output), before, arguments))
     process.start()
     return process
 
 
-def _live(words, said, before, arguments):
+def _run(words, output, before, arguments):
     if before is not None:
         before(*arguments)
-    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.argv = ["fwrl", *words]
     main()
 
 
-def whole_life(*words, said=os.devnull):
-    """The exit code of a life that nobody ends."""
-    process = begin_life(*words, said=said)
+def run_to_end(*words, output=os.devnull):
+    """The exit code of ``fwrl`` with these words, run in a process to its end."""
+    process = start_fwrl(*words, output=output)
     process.join(PATIENCE)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
 
-def fingerprint(run, without=()):
-    """A hash of everything in the newest checkpoint but times, sizes of logs, and these tensors."""
+def checkpoint_fingerprint(run, without=()):
+    """A hash of the newest checkpoint without times, sizes of logs and the tensors ``without``."""
     content = load_checkpoint(list_checkpoints(run)[-1])
     document = {key: value for key, value in content.document.items() if key != "log"}
     document["counters"] = {k: v for k, v in document["counters"].items() if k != "seconds"}
@@ -116,8 +116,8 @@ def fingerprint(run, without=()):
     return digest.hexdigest()
 
 
-def rows(run):
-    """``metrics.csv`` without what differs from life to life."""
+def metrics_rows(run):
+    """The rows of ``metrics.csv`` without the columns that differ between equal trainings."""
     with (run / "metrics.csv").open() as file:
         return [
             {name: cell for name, cell in row.items() if not name.startswith(VOLATILE)}
@@ -125,19 +125,21 @@ def rows(run):
         ]
 
 
-def kill_until_it_ends(config, run, generator, longest, kills=None):
-    """How many times a training was killed before it ended; no checkpoint may be lost by it.
+def kill_until_finished(config, run, generator, longest, kills=None):
+    """Kill a training at random moments until it ends; return the number of kills.
+
+    No kill may lose a saved checkpoint.
 
     Args:
-        config: Its file.
-        run: Its directory.
-        generator: Of the moments.
-        longest: Seconds that a life lasts at most, as long as ``kills`` is not reached.
-        kills: No more than these; None: until it has ended by itself.
+        config: The configuration file.
+        run: The run directory.
+        generator: Draws the moments of the kills.
+        longest: The most seconds before a kill.
+        kills: The most kills; None: kill until the training ends by itself.
     """
     count, newest = 0, -1
     while kills is None or count < kills:
-        process = begin_life("train", config, "--run-dir", run)
+        process = start_fwrl("train", config, "--run-dir", run)
         process.join(generator.uniform(0, longest))
         if process.exitcode is not None:
             break
@@ -149,8 +151,8 @@ def kill_until_it_ends(config, run, generator, longest, kills=None):
         newest = max(steps, default=-1)
         if steps:
             load_checkpoint(list_checkpoints(run)[-1])
-    code = whole_life("train", config, "--run-dir", run, said=run.with_suffix(".said"))
-    assert code == 0, run.with_suffix(".said").read_text()
+    code = run_to_end("train", config, "--run-dir", run, output=run.with_suffix(".log"))
+    assert code == 0, run.with_suffix(".log").read_text()
     return count
 
 
@@ -167,17 +169,17 @@ def _main():
     for name in wanted.trainings:
         config = write_config(name, folder, minutes=0.0005)
         began = time.monotonic()
-        assert whole_life("train", config, "--run-dir", folder / name) == 0
+        assert run_to_end("train", config, "--run-dir", folder / name) == 0
         seconds[name] = time.monotonic() - began
-        undisturbed[name] = fingerprint(folder / name), rows(folder / name)
+        undisturbed[name] = checkpoint_fingerprint(folder / name), metrics_rows(folder / name)
     while killed.total() < wanted.kills:
         name = min(wanted.trainings, key=lambda each: killed[each])
         run = folder / f"{name}-{ended[name]}"
-        killed[name] += kill_until_it_ends(
+        killed[name] += kill_until_finished(
             folder / f"{name}.yaml", run, generator, 0.4 * seconds[name]
         )
         ended[name] += 1
-        equal[name] += (fingerprint(run), rows(run)) == undisturbed[name]
+        equal[name] += (checkpoint_fingerprint(run), metrics_rows(run)) == undisturbed[name]
         shutil.rmtree(run)
         sys.stdout.write(f"{name}: {killed[name]} kills, {equal[name]} of {ended[name]} equal\n")
         sys.stdout.flush()

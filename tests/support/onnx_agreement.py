@@ -49,7 +49,7 @@ REFUSED = "differs", "branches", "sticky"
 STREAMS = {3: 500, 1: 20}
 
 
-def trained(name):
+def build_policy(name):
     """A policy whose decisions and values depend strongly on all it has seen."""
     torch.manual_seed(0)
     kind, options = OPTIONS.get(name, (name if name in CORES else "fast_weight", {}))
@@ -73,7 +73,7 @@ def random_actions(policy, rows, generator):
 
 
 @torch.no_grad()
-def farthest_of(policy, session, rows, steps):
+def largest_differences(policy, session, rows, steps):
     """The largest difference of outputs and of memories, and how often an episode began."""
     generator = torch.Generator().manual_seed(rows)
     space = batch_space(policy.observation_space, rows)
@@ -114,9 +114,9 @@ def farthest_of(policy, session, rows, steps):
     return farthest, starts
 
 
-def agreement(name):
+def compare_export(name):
     """What a file says of itself, and how far its steps are from PyTorch's."""
-    policy, folder = trained(name), Path(tempfile.mkdtemp())
+    policy, folder = build_policy(name), Path(tempfile.mkdtemp())
     before = torch.get_rng_state()
     export_onnx(folder / "policy.onnx", policy, {"steps": 7})
     untouched = torch.equal(before, torch.get_rng_state())
@@ -124,7 +124,7 @@ def agreement(name):
     model = onnx.load(folder / "policy.onnx")
     onnx.checker.check_model(model)
     text = (folder / "policy.onnx").read_bytes().decode(errors="replace")
-    found = [farthest_of(policy, session, rows, steps) for rows, steps in STREAMS.items()]
+    found = [largest_differences(policy, session, rows, steps) for rows, steps in STREAMS.items()]
     return {
         "inputs": {each.name: [each.type, *each.shape] for each in session.get_inputs()},
         "outputs": {each.name: [each.type, *each.shape] for each in session.get_outputs()},
@@ -139,9 +139,9 @@ def agreement(name):
     }
 
 
-def refusal(name):
+def refusal_message(name):
     """What is said of a policy that no program can stand for; nothing is written."""
-    policy, folder = trained(name), Path(tempfile.mkdtemp())
+    policy, folder = build_policy(name), Path(tempfile.mkdtemp())
     step = policy.step
 
     def wrong(inputs, memory):
@@ -160,5 +160,5 @@ def refusal(name):
 
 
 if __name__ == "__main__":
-    answers = {n: refusal(n) if n in REFUSED else agreement(n) for n in sys.argv[1:]}
+    answers = {n: refusal_message(n) if n in REFUSED else compare_export(n) for n in sys.argv[1:]}
     sys.stdout.write(json.dumps(answers))

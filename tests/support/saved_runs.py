@@ -1,4 +1,4 @@
-"""A run of an agent that solved its task, and runs of agents that have learned nothing."""
+"""The run of an agent that solved its task, and runs of untrained agents."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from fwrl.run.config import RunConfig
 from fwrl.run.directory import open_run
 
 SOLVED = Path(__file__).parents[1] / "golden/solved_repeat_previous"
-# the suit that is asked for was seen so many steps before: k = 4, and the card on the table counts
+# steps since the suit that must be repeated was observed: k = 4 counts the present card
 LAG = 3
 
 
 def saved_run(folder, **changes):
-    """A run directory with a policy that has learned nothing."""
+    """A run directory with the checkpoint of an untrained policy."""
     values = {"env": {"id": "fwrl/RepeatPrevious-v0"}, "stack": {"width": 16}, "total_steps": 1}
     config = validate(RunConfig, values | changes)
     envs = make_envs(config.env, 1)

@@ -21,7 +21,7 @@ def positive(x):
     return features / features.sum()
 
 
-def written(weights, key, value, strength):
+def write_by_delta_rule(weights, key, value, strength):
     return weights + sigmoid(strength) * np.outer(value - weights @ key, key)
 
 
@@ -50,8 +50,8 @@ class DeltaRNN(Head):
         phi = {"elu_plus_one": positive, "softmax": softmax}[self.config.feature_map]
         projected = self.parameter("slow.project.weight") @ x
         q, k, v, k_, v_, b, b_ = self.split(projected, *[self.K] * 5, 1, 1)
-        self.W = written(self.W, phi(k), v, b)
-        self.R = written(self.R, softmax(k_), v_, b_)
+        self.W = write_by_delta_rule(self.W, phi(k), v, b)
+        self.R = write_by_delta_rule(self.R, softmax(k_), v_, b_)
         z = self.W @ phi(q)
         if self.config.version == 1:
             self.y = softmax(z + self.R @ self.y)
@@ -73,8 +73,8 @@ class DeltaLSTM(Head):
         z, sums = [], []
         for gate in range(3):
             q, k, v, k_, v_, b, b_ = self.split(projected, *[self.K] * 5, 1, 1, gate=gate, gates=3)
-            self.W[gate] = written(self.W[gate], positive(k), v, b)
-            self.R[gate] = written(self.R[gate], softmax(k_), v_, b_)
+            self.W[gate] = write_by_delta_rule(self.W[gate], positive(k), v, b)
+            self.R[gate] = write_by_delta_rule(self.R[gate], softmax(k_), v_, b_)
             z.append(self.W[gate] @ positive(q))
             sums.append(self.R[gate] @ back + z[gate])
         i, u, o = sigmoid(sums[0]), sums[1], sigmoid(sums[2])
@@ -94,7 +94,7 @@ class RecurrentDelta(Head):
         q, k, v, b = self.split(self.parameter("slow.project.weight") @ x, K, K, K, 1)
         recurrent = self.parameter("recurrent")[self.head]
         Rq, Rk, Rv, rb = np.split(recurrent, [K, 2 * K, 3 * K], axis=1)
-        self.W = written(self.W, softmax(k + back @ Rk), v + back @ Rv, b + back @ rb)
+        self.W = write_by_delta_rule(self.W, softmax(k + back @ Rk), v + back @ Rv, b + back @ rb)
         self.y = self.W @ softmax(q + back @ Rq)
         return self.y
 
@@ -110,7 +110,7 @@ class SlowRNN(Head):
         self.c = sigmoid(f + self.config.forget_bias) * self.c + sigmoid(i) * np.tanh(g)
         self.h = sigmoid(o) * np.tanh(self.c)
         q, k, v, b = self.split(self.h, self.K, self.K, self.K, 1)
-        self.W = written(self.W, positive(k), v, b)
+        self.W = write_by_delta_rule(self.W, positive(k), v, b)
         return self.W @ positive(q)
 
 
@@ -124,9 +124,9 @@ class DeltaDelta(Head):
     def step(self, x):
         K = self.K
         q, k, v, b = self.split(self.parameter("slow.project.weight") @ x, K, K, 3 * K + 1, 1)
-        self.P = written(self.P, positive(k), v, b)
+        self.P = write_by_delta_rule(self.P, positive(k), v, b)
         q, k, v, b = np.split(self.P @ positive(q), [K, 2 * K, 3 * K])
-        self.W = written(self.W, positive(k), v, b)
+        self.W = write_by_delta_rule(self.W, positive(k), v, b)
         return self.W @ positive(q)
 
 
@@ -141,15 +141,15 @@ class DeltaMLP(Head):
         y, *rest = self.split(projected, K, *[K, F, 1, F, K, 1] * blocks)
         for n in range(blocks):
             k1, v1, b1, k2, v2, b2 = rest[6 * n : 6 * n + 6]
-            self.W1[n] = written(self.W1[n], positive(k1), v1, b1)
-            self.W2[n] = written(self.W2[n], positive(k2), v2, b2)
+            self.W1[n] = write_by_delta_rule(self.W1[n], positive(k1), v1, b1)
+            self.W2[n] = write_by_delta_rule(self.W2[n], positive(k2), v2, b2)
             a = (y - y.mean()) / np.sqrt(y.var() + 1e-5)
             a = a * self.parameter(f"norms.{n}.weight") + self.parameter(f"norms.{n}.bias")
             y = y + self.W2[n] @ positive(self.W1[n] @ positive(a))
         return y
 
 
-def followed(head, core, config, x, starts):
+def run_equations(head, core, config, x, starts):
     """The outputs of the equations of such heads, ``[B, T, E]``."""
     output = core.output.linear.weight.detach().numpy()
     outputs = []

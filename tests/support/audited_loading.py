@@ -1,12 +1,13 @@
-"""Loads what it is told to and reports, for each, what came out and all that happened meanwhile.
+"""Loads files under an audit hook and reports errors, audit events, time and memory of each.
 
-Run as a program, because a hook that watches cannot be taken away again: it reads a list of
-``[route, path]`` in JSON from its input and writes a list of reports.
+``load_audited`` runs this file as a program, because an audit hook cannot be removed: it reads a
+list of ``[route, path]`` in JSON from standard input and writes a list of reports.
 """
 
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from fwrl.run.evaluation import Wish, evaluate_run
 
 # Bytes that loading may take beyond what the process had before; the promise is 200 MB.
 ROOM = 200 * 10**6
-# What has no business in loading; an ``open`` for writing, as well.
+# Audit events that loading must not cause; an ``open`` for writing is another.
 WATCHED = (
     "exec", "compile", "import", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn",
     "os.startfile", "subprocess.", "socket.", "pickle.", "marshal.", "ctypes.", "code.__new__",
@@ -39,15 +40,35 @@ ROUTES = {
     "best": lambda path: find_checkpoint(Path(path)),
     "evaluate": lambda path: evaluate_run(Path(path), Wish(1)),
     "table": lambda path: read_rows(Path(path)),
-    # what the watch must see
+    # must be reported, or the audit hook does not work
     "canary system": lambda _: os.system("true"),
     "canary exec": exec,
     "canary import": __import__,
     "canary write": lambda path: Path(path).write_text(""),
 }
-happened = []
-# holds one entry while something is loaded
+events = []
+# holds one entry while a file is loaded
 watching = []
+
+
+def load_audited(these, before=(), bounded=True):
+    """The report on each of ``these`` pairs of route and path, loaded in an audited process.
+
+    Args:
+        these: The pairs that are loaded under the audit hook.
+        before: Pairs that are loaded before the hook is installed.
+        bounded: Whether the address space has a limit.
+    """
+    child = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps({"these": these, "before": before, "bounded": bounded}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 def watch(event, arguments):
@@ -56,13 +77,13 @@ def watch(event, arguments):
     if event == "open":
         path, mode, flags = arguments
         if (isinstance(flags, int) and flags & WRITING) or set(str(mode or "r")) & set("wax+"):
-            happened.append(f"open {path!r} for writing")
+            events.append(f"open {path!r} for writing")
     elif event.startswith(WATCHED):
-        happened.append(f"{event} {str(arguments)[:200]}")
+        events.append(f"{event} {str(arguments)[:200]}")
 
 
 def report(route, path):
-    happened.clear()
+    events.clear()
     began, outcome, message = time.process_time(), None, ""
     watching.append(True)
     try:
@@ -77,20 +98,20 @@ def report(route, path):
     return {
         "error": outcome,
         "message": message,
-        "events": list(happened),
+        "events": list(events),
         "seconds": time.process_time() - began,
         "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     }
 
 
 def in_use():
-    """Bytes of address space."""
+    """The bytes of address space in use."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def main():
     wanted = json.load(sys.stdin)
-    # what is honest, and some honest mistakes: all that they need is imported before the watch
+    # imports everything that loading and refusing honest files needs before the hook is installed
     for route, path in wanted["before"]:
         report(route, path)
     sys.addaudithook(watch)

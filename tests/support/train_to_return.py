@@ -1,4 +1,4 @@
-"""How far an agent comes: what the tests of learning share."""
+"""Trains an agent and returns its mean return; the tests of learning share it."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from fwrl.run.config import load_run_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def train(steps, config_file, *overrides, enough=float("inf")):
-    """The mean return over 300 episodes that it was not trained on, and the steps that it took.
+def train_until(steps, config_file, *overrides, enough=float("inf")):
+    """Train; return the mean return of 300 evaluation episodes and the number of training steps.
 
-    The training ends early where the episodes of one rollout return ``enough`` in the mean.
+    Training ends early when the mean return of one rollout's episodes reaches ``enough``.
     """
     config = load_run_config(CONFIGS / config_file, [*overrides, f"total_steps={steps}"])
     envs, evaluation_envs, learner = prepare(config)
@@ -27,7 +27,7 @@ def train(steps, config_file, *overrides, enough=float("inf")):
         rollout, carry, episodes = collect(
             envs, policy, carry, ppo.num_steps, ppo.discount, ppo.gae_lambda, counter
         )
-        # before the update: what is evaluated is what returned so much
+        # before the update, so that the policy evaluated is the one that reached it
         if episodes.returns and np.mean(episodes.returns) >= enough:
             break
         ppo_update(policy, learner.optimizer, rollout, ppo, 1 - taken / steps)
@@ -37,5 +37,5 @@ def train(steps, config_file, *overrides, enough=float("inf")):
 
 
 def return_after(steps, config_file, *overrides):
-    """The mean return after exactly so many steps, rounded up to whole rollouts."""
-    return train(steps, config_file, *overrides)[0]
+    """The mean return after ``steps`` steps, rounded up to whole rollouts."""
+    return train_until(steps, config_file, *overrides)[0]

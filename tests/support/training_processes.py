@@ -1,7 +1,7 @@
-"""Several processes that train together, as a launcher would start them, without a launcher.
+"""Starts processes that train together as ``torchrun`` would, without ``torchrun``.
 
-The store where they meet is here and on a port that the system chooses; whoever waits here waits
-for a limited time, and then everybody is killed.
+The test process holds their rendezvous store, on a port that the system chooses. Every wait has a
+time limit, after which all processes are killed.
 """
 
 import multiprocessing
@@ -21,15 +21,15 @@ PATIENCE = 60
 
 
 @contextmanager
-def environments(count):
-    """The environment variables of each of ``count`` processes; alive as long as the store is."""
+def process_variables(count):
+    """The environment variables of each of ``count`` processes, while the store is open."""
     store = TCPStore("localhost", 0, is_master=True, timeout=timedelta(seconds=PATIENCE))
     shared = {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
-        # it is there already: nobody else shall open one
+        # the store exists: rank 0 must not open another
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": "1",
     }
@@ -37,9 +37,9 @@ def environments(count):
 
 
 @contextmanager
-def commands(words_of_each, folder):
-    """The processes of ``fwrl`` with these words, each with its output in pipes."""
-    with environments(len(words_of_each)) as variables:
+def start_commands(words_of_each, folder):
+    """Processes of ``fwrl``, one for each list of words, with their output in pipes."""
+    with process_variables(len(words_of_each)) as variables:
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "fwrl", *map(str, words)],
@@ -60,32 +60,32 @@ def commands(words_of_each, folder):
                 process.communicate()
 
 
-def outcomes(processes):
-    """Exit code, output and errors of each, once all have ended."""
+def collect_outputs(processes):
+    """Wait for all processes; return exit code, standard output and error of each."""
     spoken = [process.communicate(timeout=PATIENCE) for process in processes]
     return [(p.returncode, *words) for p, words in zip(processes, spoken, strict=True)]
 
 
-class Group:
-    """Processes that have joined; a call runs a function in all of them at the same time."""
+class ProcessGroup:
+    """Processes joined in one group; a call runs a function in all of them at the same time."""
 
     def __init__(self, count):
         self.count, self.pipes, self.processes = count, [], []
 
     def start(self):
         context = multiprocessing.get_context("spawn")
-        with environments(self.count) as variables:
+        with process_variables(self.count) as variables:
             for own in variables:
                 here, there = context.Pipe()
-                process = context.Process(target=_work, args=(there, own), daemon=True)
+                process = context.Process(target=_serve_calls, args=(there, own), daemon=True)
                 process.start()
                 self.pipes.append(here)
                 self.processes.append(process)
-            # nobody has joined before all have
+            # returns when all have joined
             self(distributed.num_processes)
 
     def __call__(self, function, *arguments):
-        """What the function returned in each process."""
+        """The value that the function returned in each process."""
         if not self.processes:
             self.start()
         for pipe in self.pipes:
@@ -99,14 +99,14 @@ class Group:
 
     def close(self):
         for process in self.processes:
-            # not terminate: whoever has trained ignores that
+            # not terminate: a process that has trained ignores SIGTERM
             process.kill()
             process.join()
-        # after a failure the next call begins anew
+        # after a failure the next call starts new processes
         self.pipes, self.processes = [], []
 
 
-def _work(pipe, variables):
+def _serve_calls(pipe, variables):
     os.environ.update(variables)
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""A Gymnasium environment that breaks once in the way it is told."""
+"""A Gymnasium environment that fails once, in a chosen way."""
 
 import os
 import signal
@@ -11,22 +11,22 @@ from gymnasium import spaces
 
 from envs import GymnasiumConfig, make_envs
 
-# the slot that breaks, by its seed, and the action that does it
+# the slot that fails, recognised by its seed, and the time step at which it fails
 SLOT, ACTION = 1, 4
 LENGTH = 6
-# of one slot only: seeds of later episodes are larger
+# seeds of first episodes are smaller than this, those of later episodes are not
 SLOTS = 1000
 
 
-class Faulty(gymnasium.Env):
-    """Shows the time and random numbers; every episode has ``LENGTH`` steps."""
+class FailingEnv(gymnasium.Env):
+    """Observes the time step and random numbers; every episode has ``LENGTH`` steps."""
 
     observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (2,)), "b": spaces.Discrete(100)})
     action_space = spaces.Discrete(3)
 
     def __init__(self, how=""):
         self.how = how
-        # naive: the same array for ever
+        # as a naive environment does: always the same array
         self.shown = np.zeros(2, np.float32)
         self.breaks = False
 
@@ -51,7 +51,7 @@ class Faulty(gymnasium.Env):
         observation = self.show()
         reward = self.np_random.normal() + action
         if self.breaks and self.time == ACTION:
-            # what it shows is spoilt already
+            # the observation is corrupt already
             self.shown[:] = 8
             if self.how in BREAKS:
                 BREAKS[self.how]()
@@ -101,13 +101,13 @@ MISFITS = {
 
 
 @contextmanager
-def in_the_registry():
-    gymnasium.register("Faulty-v0", Faulty)
+def registered_envs():
+    gymnasium.register("Faulty-v0", FailingEnv)
     yield
     del gymnasium.registry["Faulty-v0"]
 
 
-def faulty(how="", workers=0, num_envs=4, worker_timeout=60.0):
+def make_failing_envs(how="", workers=0, num_envs=4, worker_timeout=60.0):
     config = GymnasiumConfig(
         id="Faulty-v0", options={"how": how}, workers=workers, worker_timeout=worker_timeout
     )

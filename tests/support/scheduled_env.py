@@ -1,4 +1,4 @@
-"""Environments whose observations say where they are: slot, episode and step."""
+"""Vector environments with scheduled episodes, observed as (slot, episode, step)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from fwrl.cores import CORES
 from fwrl.stack import StackConfig
 
 
-class CountingStep(NamedTuple):
+class ScheduledStep(NamedTuple):
     observation: object
     reward: np.ndarray
     terminated: np.ndarray
@@ -22,10 +22,10 @@ class CountingStep(NamedTuple):
     faults: Mapping[int, str] = MappingProxyType({})
 
 
-class CountingEnv:
-    """Slot n plays its list of (length, how it ends) over and over, whatever the action.
+class ScheduledEnv:
+    """Slot n plays ``episodes[n]``, a list of (length, ending), again and again for any action.
 
-    ``t`` terminates, ``c`` is cut by the clock, ``b`` is both at once.
+    The ending ``t`` terminates, ``c`` truncates, ``b`` does both at once.
     """
 
     def __init__(self, episodes, num_actions=3, nest=None, space=None, says_success=False):
@@ -58,7 +58,7 @@ class CountingEnv:
         success = self.episode % 2 == 0 if self.says_success and ended.any() else None
         self.episode += ended
         self.steps[ended] = 0
-        return CountingStep(self._observation(), reward, terminated, truncated, final, success)
+        return ScheduledStep(self._observation(), reward, terminated, truncated, final, success)
 
     def render(self):
         return None
@@ -82,11 +82,11 @@ class CountingEnv:
 
 
 def reward_of(slot, episode, step):
-    """What the step that leads to ``step`` earns: another number everywhere, some negative."""
+    """The reward of the step that leads to ``step``: different everywhere, sometimes negative."""
     return float(np.sin(1.0 + 3.0 * slot + 1.7 * episode + 0.9 * step) * 2.0)
 
 
-# lengths of one, ends of all kinds, and no two slots alike
+# contain episodes of length one and all endings; no two slots are alike
 EPISODES = [
     [(3, "t"), (2, "c"), (1, "c")],
     [(1, "t"), (4, "c"), (2, "b")],
@@ -96,7 +96,7 @@ EPISODES = [
 
 
 def small_policy(envs, kind="fast_weight", gain=50.0, **parts):
-    """A policy whose decisions and values depend strongly on all it has seen."""
+    """A policy whose actions and values depend strongly on its past observations."""
     config = PolicyConfig(core=CORES[kind](), stack=StackConfig(width=16), **parts)
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
     policy.head.linear.weight.data.mul_(gain)

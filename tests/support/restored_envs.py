@@ -1,14 +1,14 @@
-"""Whether environments go on from a state as others do that nobody disturbed."""
+"""Compares environments restored from a state with an undisturbed one, step by step."""
 
 import numpy as np
 
 from envs.vector import leaves, take_row
 
-# what a file of safetensors holds
+# the types that a safetensors file holds
 PLAIN = {"bool", "uint8", "int8", "int16", "int32", "int64", "float32", "float64"}
 
 
-def actions(envs, num_steps, seed):
+def sample_actions(envs, num_steps, seed):
     envs.action_space.seed(seed)
     shape = (num_steps, envs.num_envs, *envs.action_space.shape)
     drawn = [envs.action_space.sample() for _ in range(num_steps * envs.num_envs)]
@@ -32,12 +32,12 @@ def assert_same_steps(one, other):
         assert one.success is None or one.success[row] == other.success[row]
 
 
-def assert_continues(undisturbed, others, cut, num_steps=200, seed=3):
-    """After ``cut`` steps the others go on as the first does, from its state; the episodes ended.
+def assert_restorable(undisturbed, others, cut, num_steps=200, seed=3):
+    """Restore ``others`` from the state after ``cut`` steps and compare all further steps.
 
-    The last of the others has lived through something else before.
+    The last of ``others`` is used before it is restored. Returns the number of episodes ended.
     """
-    play = actions(undisturbed, cut + num_steps, seed)
+    play = sample_actions(undisturbed, cut + num_steps, seed)
     observation = undisturbed.reset(seed)
     for action in play[:cut]:
         observation = undisturbed.step(action).observation

@@ -245,15 +245,15 @@ def make_single(vector, task):
     return make_env(task)
 
 
-def all_of(made):
-    return [made, *(each for below in made.__subclasses__() for each in all_of(below))]
+def with_subclasses(made):
+    return [made, *(each for below in made.__subclasses__() for each in with_subclasses(below))]
 
 
 @contextmanager
-def in_the_registry():
+def registered_envs():
     """Each class under ``<its name>-v0``, the batched ones under ``fwrl/<its name>-v0``."""
     ids = []
-    for made in all_of(Sound):
+    for made in with_subclasses(Sound):
         gymnasium.register(f"{made.__name__}-v0", made)
         ids.append(f"{made.__name__}-v0")
     for name in VECTORS:

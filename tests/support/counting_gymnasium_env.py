@@ -1,4 +1,4 @@
-"""Gymnasium environments whose observations say seed, episode and step, and two that break."""
+"""Gymnasium environments that count episodes and steps in their observations; two fail."""
 
 from contextlib import contextmanager
 from typing import ClassVar
@@ -31,7 +31,7 @@ ACTIONS = {
 
 
 def filled(space, number):
-    """A member of the space from which ``number`` can be read."""
+    """A member of the space that encodes ``number``."""
     if isinstance(space, spaces.Dict):
         return {key: filled(part, number) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -45,11 +45,11 @@ def filled(space, number):
     return np.full(space.shape, number, space.dtype)
 
 
-class Counting(gymnasium.Env):
-    """Counts: episode e at time t shows 10 * e + t, all in the same array.
+class CountingEnv(gymnasium.Env):
+    """Observes 10 * e + t at time step t of episode e.
 
-    Odd episodes are truncated, even ones terminate (successfully), after LENGTH steps and one more
-    per seed. The mask forbids action t mod 3.
+    An episode has LENGTH + seed steps. Odd episodes are truncated, even ones terminate with
+    success. The action mask forbids action t mod 3.
     """
 
     metadata: ClassVar = {"render_modes": ["rgb_array"]}
@@ -64,7 +64,7 @@ class Counting(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        # those of later episodes are large
+        # vector environments seed later episodes with large numbers
         if seed is not None and seed < 1000:
             self.seed = seed
         self.episode += 1
@@ -82,7 +82,7 @@ class Counting(gymnasium.Env):
     def show(self):
         number = 10 * self.episode + self.time
         if self.observation_space is SPACES["box"]:
-            # a naive environment: one array for ever
+            # as a naive environment does: always the same array
             self.shown[:] = number
             return self.shown
         return filled(self.observation_space, number)
@@ -94,22 +94,22 @@ class Counting(gymnasium.Env):
         return np.full((self.height, 3, 3), self.seed, np.uint8)
 
 
-class Breaking(Counting):
+class RaisingEnv(CountingEnv):
     def step(self, action):
         raise ZeroDivisionError("it broke")
 
 
-class Shapeless(Counting):
+class MisshapenEnv(CountingEnv):
     def show(self):
         return super().show()[: 3 - (self.time > 0)]
 
 
-IDS = {"Counting-v0": Counting, "Breaking-v0": Breaking, "Shapeless-v0": Shapeless}
+IDS = {"Counting-v0": CountingEnv, "Breaking-v0": RaisingEnv, "Shapeless-v0": MisshapenEnv}
 
 
 @contextmanager
-def in_the_registry():
-    """All under their Gymnasium ids."""
+def registered_envs():
+    """Register all classes under their Gymnasium ids for the duration of the context."""
     for env_id, made in IDS.items():
         gymnasium.register(env_id, made)
     yield
@@ -117,7 +117,7 @@ def in_the_registry():
         del gymnasium.registry[env_id]
 
 
-def counting(num_envs, workers=0, render=False, action_mask=False, **options):
+def make_counting_envs(num_envs, workers=0, render=False, action_mask=False, **options):
     config = GymnasiumConfig(
         id="Counting-v0", options=options, workers=workers, action_mask=action_mask
     )
