@@ -1,8 +1,9 @@
-"""Files of tensors (safetensors): what a file says of itself is known before it is believed.
+"""Files of tensors (safetensors), read by the safetensors library within bounds of our own.
 
-A file is a number, a header in JSON, and the tensors one after another without gaps. The reader of
-the library is safe in memory but takes of two entries with one name the last, and allocates
-what the header says: here the header is held against the file first.
+The library checks the format: types, sizes, offsets without gap or overlap. It accepts two things
+that are refused here: a header with two entries of one name (it takes the last), and one larger
+than any honest header. Type and shape of each tensor are also read from the header here, before
+the data: the library does so only for a path, which it opens even if it is a link or a pipe.
 """
 
 import math
@@ -22,7 +23,7 @@ ENDING = ".safetensors"
 LONGEST_HEADER = 16 * MEBIBYTE
 MOST_TENSORS = 100_000
 MOST_AXES = 16
-# What no file reaches; beyond, products of sizes overflow.
+# No file reaches this size; PyTorch's 64-bit sizes overflow beyond it.
 LARGEST_SIZE = 2**48
 METADATA = "__metadata__"
 DTYPES = {
@@ -40,40 +41,40 @@ DTYPES = {
 
 
 class Described(NamedTuple):
-    """What a header says of one tensor."""
+    """Type and shape of one tensor, as the header of a file states them."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Bytes that the tensor takes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Header(NamedTuple):
-    """What a file of tensors says of itself."""
+    """The header of a file: the description of each tensor, and free text by name."""
 
     tensors: dict[str, Described]
     metadata: dict[str, str]
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The file of these tensors, of any layout and device."""
+    """The content of a file that holds these tensors; they may have any layout and device."""
     copies = {name: leaf.detach().cpu().contiguous() for name, leaf in tensors.items()}
     return save(copies, None if metadata is None else dict(metadata))
 
 
 def read_header(path: Path, links: bool = False) -> Header:
-    """The header of a file, whose tensors stay on the disk.
+    """The header of a file; the tensors themselves are not read.
 
     Args:
-        path: Of the file.
+        path: The file.
         links: Whether the last name of the path may be a symbolic link.
 
     Raises:
-        FileNotFoundError: If there is none.
-        FileError: If it is no regular file, or not of tensors.
+        FileNotFoundError: If the file does not exist.
+        FileError: If it is not a regular file, or its header does not fit its size.
     """
     with open_plain(path, links) as (file, size):
         length = _header_length(read_exactly(file, path, min(size, 8)), size, path)
@@ -81,20 +82,20 @@ def read_header(path: Path, links: bool = False) -> Header:
 
 
 def from_bytes(data: bytes, path: Path) -> tuple[dict[str, Tensor], Header]:
-    """The tensors of a file that has been read.
+    """The tensors in the content of a file, and its header.
 
     Raises:
-        FileError: If it is not one.
+        FileError: If the content is not that of a safetensors file; ``path`` opens the message.
     """
     length = _header_length(data[:8], len(data), path)
     header = _parse_header(data[8 : 8 + length], len(data) - 8 - length, path)
     try:
-        tensors = load(data)
-    except SafetensorError as error:
+        return load(data), header
+    # PyTorch's own, where sizes beside a zero overflow when they are multiplied
+    except (SafetensorError, RuntimeError) as error:
         raise FileError(f"{path}: not a safetensors file ({error})") from None
     except MemoryError:
         raise FileError(f"{path}: its tensors do not fit into memory") from None
-    return tensors, header
 
 
 def _header_length(first: bytes, size: int, path: Path) -> int:
@@ -105,9 +106,9 @@ def _header_length(first: bytes, size: int, path: Path) -> int:
 
 
 def _parse_header(data: bytes, size: int, path: Path) -> Header:
-    """The header, which must describe ``size`` bytes without gap or overlap."""
+    """The header of a file that has ``size`` bytes of tensors; names are unique, sizes bounded."""
     where = f"{path}: not a safetensors file"
-    # as the format demands, so that nothing else can be read as one
+    # the format allows nothing before the brace
     if data[:1] != b"{":
         raise FileError(f"{where} (its header is no object)")
     entries: dict[str, Any] = parse_json(data, where)
@@ -116,41 +117,26 @@ def _parse_header(data: bytes, size: int, path: Path) -> Header:
         raise FileError(f"{where} (its metadata is no texts)")
     if len(entries) > MOST_TENSORS:
         raise FileError(f"{where} (it has {len(entries):,} tensors; at most {MOST_TENSORS:,})")
-    tensors: dict[str, Described] = {}
-    places: list[tuple[int, int]] = []
-    for name, entry in entries.items():
-        described, begin, end = _parse_entry(name, entry, where)
-        # of an empty tensor nothing can overlap
-        if end - begin != described.size or begin < 0:
-            raise FileError(f"{where} ({name!r} has another size than its shape says)")
-        tensors[name] = described
-        places.append((begin, end))
-    place = 0
-    for begin, end in sorted(places):
-        if begin != place:
-            raise FileError(f"{where} (its tensors overlap or leave gaps)")
-        place = end
-    if place != size:
-        raise FileError(f"{where} (its tensors have {place:,} bytes, the file {size:,})")
+    tensors = {name: _parse_entry(name, entry, where) for name, entry in entries.items()}
+    total = sum(described.size for described in tensors.values())
+    if total != size:
+        raise FileError(f"{where} (its tensors have {total:,} bytes, the file {size:,})")
     return Header(tensors, cast(dict[str, str], metadata))
 
 
-def _parse_entry(name: str, entry: Any, where: str) -> tuple[Described, int, int]:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FileError(f"{where} ({name!r} is not described as a tensor is)")
-    entry = cast(dict[str, Any], entry)
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FileError(f"{where} ({name!r} is of type {dtype!r}; choose from {', '.join(DTYPES)})")
-    if not _are_sizes(shape) or len(shape) > MOST_AXES:
-        raise FileError(f"{where} ({name!r} has no shape)")
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise FileError(f"{where} ({name!r} has no place)")
-    return Described(DTYPES[dtype], tuple(shape)), offsets[0], offsets[1]
+def _parse_entry(name: str, entry: Any, where: str) -> Described:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape]} if (
+            dtype in DTYPES and len(shape) <= MOST_AXES and all(map(_is_size, shape))
+        ):
+            return Described(DTYPES[dtype], tuple(shape))
+        case _:
+            raise FileError(
+                f"{where} ({name!r} is no tensor with a type of {', '.join(DTYPES)} "
+                f"and a shape of at most {MOST_AXES} axes)"
+            )
 
 
-def _are_sizes(value: Any) -> bool:
-    """Whether it is a list of integers from 0 on; True and False are none."""
-    return isinstance(value, list) and all(
-        type(size) is int and 0 <= size < LARGEST_SIZE for size in cast(list[Any], value)
-    )
+def _is_size(value: Any) -> bool:
+    # True is an integer to Python, and none to the format
+    return type(value) is int and 0 <= value < LARGEST_SIZE

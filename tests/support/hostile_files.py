@@ -112,6 +112,7 @@ def tensor_files(marker):
         "overflow": tensors_file({"a": entry((2**40, 2**40, 2**40))}, eight),
         "overflow to zero": tensors_file({"a": entry((2**32, 2**30), 0, 0)}),
         "hidden by a zero": tensors_file({"a": entry((0, 2**63), 0, 0)}),
+        "strides beyond a zero": tensors_file({"a": entry((0, 2**47, 2**47), 0, 0)}),
         "a terabyte": tensors_file({"a": entry((2**38,), 0, 2**40)}, eight),
         "backwards": tensors_file({"a": entry((2,), 8, 0)}, eight),
         "before the file": tensors_file({"a": entry((2,), -8, 0)}, eight),
