@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from envs.tasks import TASKS, BatchedTask, make_env
 from envs.tasks.cart_pole import PositionOnlyCartPole
 from envs.tasks.drawing.canvas import HEIGHT, INK, PAPER, WIDTH
-from envs.tasks.scripted import ScriptedTask
+from envs.tasks.question_task import QuestionTask
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,7 @@ def tasks_page() -> str:
 
 
 FAMILIES: dict[type[BatchedTask], str] = {
-    ScriptedTask: "Questions about what was shown",
+    QuestionTask: "Questions about what was shown",
     PositionOnlyCartPole: "Position without velocity",
     BatchedTask: "Finding out by acting",
 }
@@ -93,7 +93,7 @@ def _by_level(path: Path) -> tuple[int, str]:
 
 def _level(task: Any, level: str) -> tuple[str, ...]:
     made = task(level=level)
-    steps = made.length if isinstance(made, ScriptedTask) else made.max_steps
+    steps = made.length if isinstance(made, QuestionTask) else made.max_steps
     return level, _space(made.observation_space), str(made.action_space.n), str(steps)
 
 

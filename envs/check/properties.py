@@ -1,4 +1,4 @@
-"""What is asked of environments: each property, what it means that it holds, and what helps."""
+"""The properties that `check-env` looks at, and the findings that it reports of them."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,14 @@ from envs.check.strict_wrapper import Complaints, Verdict
 
 
 class Property(NamedTuple):
-    """One thing that environments should be."""
+    """The sentences that a report has for one property."""
 
     holds: str
+    """Said where it holds."""
     repair: str = ""
-    """What helps where it is broken."""
+    """Advice where it is broken."""
     remark: str = ""
-    """What helps where it is worth a note."""
+    """Advice where something is worth a note."""
 
 
 PROPERTIES = {
@@ -23,6 +24,7 @@ PROPERTIES = {
     "space": Property(
         "observations are in their space, of its shape and type",
         "widen observation_space, or convert what reset and step return",
+        "it trains all the same; other libraries may refuse it",
     ),
     "finite": Property(
         "observations and rewards are finite",
@@ -60,12 +62,12 @@ PROPERTIES = {
     ),
 }
 
-# what is looked at in any life
+# looked at whenever environments are played
 LOOKED_AT = ("runs", "space", "finite", "types", "ends", "arrays")
 
 
 class Finding(NamedTuple):
-    """What was found of one property."""
+    """The verdict on one property."""
 
     name: str
     verdict: Verdict
@@ -76,7 +78,7 @@ class Finding(NamedTuple):
 
 
 def findings(found: Complaints) -> tuple[Finding, ...]:
-    """One for each property that was looked at."""
+    """A finding for each property that was looked at, in the order of ``PROPERTIES``."""
     result: list[Finding] = []
     for name, (holds, repair, remark) in PROPERTIES.items():
         if name in found.found:

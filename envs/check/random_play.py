@@ -1,4 +1,4 @@
-"""A life of random actions in which environments are watched: first of all, is it lived at all?"""
+"""Play environments with random actions and look at all that they return."""
 
 import warnings
 from collections import deque
@@ -10,38 +10,48 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.check.strict_wrapper import Complaints, Watched, differ, is_finite, outside
+from envs.check.strict_wrapper import (
+    Complaints,
+    StrictWrapper,
+    check_declared_spaces,
+    check_member,
+    differ,
+    is_finite,
+)
 from envs.check.trajectory import Record, allowed, random_actions
 from envs.vector import ArrayTree, EnvStep, VectorEnv, leaves, take_row
 from envs.workers.in_process import OneByOne
 from envs.wrappers import MASK
 
-# fewer would say little where episodes are short
+# fewer would show little where episodes are short
 LEAST_STEPS = 100
-# what was returned is looked at once more after so many
+# returned arrays are compared with their copies again after this many steps
 KEPT_STEPS = 32
-# with what the faults of `one_by_one` end that are about numbers
+# the end of messages of `in_process` about infinite numbers and NaN
 NOT_FINITE = "not finite"
 
-# arrays, and how they were when they were returned
+# returned arrays, each with a copy made when it was returned
 Copies: TypeAlias = list[tuple[NDArray[Any], NDArray[Any]]]
 
 
-class Life(NamedTuple):
-    """Environments that have lived, what they answered, and the actions that they were given."""
+class Trajectory(NamedTuple):
+    """Environments that were played, the recording of their answers, and the actions."""
 
     envs: VectorEnv
     record: Record
     actions: NDArray[Any]
 
 
-def live(envs: VectorEnv, seed: int, episodes: int, steps: int, found: Complaints) -> Life:
-    """A life in which so many episodes end in each environment, or of so many steps.
+def play_randomly(
+    envs: VectorEnv, seed: int, episodes: int, steps: int, found: Complaints
+) -> Trajectory:
+    """Play until ``episodes`` have ended in each environment, or for ``steps`` if that is less.
 
-    What a single environment returns is looked at beneath our layers.
+    Single environments are watched beneath our layers.
     """
     if isinstance(envs, OneByOne):
-        envs.envs[:] = [Watched(env, found) for env in envs.envs]
+        envs.envs[:] = [StrictWrapper(env, found) for env in envs.envs]
+    check_declared_spaces(envs, found)
     space = deepcopy(envs.action_space)
     space.seed(seed)
     observation = _reset(envs, seed, found)
@@ -65,13 +75,13 @@ def live(envs: VectorEnv, seed: int, episodes: int, steps: int, found: Complaint
         if len(kept) > KEPT_STEPS:
             _look_again(kept.popleft(), found)
         if step.final_observation is not None:
-            # the next one comes when another episode has ended
+            # kept until the next episode ends, which may be much later
             _look_again(last_final, found)
             last_final = _copies(step.final_observation)
     for copies in [*kept, last_final]:
         _look_again(copies, found)
     _tell_success(record, found)
-    return Life(envs, record, np.array(actions))
+    return Trajectory(envs, record, np.array(actions))
 
 
 def _reset(envs: VectorEnv, seed: int, found: Complaints) -> ArrayTree:
@@ -114,13 +124,11 @@ def _look_at(envs: VectorEnv, observation: ArrayTree, where: str, found: Complai
 
 
 def _look_at_row(envs: VectorEnv, observation: Any, where: str, found: Complaints) -> None:
-    # of single environments that was seen already, and before types were converted
+    # the strict wrapper saw those of single environments, before types were converted
     if not isinstance(envs, OneByOne):
         if not is_finite(observation):
             found.add("finite", f"{where} is {NOT_FINITE}")
-        what = outside(envs.observation_space, observation)
-        if what is not None:
-            found.add("space", f"{where} {what}")
+        check_member(envs.observation_space, observation, where, found)
     space = envs.action_space
     discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
     if discrete and isinstance(observation, Mapping) and MASK in observation:

@@ -1,27 +1,38 @@
-"""What single environments do that their spaces and Gymnasium's interface do not allow.
+"""Faults of single environments that the layers of `envs` repair before anybody sees them.
 
-Our layers turn much of it into something that a training survives: types are converted, arrays
-copied. Whoever wants to know has to look beneath them.
+A training survives wrong types and shared arrays, because types are converted and arrays copied on
+the way. To report them, an environment is watched beneath these layers. Gymnasium's own checker
+judges types and membership in spaces.
 """
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
+from gymnasium import logger, spaces
+from gymnasium.utils.passive_env_checker import (
+    check_action_space,
+    check_observation_space,
+    env_reset_passive_checker,
+    env_step_passive_checker,
+)
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.vector import leaves, map_arrays
+from envs.vector import VectorEnv, leaves, map_arrays
 from envs.wrappers import MASK
 
 Verdict: TypeAlias = Literal["ok", "note", "broken"]
 RANK: dict[Verdict, int] = {"ok": 0, "note": 1, "broken": 2}
+# Gymnasium colours its warnings for a terminal
+DECORATION = re.compile(r"\x1b\[[0-9;]*m|WARN: ")
 
 
 class Complaint(NamedTuple):
-    """What was found of one property."""
+    """The verdict on one property, the reason, and how often it was found."""
 
     verdict: Verdict
     what: str
@@ -29,13 +40,13 @@ class Complaint(NamedTuple):
 
 
 class Complaints:
-    """What was found, by property: the first of the worst, and how often."""
+    """The verdicts on all properties: of each, the first of the worst complaints."""
 
     def __init__(self) -> None:
         self.found: dict[str, Complaint] = {}
 
     def add(self, name: str, what: str, verdict: Verdict = "broken") -> None:
-        """Once more; ``ok`` says that somebody looked, and nothing where that is all to say."""
+        """Note a verdict; ``ok`` says that the property was looked at, usually without words."""
         old = self.found.get(name)
         if old is None or RANK[verdict] > RANK[old.verdict]:
             self.found[name] = Complaint(verdict, what, 1)
@@ -47,14 +58,14 @@ class Complaints:
         return name in self.found and self.found[name].verdict == "broken"
 
 
-class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The same environment, of which what it should not return is written down."""
+class StrictWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The same environment; whatever it should not return is added to the complaints."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], found: Complaints) -> None:
         super().__init__(env)
         self._found = found
         self._steps = 0
-        # what it returned last, and how that looked
+        # the last observation, and a copy made when it was returned
         self._last: tuple[Any, Any] = ((), ())
 
     @override
@@ -63,40 +74,122 @@ class Watched(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Any, Any]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
-        self._look(observation, info, "the first observation of an episode")
+        self._look(observation, (0.0, False, False, info), "the first observation of an episode")
         return observation, info
 
     @override
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         self._steps += 1
-        where = f"step {self._steps} of an episode"
         answer: tuple[Any, Any, Any, Any, Any] = self.env.step(action)
-        observation, reward, terminated, truncated, info = answer
-        for name, flag in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(flag, bool | np.bool_):
-                self._found.add("types", f"{name} of {where} is {flag!r}; it should be a boolean")
-        if np.ndim(reward) != 0:
-            self._found.add("types", f"the reward of {where} is {reward!r}; it should be a number")
-        self._look(observation, info, f"the observation of {where}")
-        return observation, reward, terminated, truncated, info
+        self._look(answer[0], answer[1:], f"step {self._steps} of an episode")
+        return answer
 
-    def _look(self, observation: Any, info: Any, where: str) -> None:
+    def _look(self, observation: Any, outcome: Any, where: str) -> None:
         if differ(*self._last):
             what = "the environment writes into arrays that it returned, of which we take copies"
             self._found.add("arrays", what, "note")
         self._last = (observation, map_arrays(np.array, observation))
-        what = outside(self.observation_space, observation)
-        if what is not None:
-            self._found.add("space", f"{where} {what}")
-        if not isinstance(info, Mapping):
-            self._found.add("types", f"the info beside {where} is {info!r}; it should be a dict")
-        elif MASK in info and not (isinstance(observation, Mapping) and MASK in observation):
+        check_member(self.observation_space, observation, where, self._found)
+        reward, *flags, info = outcome
+        # a number that is not finite is a complaint of its own
+        answer = (0, reward if is_finite(reward) else 0.0, *flags, info)
+        env = _Answer(answer, spaces.Discrete(1))
+        for fault in _complaints_of(env_step_passive_checker, env, None):
+            self._found.add("types", f"{where}: {fault}")
+        shown = isinstance(observation, Mapping) and MASK in observation
+        if isinstance(info, Mapping) and MASK in info and not shown:
             what = f'there is an info["{MASK}"]; action_mask=true shows it to the agent'
             self._found.add("mask", what, "note")
 
 
+class _Answer(gymnasium.Env[Any, Any]):
+    """An environment for Gymnasium's checker that repeats an answer which another one gave."""
+
+    def __init__(self, answer: Any, space: spaces.Space[Any]) -> None:
+        self.answer = answer
+        self.observation_space = space
+
+    @override
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self.answer
+
+    @override
+    def step(self, action: Any) -> Any:
+        return self.answer
+
+
+def _complaints_of(checker: Callable[..., Any], *arguments: Any) -> list[str]:
+    """The warnings and the error of one of Gymnasium's checkers, each in one line."""
+    level = logger.min_level
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # a program that silences Gymnasium's log would silence its checker as well
+        logger.min_level = logger.WARN
+        try:
+            checker(*arguments)
+        except Exception as error:  # an assertion for most faults of form
+            warnings.warn(str(error), stacklevel=1)
+        finally:
+            logger.min_level = level
+    return [" ".join(DECORATION.sub("", str(each.message)).split()) for each in caught]
+
+
+def check_declared_spaces(envs: VectorEnv, found: Complaints) -> None:
+    """Note where Gymnasium finds the spaces odd, such as a Box whose bounds are equal."""
+    for check, space in (
+        (check_observation_space, envs.observation_space),
+        (check_action_space, envs.action_space),
+    ):
+        for fault in _complaints_of(check, space):
+            found.add("space", fault, "note")
+
+
+def check_member(space: spaces.Space[Any], observation: Any, where: str, found: Complaints) -> None:
+    """Complain if Gymnasium does not find an observation in its space.
+
+    A value of an unusual type that is a member all the same is worth a note.
+    """
+    # a number that is not finite is a complaint of its own
+    if not is_finite(observation):
+        return
+    faults = _complaints_of(env_reset_passive_checker, _Answer((observation, {}), space))
+    if not faults:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if space.contains(observation):
+            found.add("space", f"{where}: {faults[0]}", "note")
+        else:
+            found.add("space", f"{where}: {_misfit(space, observation) or faults[-1]}")
+
+
+def _misfit(space: spaces.Space[Any], value: Any, name: str = "observation") -> str | None:
+    """The part of an observation that is not in its space; None if parts are missing or too many.
+
+    Gymnasium says only that there is one.
+    """
+    parts: list[tuple[str, spaces.Space[Any], Any]] = []
+    if isinstance(space, spaces.Dict):
+        if isinstance(value, Mapping) and value.keys() == space.spaces.keys():
+            parts = [(repr(key), part, value[key]) for key, part in space.spaces.items()]
+    elif isinstance(space, spaces.Tuple):
+        if isinstance(value, tuple) and len(value) == len(space.spaces):
+            parts = [(str(i), *pair) for i, pair in enumerate(zip(space, value, strict=True))]
+    else:
+        array: NDArray[Any] = np.asarray(value)
+        if isinstance(space, spaces.Box) and array.shape == space.shape and array.size > 1:
+            places = np.argwhere((array < space.low) | (array > space.high))
+            for place in map(tuple, places[:1].tolist()):
+                low, high = space.low[place], space.high[place]
+                return f"{name} has {array[place]} at {list(place)}, beyond [{low}, {high}]"
+        numbers = np.array2string(array, threshold=8, edgeitems=1)
+        return f"{name} is {array.dtype}{list(array.shape)} {numbers}, which is not in {space}"
+    wrong = next((each for each in parts if not each[1].contains(each[2])), None)
+    return wrong and _misfit(wrong[1], wrong[2], f"{name}[{wrong[0]}]")
+
+
 def differ(one: Any, other: Any) -> bool:
-    """Whether two trees of one form have different numbers; undefined ones are equal."""
+    """Whether two trees of one form have different numbers; two NaN count as equal."""
     for mine, theirs in zip(leaves(one), leaves(other), strict=True):
         first = np.asarray(mine)
         if not np.array_equal(first, theirs, equal_nan=first.dtype.kind == "f"):
@@ -105,47 +198,6 @@ def differ(one: Any, other: Any) -> bool:
 
 
 def is_finite(tree: Any) -> bool:
-    """Whether nothing in it is infinite or undefined."""
+    """Whether no number in a tree is infinite or NaN."""
     parts = [np.asarray(leaf) for leaf in leaves(tree)]
     return all(part.dtype.kind != "f" or bool(np.isfinite(part).all()) for part in parts)
-
-
-def outside(space: spaces.Space[Any], value: Any) -> str | None:
-    """Why ``value`` is no member of the space, in words; None if it is one, or is not finite."""
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, Mapping):
-            return "is no dictionary, as its space is"
-        if value.keys() != space.spaces.keys():
-            return f"has the keys {sorted(value)}; its space has {sorted(space.spaces)}"
-        parts = [(f"[{key!r}]", part, value[key]) for key, part in space.spaces.items()]
-    elif isinstance(space, spaces.Tuple):
-        if not isinstance(value, tuple) or len(value) != len(space.spaces):
-            return f"is no tuple of {len(space.spaces)} parts, as its space is"
-        pairs = zip(space.spaces, value, strict=True)
-        parts = [(f"[{place}]", part, each) for place, (part, each) in enumerate(pairs)]
-    else:
-        return _array_outside(space, value)
-    reasons = ((name, outside(part, each)) for name, part, each in parts)
-    found = next(((name, why) for name, why in reasons if why is not None), None)
-    return found and (found[0] + found[1] if found[1].startswith("[") else " ".join(found))
-
-
-def _array_outside(space: spaces.Space[Any], value: Any) -> str | None:
-    array: NDArray[Any] = np.asarray(value)
-    # a whole number of Python has no type of its own
-    if space.contains(value if isinstance(value, int) else array):
-        return None
-    if array.shape != space.shape:
-        return f"has the shape {list(array.shape)}; in its space it is {list(space.shape or ())}"
-    # any numbers will do for zeros and ones
-    dtype = None if isinstance(space, spaces.MultiBinary) else space.dtype
-    if dtype is not None and not np.can_cast(array.dtype, dtype):
-        return f"is {array.dtype}; in its space it is {dtype}"
-    # that is told elsewhere
-    if not is_finite(array):
-        return None
-    if isinstance(space, spaces.Box):
-        place = tuple(np.argwhere((array < space.low) | (array > space.high))[0].tolist())
-        low, high = space.low[place], space.high[place]
-        return f"has {array[place]} at {list(place)}; its space reaches from {low} to {high}"
-    return " ".join(f"is {np.array2string(array, threshold=8)}, which is not in {space}".split())

@@ -1,6 +1,7 @@
-"""What environments answer over time, kept small: numbers that are equal where the answers are.
+"""Recordings of what environments answer to actions, small enough to keep and compare.
 
-Two recordings of the same actions say at which step, where and in what two instances first differ.
+Arrays are kept as hashes. Two recordings of the same actions tell in which step, environment and
+part of an answer two instances first differ.
 """
 
 import operator
@@ -19,18 +20,18 @@ from envs.vector import ArrayTree, EnvStep, VectorEnv, leaves, map_arrays, take_
 from envs.workers.replay import fingerprints
 from envs.wrappers import MASK
 
-# what a step has beside observations; an opening observation has none of it
+# the columns of a step beside its observations; they are 0 in the row of the first observation
 OUTCOME = ("reward", "terminated", "truncated", "success", "fault")
 
 
 class Difference(NamedTuple):
-    """Where two recordings part."""
+    """The first place where two recordings differ."""
 
     step: int
-    """Since they began; 0 is the observation before the first step."""
+    """Steps taken since the recordings began; 0 is their first observation."""
     row: int
     what: str
-    """A part of the observation, or of the outcome."""
+    """The name of a column."""
 
     @override
     def __str__(self) -> str:
@@ -39,7 +40,7 @@ class Difference(NamedTuple):
 
 
 class Record:
-    """The answers of N environments, from their first observation on."""
+    """A recording of the answers of N environments, from their first observation on."""
 
     def __init__(self, first: ArrayTree) -> None:
         names = leaf_names(first)
@@ -50,7 +51,7 @@ class Record:
         self._times: list[NDArray[np.int64]] = [np.concatenate([nothing, shown], 1)]
 
     def add(self, step: EnvStep) -> None:
-        """Keep one step."""
+        """Record one step."""
         rows = len(step.reward)
         ended = step.terminated | step.truncated
         final = np.zeros((rows, self._num_leaves), np.int64)
@@ -66,28 +67,28 @@ class Record:
         self._times.append(np.concatenate([outcome, final, _numbers(step.observation)], 1))
 
     def numbers(self) -> Int64[np.ndarray, "T N columns"]:
-        """All of it: the first observation, then every step."""
+        """The whole recording: the first observation, then every step."""
         return np.stack(self._times)
 
     def since(self, time: int) -> Int64[np.ndarray, "T N columns"]:
-        """As if the recording had begun after so many steps."""
+        """The recording as if it had begun after ``time`` steps."""
         numbers = self.numbers()[time:]
         numbers[0, :, : -self._num_leaves] = 0
         return numbers
 
     def ended(self) -> NDArray[np.bool_]:
-        """Whether an episode ended, by step and environment; ``[T N]``."""
+        """Whether an episode ended, by step and environment, ``[T N]``."""
         return (self.column("terminated") | self.column("truncated"))[1:] != 0
 
     def column(self, name: str) -> Int64[np.ndarray, "T N"]:
-        """One kind of answer over time."""
+        """One column over time."""
         return self.numbers()[..., self.columns.index(name)]
 
 
 def first_difference(
     columns: list[str], one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> Difference | None:
-    """Where they part, as far as both go; None if they do not."""
+    """The first difference between two recordings, as far as both go; None if there is none."""
     both = min(len(one), len(other))
     found = np.argwhere(one[:both] != other[:both])
     if not len(found):
@@ -97,7 +98,7 @@ def first_difference(
 
 
 def leaf_names(tree: ArrayTree, name: str = "observation") -> list[str]:
-    """What to call the arrays of a tree, in the order of ``leaves``."""
+    """Names for the arrays of a tree, in the order of ``leaves``."""
     if isinstance(tree, Mapping):
         return [n for key, part in tree.items() for n in leaf_names(part, f"{name}[{key!r}]")]
     if isinstance(tree, tuple):
@@ -110,7 +111,7 @@ def _numbers(tree: ArrayTree) -> NDArray[np.int64]:
 
 
 def play(envs: VectorEnv, first: ArrayTree, actions: NDArray[Any]) -> Record:
-    """What the environments, which show ``first``, answer to some actions."""
+    """Record the answers to ``actions`` of environments whose last observation was ``first``."""
     record = Record(first)
     for action in actions:
         record.add(envs.step(action))
@@ -120,12 +121,12 @@ def play(envs: VectorEnv, first: ArrayTree, actions: NDArray[Any]) -> Record:
 def play_one(
     env: gymnasium.Env[Any, Any], seeds: Iterator[int | None], actions: NDArray[Any]
 ) -> Record:
-    """The same of one environment of Gymnasium, without any code of ours between.
+    """Record one Gymnasium environment, with none of our code in between.
 
     Args:
-        env: Any.
-        seeds: With what each episode is opened.
-        actions: ``[T ...]``, as many as there are steps.
+        env: The environment.
+        seeds: The seed of each episode's reset.
+        actions: ``[T ...]``, one for each step.
     """
     record = Record(_batch_of_one(env, env.reset(seed=next(seeds))[0]))
     for action in actions:
@@ -149,11 +150,11 @@ def _batch_of_one(env: gymnasium.Env[Any, Any], observation: Any) -> Any:
 
 
 def random_actions(space: spaces.Space[Any], observation: ArrayTree, num_envs: int) -> NDArray[Any]:
-    """An action for each environment, of those that its mask allows if it shows one.
+    """A random action for each environment, among those that its mask allows if it has one.
 
     Args:
-        space: Of actions; its own generator draws.
-        observation: What the environments show.
+        space: The space of actions, whose own generator draws.
+        observation: The last observation, which may hold a mask.
         num_envs: N.
     """
     mask = observation.get(MASK) if isinstance(observation, Mapping) else None

@@ -7,7 +7,7 @@ from typing_extensions import override
 from envs.tasks import cards
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
+from envs.tasks.question_task import NOT_ASKED, QuestionTask, Script, Seen
 
 # how many decks are dealt
 LEVELS = {"easy": 1, "medium": 2, "hard": 3}
@@ -15,7 +15,7 @@ LEVELS = {"easy": 1, "medium": 2, "hard": 3}
 PLAY, WATCH = 0, 1
 
 
-class Autoencode(ScriptedTask):
+class Autoencode(QuestionTask):
     """All the cards are shown one by one, then their suits are asked for, the last one first.
 
     An observation is (mode, suit). The mode is 1 while the agent only watches, and 0 when it is

@@ -7,7 +7,7 @@ from typing_extensions import override
 from envs.tasks import cards
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import Script, ScriptedTask, Seen
+from envs.tasks.question_task import QuestionTask, Script, Seen
 
 # how many decks are dealt, and by what cards are told apart
 LEVELS = {"easy": (1, "colors"), "medium": (2, "suits"), "hard": (4, "ranks")}
@@ -19,7 +19,7 @@ KINDS = {
 }
 
 
-class CountRecall(ScriptedTask):
+class CountRecall(QuestionTask):
     """Two decks are shown card by card; the answer is a count of the first deck's cards so far.
 
     An observation is (shown, asked for): how many cards of the second one's kind did the first deck

@@ -7,14 +7,14 @@ from typing_extensions import override
 from envs.tasks import cards
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
+from envs.tasks.question_task import NOT_ASKED, QuestionTask, Script, Seen
 
 # how many decks are shuffled together
 LEVELS = {"easy": 1, "medium": 2, "hard": 3}
 HIGHER, LOWER = range(2)
 
 
-class HigherLower(ScriptedTask):
+class HigherLower(QuestionTask):
     """A deck is dealt card by card; before each but the first, say whether it ranks higher (0).
 
     An observation is the rank of the card that was dealt last, aces low. The answer before a card

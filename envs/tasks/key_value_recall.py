@@ -11,13 +11,13 @@ from typing_extensions import override
 
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
+from envs.tasks.question_task import NOT_ASKED, QuestionTask, Script, Seen
 
 # num_keys, num_values, num_rewrites, num_queries
 LEVELS = {"easy": (4, 4, 4, 4), "medium": (16, 8, 16, 8), "hard": (32, 16, 96, 16)}
 
 
-class KeyValueRecall(ScriptedTask):
+class KeyValueRecall(QuestionTask):
     """Pairs of a key and a value are shown, some keys again with another value; then keys alone.
 
     The answer to a key alone is the value it was last shown with. An observation is (key, value);

@@ -7,13 +7,13 @@ from typing_extensions import override
 from envs.tasks import cards
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import Script, ScriptedTask, Seen
+from envs.tasks.question_task import QuestionTask, Script, Seen
 
 # how many decks are dealt
 LEVELS = {"easy": 1, "medium": 8, "hard": 16}
 
 
-class RepeatFirst(ScriptedTask):
+class RepeatFirst(QuestionTask):
     """Cards are shown one by one; the answer is always the suit of the episode's first.
 
     Nothing marks the first card but the time at which it is seen.

@@ -7,13 +7,13 @@ from typing_extensions import override
 from envs.tasks import cards
 from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
-from envs.tasks.scripted import NOT_ASKED, Script, ScriptedTask, Seen
+from envs.tasks.question_task import NOT_ASKED, QuestionTask, Script, Seen
 
 # how many decks are dealt, and k
 LEVELS = {"easy": (1, 4), "medium": (2, 32), "hard": (3, 64)}
 
 
-class RepeatPrevious(ScriptedTask):
+class RepeatPrevious(QuestionTask):
     """Cards are shown one by one; the answer is the suit of the k-th last of them.
 
     The card on the table counts: with k = 1 its own suit is asked for, with k = 4 that of the card

@@ -1,4 +1,4 @@
-"""``fwrl check-env``: what an environment does, judged against the contract, as a table or JSON."""
+"""``fwrl check-env``: check an environment against the contract, and print a table or JSON."""
 
 import json
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ class _Environments(Config):
 
 
 def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConfig:
-    """The environments that are meant.
+    """The configuration of the environments to check.
 
     Args:
         name: A Gymnasium id, an Atari game, or a YAML file with a part ``env``.
         overrides: Keys of that part, with or without ``env.`` before them.
 
     Raises:
-        ConfigError: If there are none of this name, or not with these keys.
+        ConfigError: If no environment has this name, or a key is wrong.
     """
     values: dict[str, Any] = {"env": _named(name)}
     prefixed = [text if text.startswith(PREFIX) else f"{PREFIX}{text}" for text in overrides]
@@ -48,7 +48,7 @@ def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConf
 
 def _named(name: str) -> Any:
     if Path(name).suffix in {".yaml", ".yml"}:
-        # here, because it brings PyTorch
+        # imported here because it imports PyTorch
         from fwrl.run.directory import find_config
 
         values = read_yaml(find_config(Path(name)))
@@ -72,7 +72,7 @@ def _named(name: str) -> Any:
 def check_env(
     config: GymnasiumConfig | AtariConfig, seed: int, episodes: int, steps: int
 ) -> Report:
-    """What is found of these environments.
+    """The report on these environments.
 
     Raises:
         ConfigError: If they cannot be built as configured.
@@ -84,7 +84,7 @@ def check_env(
 
 
 def exit_code(report: Report) -> int:
-    """0 where the contract is kept, whether exactly repeatable or not."""
+    """0 if the contract is kept, also by environments that cannot be continued exactly."""
     return 0 if report.faithful else BREAKS
 
 
@@ -94,7 +94,7 @@ def name_of(config: GymnasiumConfig | AtariConfig) -> str:
 
 
 def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
-    """All that was found, in one object."""
+    """The report as one JSON object."""
     seen, costs = report.seen, report.costs
     result = {
         "env": name_of(config),
@@ -110,7 +110,7 @@ def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
 
 
 def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console) -> None:
-    """All that was found, for people; without a terminal in plain lines."""
+    """Print the report as a table, or in plain lines without a terminal."""
     rows = [(f.name, f.verdict, f.what) for f in report.findings]
     if console.is_terminal:
         table = Table(title=Text(name_of(config)), title_justify="left", show_header=False)

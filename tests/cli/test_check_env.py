@@ -19,7 +19,7 @@ def registered():
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    monkeypatch.setattr("envs.check.costs.SECONDS", 0.02)
+    monkeypatch.setattr("envs.check.timing.SECONDS", 0.02)
 
 
 def test_a_sound_environment(capsys):

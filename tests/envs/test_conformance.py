@@ -7,9 +7,9 @@ from gymnasium import spaces
 
 from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
 from envs.check.conformance import check
-from envs.check.costs import Costs, workers_pay
-from envs.check.random_play import live
-from envs.check.strict_wrapper import Complaints, outside
+from envs.check.random_play import play_randomly
+from envs.check.strict_wrapper import Complaints, check_member
+from envs.check.timing import Timing, workers_pay
 from envs.check.trajectory import Record, first_difference, random_actions
 from envs.tasks import TASKS
 from envs.vector import EnvStep
@@ -23,7 +23,7 @@ def registered():
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
-    monkeypatch.setattr("envs.check.costs.SECONDS", 0.02)
+    monkeypatch.setattr("envs.check.timing.SECONDS", 0.02)
 
 
 def judged(env_id, steps=400, **keys):
@@ -71,14 +71,14 @@ def test_a_game_of_atari():
 
 
 BROKEN = {
-    "BeyondItsSpace": ("space", "['time'] is 20, which is not in Discrete(20)"),
-    "OfAnotherType": ("space", "['noise'] is float64; in its space it is float32"),
+    "BeyondItsSpace": ("space", "['time'] is int64[] 20, which is not in Discrete(20)"),
+    "OfAnotherType": ("space", "['noise'] is float64[2] [0. 0.], which is not in Box"),
     "OfAnotherShape": ("runs", "does not fit the space"),
-    "WithoutAKey": ("space", "has the keys ['clock', 'noise', 'time']"),
+    "WithoutAKey": ("space", "obs keys: ['noise', 'clock', 'time']"),
     "PaysNaN": ("finite", "after 3 actions: a reward that is not finite"),
     "ShowsInfinity": ("finite", "reset: an observation that is not finite"),
-    "EndsInNumbers": ("types", "terminated of step 1 of an episode is 0; it should be a boolean"),
-    "PaysAList": ("types", "it should be a number"),
+    "EndsInNumbers": ("types", "step 1 of an episode: Expects `terminated` signal to be a boolean"),
+    "PaysAList": ("types", "must be a float, int"),
     "OneArrayForAll": ("alone", "observation['noise'] of environment 0, after 1 steps"),
     "WritesIntoActions": ("arrays", "step 1 changed the actions"),
     "OfItsOwnChance": ("deterministic", "observation['noise'] of environment 0, before the first"),
@@ -147,7 +147,7 @@ def test_what_was_returned_and_is_written_to_later(name):
 
     envs.step = step
     found = Complaints()
-    live(envs, 0, 3, 400, found)
+    play_randomly(envs, 0, 3, 400, found)
     assert found.broken("arrays")
     assert {name for name in found.found if found.broken(name)} == {"arrays"}
 
@@ -209,7 +209,7 @@ def test_a_replay_that_is_too_long_for_the_configuration():
 
 
 def test_when_workers_pay():
-    costs = Costs(8, 0.0, 0.0, 0.0, 1.0, 1)
+    costs = Timing(8, 0.0, 0.0, 0.0, 1.0, 1)
     pays = [workers_pay(costs._replace(step_seconds=s)) for s in (1e-5, 2e-4, 1e-2)]
     assert pays == [False, None, True]
     assert judged("Sound-v0", steps=10).workers_pay is False
@@ -257,19 +257,36 @@ def test_final_observations_count_only_where_episodes_ended():
     assert first_difference(columns, first, other) == (1, 1, "final observation['b'][0]")
 
 
+def complaint(space, observation):
+    found = Complaints()
+    check_member(space, observation, "here", found)
+    return found.found["space"][:2] if found.found else None
+
+
 def test_members_of_spaces_and_others():
     box = spaces.Box(0, np.array([1, 2], np.float32), (2,), np.float32)
     both = spaces.Dict({"x": box, "y": spaces.Tuple([spaces.MultiBinary(2)])})
     good = {"x": np.ones(2, np.float32), "y": (np.zeros(2, np.int8),)}
-    assert outside(both, good) is None
-    assert outside(both, good | {"x": np.float32([1, 3])}) == (
-        "['x'] has 3.0 at [1]; its space reaches from 0.0 to 2.0"
-    )
-    assert "['y'][0] is [0 2], which is not in" in outside(both, good | {"y": (np.array([0, 2]),)})
-    assert outside(both, good | {"y": ()}) == "['y'] is no tuple of 1 parts, as its space is"
-    assert outside(both, good["x"]) == "is no dictionary, as its space is"
-    assert outside(spaces.Discrete(3), 2) is None
-    assert outside(spaces.Discrete(3, start=2), np.int64(1)) is not None
+    assert complaint(both, good) is None
+    assert complaint(both, good | {"x": np.float32([1, 3])}) == (
+        "broken", "here: observation['x'] has 3.0 at [1], beyond [0.0, 2.0]"
+    )  # fmt: skip
+    _, words = complaint(both, good | {"y": (np.array([0, 2]),)})
+    assert "observation['y'][0] is int64[2] [0 2], which is not in" in words
+    for observation in (good | {"y": ()}, good["x"], {"x": good["x"]}):
+        verdict, words = complaint(both, observation)
+        assert verdict == "broken"
+        assert "The obs returned by" in words
+    assert complaint(spaces.Discrete(3), 2) is None
+    assert complaint(spaces.Discrete(3), np.int32(2))[0] == "note"
+    assert complaint(spaces.Discrete(3, start=2), np.int64(1))[0] == "broken"
+    # told elsewhere
+    assert complaint(both, good | {"x": np.float32([1, np.nan])}) is None
+
+
+def test_gymnasium_finds_faults_though_its_log_is_silenced(monkeypatch):
+    monkeypatch.setattr("gymnasium.logger.min_level", 40)
+    assert complaint(spaces.Discrete(3), 3)[0] == "broken"
 
 
 def test_random_actions_are_those_that_a_mask_allows():

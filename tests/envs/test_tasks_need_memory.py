@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from envs.tasks import TASKS, make_env, make_vector_env
-from envs.tasks.scripted import NOT_ASKED
+from envs.tasks.question_task import NOT_ASKED
 from envs.tasks.t_maze import DOWN, LEFT, RIGHT, UP
 
 LEVELS = ("easy", "medium", "hard")

@@ -1,4 +1,4 @@
-"""A sheet to draw pictures of tasks on: few colours, few shapes, smooth edges."""
+"""A canvas to draw pictures of tasks on: few colours, few shapes, smooth edges."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -29,14 +29,14 @@ TITLE_Y, NOTE_Y, CLOCK_Y = 24, 204, 229
 CLOCK_HEIGHT = 4
 
 
-class Sheet:
+class Canvas:
     """A picture being drawn: title, a bar of the time that is left, and what is put between.
 
     Coordinates are pixels of the finished picture, y downwards; later strokes cover earlier ones.
     """
 
     def __init__(self, title: str, time_left: Real) -> None:
-        """An empty sheet.
+        """An empty canvas.
 
         Args:
             title: What the agent is to do.

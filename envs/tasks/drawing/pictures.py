@@ -24,11 +24,11 @@ from envs.tasks.drawing.canvas import (
     RED,
     WHITE,
     WIDTH,
+    Canvas,
     Color,
     Picture,
     Point,
     Real,
-    Sheet,
 )
 
 
@@ -48,32 +48,32 @@ class Answer(NamedTuple):
 
 def table(title: str, cards: Sequence[Card], answer: Answer | None, time_left: Real) -> Picture:
     """Cards side by side and the last answer below them, if there was one."""
-    sheet = Sheet(title, time_left)
+    canvas = Canvas(title, time_left)
     width, height, gap, top = 84, 104, 32, 48
     left = (WIDTH - len(cards) * (width + gap) + gap) / 2
     for number, card in enumerate(cards):
         x = left + number * (width + gap)
         edge = BLUE if card.symbol == "?" else GRAY
-        sheet.box((x, top), (width, height), WHITE, edge, radius=9)
-        sheet.symbol((x + width / 2, top + height / 2), card.symbol, 25)
-        sheet.text((x + width / 2, top + height + 14), card.caption, 12, GRAY)
+        canvas.box((x, top), (width, height), WHITE, edge, radius=9)
+        canvas.symbol((x + width / 2, top + height / 2), card.symbol, 25)
+        canvas.text((x + width / 2, top + height + 14), card.caption, 12, GRAY)
     if answer is not None:
-        _draw_answer(sheet, answer)
-    return sheet.pixels()
+        _draw_answer(canvas, answer)
+    return canvas.pixels()
 
 
-def _draw_answer(sheet: Sheet, answer: Answer) -> None:
+def _draw_answer(canvas: Canvas, answer: Answer) -> None:
     right = answer.given == answer.right
     asked = answer.right is not None
     x = WIDTH / 2 + (12 if right else -36 if asked else 32)
-    sheet.text((x - 44, NOTE_Y), "answered" if asked else "not counted:", 13, GRAY)
-    sheet.symbol((x + 8, NOTE_Y), answer.given, 10)
+    canvas.text((x - 44, NOTE_Y), "answered" if asked else "not counted:", 13, GRAY)
+    canvas.symbol((x + 8, NOTE_Y), answer.given, 10)
     if answer.right is None:
         return
-    sheet.mark((x + 40, NOTE_Y), right)
+    canvas.mark((x + 40, NOTE_Y), right)
     if not right:
-        sheet.text((x + 94, NOTE_Y), "it was", 13, GRAY)
-        sheet.symbol((x + 136, NOTE_Y), answer.right, 10)
+        canvas.text((x + 94, NOTE_Y), "it was", 13, GRAY)
+        canvas.symbol((x + 136, NOTE_Y), answer.right, 10)
 
 
 class PairsTable(NamedTuple):
@@ -88,7 +88,7 @@ class PairsTable(NamedTuple):
 
 def table_of_pairs(pairs: PairsTable) -> Picture:
     """All cards of a game of pairs; those turned just now have a blue edge."""
-    sheet = Sheet("Find the pairs", pairs.time_left)
+    canvas = Canvas("Find the pairs", pairs.time_left)
     columns, top, bottom = 13, 42, 196
     width = (WIDTH - 2 * MARGIN) / columns
     height = (bottom - top) / (len(pairs.symbols) // columns)
@@ -100,14 +100,14 @@ def table_of_pairs(pairs: PairsTable) -> Picture:
         turned = place in pairs.turned
         found = bool(pairs.matched[place])
         face = PALE_GREEN if found else WHITE if turned else FAINT
-        sheet.box(corner, size, face, BLUE if turned else None, radius=3)
+        canvas.box(corner, size, face, BLUE if turned else None, radius=3)
         if found or turned:
             middle = (corner[0] + size[0] / 2, corner[1] + size[1] / 2)
-            sheet.symbol(middle, symbol, min(5.5, 0.4 * size[1]))
+            canvas.symbol(middle, symbol, min(5.5, 0.4 * size[1]))
     num_pairs = len(pairs.symbols) // 2
     note = f"{np.count_nonzero(pairs.matched) // 2} of {num_pairs} pairs"
-    sheet.text((WIDTH / 2, NOTE_Y + 8), note, 13, GRAY)
-    return sheet.pixels()
+    canvas.text((WIDTH / 2, NOTE_Y + 8), note, 13, GRAY)
+    return canvas.pixels()
 
 
 # width of the maze's corridor and its arms, which are twice as long
@@ -136,48 +136,48 @@ def t_maze(maze: Maze) -> Picture:
 
     The corridor is as wide as the picture at most, however many squares it has.
     """
-    sheet = Sheet("Turn at the end as the sign said", maze.time_left)
+    canvas = Canvas("Turn at the end as the sign said", maze.time_left)
     steps = maze.squares - 1
     pitch = min(SIDE, (WIDTH - 2 * MARGIN - SIDE) / steps)
     squares = WIDTH / 2 + pitch * (np.arange(maze.squares) - steps / 2)
-    _draw_corridor(sheet, squares, maze.cue)
-    _draw_sign(sheet, float(squares[0]), maze)
+    _draw_corridor(canvas, squares, maze.cue)
+    _draw_sign(canvas, float(squares[0]), maze)
     if maze.arm is None:
-        sheet.disc((float(squares[maze.position]), CORRIDOR_Y), 9, BLUE)
+        canvas.disc((float(squares[maze.position]), CORRIDOR_Y), 9, BLUE)
         note = f"square {maze.position + 1} of {maze.squares}"
-        sheet.text((WIDTH / 2, NOTE_Y), note, 13, GRAY)
+        canvas.text((WIDTH / 2, NOTE_Y), note, 13, GRAY)
     else:
         right = maze.arm == maze.cue
         y = CORRIDOR_Y + SIDE * (1.5 if maze.arm else -1.5)
-        sheet.disc((float(squares[-1]), y), 9, GREEN if right else RED)
-        sheet.mark((WIDTH / 2, NOTE_Y), right)
-    return sheet.pixels()
+        canvas.disc((float(squares[-1]), y), 9, GREEN if right else RED)
+        canvas.mark((WIDTH / 2, NOTE_Y), right)
+    return canvas.pixels()
 
 
-def _draw_corridor(sheet: Sheet, squares: Float[np.ndarray, " squares"], cue: int) -> None:
+def _draw_corridor(canvas: Canvas, squares: Float[np.ndarray, " squares"], cue: int) -> None:
     start, end = float(squares[0]) - SIDE / 2, float(squares[-1]) - SIDE / 2
     top, upper_end = CORRIDOR_Y - SIDE / 2, CORRIDOR_Y - 2.5 * SIDE
     corridor, shaft = (end + SIDE - start, SIDE), (SIDE, 5 * SIDE)
     # the walls are what is left of grey boxes under white ones
     for (x, y), (width, height) in (((start, top), corridor), ((end, upper_end), shaft)):
-        sheet.box((x - 2, y - 2), (width + 4, height + 4), GRAY)
-    sheet.box((end, upper_end), shaft, WHITE)
-    sheet.box((end, top + (SIDE if cue else -2 * SIDE)), (SIDE, 2 * SIDE), PALE_GREEN)
-    sheet.box((start, top), corridor, WHITE)
+        canvas.box((x - 2, y - 2), (width + 4, height + 4), GRAY)
+    canvas.box((end, upper_end), shaft, WHITE)
+    canvas.box((end, top + (SIDE if cue else -2 * SIDE)), (SIDE, 2 * SIDE), PALE_GREEN)
+    canvas.box((start, top), corridor, WHITE)
     between = (squares[1:] + squares[:-1]) / 2
     if squares[1] - squares[0] >= NARROWEST:
         for x in between:
-            sheet.line([(x, top), (x, top + SIDE)], FAINT, 1)
+            canvas.line([(x, top), (x, top + SIDE)], FAINT, 1)
 
 
-def _draw_sign(sheet: Sheet, x: float, maze: Maze) -> None:
+def _draw_sign(canvas: Canvas, x: float, maze: Maze) -> None:
     """The cue on a post at the start: blue while the agent sees it."""
     y = CORRIDOR_Y - SIDE / 2 - 26
     color = BLUE if maze.cue_is_seen else FAINT
-    sheet.line([(x, y), (x, y + 24)], color)
-    sheet.box((x - 12, y - 14), (24, 28), WHITE, color, radius=4)
+    canvas.line([(x, y), (x, y + 24)], color)
+    canvas.box((x - 12, y - 14), (24, 28), WHITE, color, radius=4)
     length = 9 if maze.cue else -9
-    sheet.arrow((x, y - length), (x, y + length), color)
+    canvas.arrow((x, y - length), (x, y + length), color)
 
 
 TRACK_Y, PIVOT_Y = 184, 158
@@ -201,31 +201,31 @@ class Limits(NamedTuple):
 
 def cart_pole(pole: Pole, seen: Pole | None, limits: Limits, time_left: Real) -> Picture:
     """A cart on its track with its pole; ``seen`` is what the agent sees, if that differs."""
-    sheet = Sheet("Keep the pole upright", time_left)
+    canvas = Canvas("Keep the pole upright", time_left)
     fell = abs(pole.position) > limits.position or abs(pole.angle) > limits.angle
     reach = WIDTH / 2 - MARGIN - CART[0] / 2
     x = WIDTH / 2 + reach * pole.position / limits.position
     for angle in (-limits.angle, limits.angle):
-        sheet.line([(x, PIVOT_Y), _tip(x, angle)], FAINT, 1)
-    sheet.line([(MARGIN, TRACK_Y), (WIDTH - MARGIN, TRACK_Y)], INK)
+        canvas.line([(x, PIVOT_Y), _tip(x, angle)], FAINT, 1)
+    canvas.line([(MARGIN, TRACK_Y), (WIDTH - MARGIN, TRACK_Y)], INK)
     if seen is not None:
         seen_x = WIDTH / 2 + reach * seen.position / limits.position
-        _draw_cart(sheet, seen_x, seen.angle, PALE_BLUE, PALE_BLUE)
-        sheet.text((WIDTH / 2, NOTE_Y), "pale: what the agent sees", 12, GRAY)
-    _draw_cart(sheet, x, pole.angle, INK, RED if fell else BLUE)
-    return sheet.pixels()
+        _draw_cart(canvas, seen_x, seen.angle, PALE_BLUE, PALE_BLUE)
+        canvas.text((WIDTH / 2, NOTE_Y), "pale: what the agent sees", 12, GRAY)
+    _draw_cart(canvas, x, pole.angle, INK, RED if fell else BLUE)
+    return canvas.pixels()
 
 
 def _tip(x: float, angle: float) -> Point:
     return x + POLE_LENGTH * math.sin(angle), PIVOT_Y - POLE_LENGTH * math.cos(angle)
 
 
-def _draw_cart(sheet: Sheet, x: float, angle: float, cart: Color, pole: Color) -> None:
+def _draw_cart(canvas: Canvas, x: float, angle: float, cart: Color, pole: Color) -> None:
     width, height = CART
-    sheet.box((x - width / 2, TRACK_Y - height - 2), CART, cart, radius=4)
-    sheet.line([(x, PIVOT_Y), _tip(x, angle)], pole, 6)
-    sheet.disc(_tip(x, angle), 3, pole)
-    sheet.disc((x, PIVOT_Y), 4.5, WHITE, pole)
+    canvas.box((x - width / 2, TRACK_Y - height - 2), CART, cart, radius=4)
+    canvas.line([(x, PIVOT_Y), _tip(x, angle)], pole, 6)
+    canvas.disc(_tip(x, angle), 3, pole)
+    canvas.disc((x, PIVOT_Y), 4.5, WHITE, pole)
 
 
 NODE_RADIUS = 13
@@ -246,23 +246,25 @@ class Walk(NamedTuple):
 
 def graph_walk(walk: Walk) -> Picture:
     """The nodes on a circle; the edges that the agent can choose from are blue, with numbers."""
-    sheet = Sheet("Find the way to the green place", walk.time_left)
+    canvas = Canvas("Find the way to the green place", walk.time_left)
     num_nodes = walk.destinations.shape[1]
     angle = 2 * np.pi * np.arange(num_nodes) / num_nodes
     nodes = np.stack([WIDTH / 2 + 92 * np.sin(angle), 124 - 70 * np.cos(angle)], axis=1)
     # those from the agent's node come last, to lie on top
     for origin in sorted(range(num_nodes), key=lambda node: node == walk.node):
-        _draw_edges(sheet, nodes, origin, walk)
+        _draw_edges(canvas, nodes, origin, walk)
     for node, (x, y) in enumerate(nodes.tolist()):
         fill, edge = {walk.goal: (PALE_GREEN, GREEN), walk.node: (BLUE, BLUE)}.get(
             node, (WHITE, GRAY)
         )
-        sheet.disc((x, y), NODE_RADIUS, fill, edge)
-    sheet.text((WIDTH / 2, NOTE_Y + 6), walk.note, 13, walk.note_color)
-    return sheet.pixels()
+        canvas.disc((x, y), NODE_RADIUS, fill, edge)
+    canvas.text((WIDTH / 2, NOTE_Y + 6), walk.note, 13, walk.note_color)
+    return canvas.pixels()
 
 
-def _draw_edges(sheet: Sheet, nodes: Float[np.ndarray, "nodes 2"], origin: int, walk: Walk) -> None:
+def _draw_edges(
+    canvas: Canvas, nodes: Float[np.ndarray, "nodes 2"], origin: int, walk: Walk
+) -> None:
     """The edges that leave from one node, each beside the line between the nodes, on its right."""
     here = origin == walk.node
     drawn: list[int] = []
@@ -277,8 +279,8 @@ def _draw_edges(sheet: Sheet, nodes: Float[np.ndarray, "nodes 2"], origin: int, 
         aside = np.array([-along[1], along[0]]) * (4 + 9 * rank)
         tail = nodes[origin] + aside + NODE_RADIUS * along
         head = nodes[destination] + aside - (NODE_RADIUS + 1) * along
-        sheet.arrow(tail, head, BLUE if here else FAINT)
+        canvas.arrow(tail, head, BLUE if here else FAINT)
         if here:
             label = tail + (14 + 16 * rank) * along
-            sheet.disc(label, 8, PAPER)
-            sheet.text(label, str(kind), 12, BLUE)
+            canvas.disc(label, 8, PAPER)
+            canvas.text(label, str(kind), 12, BLUE)

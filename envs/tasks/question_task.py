@@ -23,7 +23,7 @@ Seen = Int[np.ndarray, "seen ..."]
 Script = tuple[Seen, Int[np.ndarray, " asked"]]
 
 
-class ScriptedTask(BatchedTask):
+class QuestionTask(BatchedTask):
     """A task that shows a script and asks for answers that depend on what it showed.
 
     A right answer earns one over the number of questions in an episode and a wrong one loses as

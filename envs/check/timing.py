@@ -1,4 +1,4 @@
-"""What environments cost a training: time to build, to step, to reset and to play again."""
+"""Time that environments take to be built, stepped and reset, and whether workers would help."""
 
 import time
 from copy import deepcopy
@@ -9,32 +9,32 @@ import numpy as np
 from envs.check.trajectory import random_actions
 from envs.vector import VectorEnv, leaves, take_row
 
-# to be measured for so long, and with so many answers at most
+# limits of a measurement
 SECONDS, MOST_STEPS, MOST_RESETS = 1.0, 2000, 10
-# for a step to go through a pipe to a worker process and back
+# a step's way through a pipe to a worker process and back
 PIPE_SECONDS = 1e-4
-# a step should take so many times as long for workers to be worthwhile, and no less than the pipe
+# workers are clearly worthwhile if a step takes this many times as long as its way there and back
 CLEARLY = 3
 
 
-class Costs(NamedTuple):
-    """Measured with random actions in this process, on this machine as it was.
+class Timing(NamedTuple):
+    """Times per environment, measured with random actions in this process, and memory.
 
-    Times are of one environment: those of all, stepped together, divided by how many they are.
+    They are stepped together; the time of all is divided by their number.
     """
 
     num_envs: int
     build_seconds: float
     reset_seconds: float
     step_seconds: float
-    """Without the steps that ended an episode, unless all do."""
+    """Median of the steps that ended no episode, or of all if each one does."""
     steps_per_second: float
-    """Of all environments together, episodes' ends included."""
+    """All environments together, with the steps that end episodes."""
     observation_bytes: int
 
 
-def measure(envs: VectorEnv, build_seconds: float, seed: int) -> Costs:
-    """The costs of environments that took so many seconds to be built; they are reset and used."""
+def measure(envs: VectorEnv, build_seconds: float, seed: int) -> Timing:
+    """Time environments, which are reset and stepped; ``build_seconds`` was measured before."""
     observation = envs.reset(seed)
     resets: list[float] = []
     end = time.perf_counter() + SECONDS
@@ -54,7 +54,7 @@ def measure(envs: VectorEnv, build_seconds: float, seed: int) -> Costs:
         taken = time.perf_counter() - start
         observation = step.observation
         (ending if (step.terminated | step.truncated).any() else quiet).append(taken)
-    return Costs(
+    return Timing(
         envs.num_envs,
         build_seconds / envs.num_envs,
         float(np.median(resets)) / envs.num_envs,
@@ -64,8 +64,8 @@ def measure(envs: VectorEnv, build_seconds: float, seed: int) -> Costs:
     )
 
 
-def workers_pay(costs: Costs) -> bool | None:
-    """Whether a step takes long enough for worker processes; None where that is not clear."""
-    if costs.step_seconds < PIPE_SECONDS:
+def workers_pay(timing: Timing) -> bool | None:
+    """Whether a step takes long enough for worker processes to pay; None if that is not clear."""
+    if timing.step_seconds < PIPE_SECONDS:
         return False
-    return True if costs.step_seconds > CLEARLY * PIPE_SECONDS else None
+    return True if timing.step_seconds > CLEARLY * PIPE_SECONDS else None
