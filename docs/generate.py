@@ -17,7 +17,6 @@ from fwrl.cli.tune.settings import Dimension, PrunerConfig, TuningConfig
 from fwrl.core import state_size
 from fwrl.cores import CORES
 from fwrl.feature_maps import FEATURE_MAPS
-from fwrl.kernels import CHUNKED
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.log import METRICS
 from fwrl.update_rules import UPDATE_RULES
@@ -116,10 +115,10 @@ def _cores() -> str:
 def _rules() -> str:
     rows: list[tuple[str, ...]] = []
     for name, rule in UPDATE_RULES.items():
-        found = re.search(r"``(W <- [^`]*)``", inspect.getdoc(rule) or "")
+        found = re.search(r"``(W <- [^`]*)``", inspect.getdoc(rule.apply) or "")
         assert found, f"{name} does not say what becomes of W"
-        order = "parallel" if rule in CHUNKED else "sequential"
-        rows.append((f"`{name}`", f"`{found[1]}`", order, _summary(rule)))
+        order = "parallel" if rule.form else "sequential"
+        rows.append((f"`{name}`", f"`{found[1]}`", order, _summary(rule.apply)))
     return table(("rule", "per step", "over time", "meaning"), rows)
 
 

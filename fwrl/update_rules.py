@@ -1,12 +1,13 @@
 """Update rules: how one key-value pair is written into the fast weights.
 
-A rule is a pure function of one time. Axes: B streams, H heads, K key features, V value size. The
-fast weights are ``[B, H, K, V]`` and are read by ``query @ weights``; papers that read by
+A rule is a pure function of one time; its record in ``UPDATE_RULES`` says all that kernels,
+configurations and recall maps know of it. Axes: B streams, H heads, K key features, V value size.
+The fast weights are ``[B, H, K, V]`` and are read by ``query @ weights``; papers that read by
 ``weights @ query`` hold the transpose.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from fwrl.state import FastWeights
 
 
 class Write(NamedTuple):
-    """What the slow network asks to have written, at one time or at each of T times.
+    """The request of the slow network to write, at one time or at each of T times.
 
     A rule takes the fields it knows and ignores the others.
     """
@@ -168,15 +169,50 @@ def _add(
     return torch.addcmul(weights, key.unsqueeze(-1), value.unsqueeze(-2))
 
 
-UPDATE_RULES: dict[str, UpdateRule] = {
-    "sum": sum_rule,
-    "delta": delta_rule,
-    "gated_sum": gated_sum_rule,
-    "decayed_sum": decayed_sum_rule,
-    "gated_delta": gated_delta_rule,
-    "kda": kda_rule,
-    "longhorn": longhorn_rule,
-    "clipped_delta": clipped_delta_rule,
-    "sigmoid_sum": sigmoid_sum_rule,
-    "generalised_delta": generalised_delta_rule,
+class Rule(NamedTuple):
+    """An update rule as its function, and what others need to know of it; called like the function.
+
+    A form describes the recurrence by which faster kernels than the reference scan the rule. It
+    adds the value at the key, or the error that is left of the value after reading the key, or
+    the value after a removal at another key.
+    """
+
+    apply: UpdateRule
+    # None: only the reference scans the rule
+    form: Literal["value", "error", "removal"] | None = None
+    # how what is added is scaled: not at all, by beta, or by the beta of an implicit step
+    beta: Literal["none", "given", "implicit"] = "given"
+    # how much survives a write: all, what beta leaves, or a learned share for each head or feature
+    decay: Literal["none", "rest", "head", "feature"] = "none"
+    # whether the new weights are linear in the old ones, so that reads are sums over writes
+    linear: bool = True
+    # what ``fast_weight`` offers: the rule, several writes at one time, attention normalisation
+    offered: bool = True
+    repeats: bool = False
+    normalises: bool = False
+
+    def __call__(self, weights: FastWeights, write: Write) -> FastWeights:
+        """The fast weights after the write."""
+        return self.apply(weights, write)
+
+
+UPDATE_RULES: dict[str, Rule] = {
+    "sum": Rule(sum_rule, "value", beta="none", normalises=True),
+    "delta": Rule(delta_rule, "error", repeats=True, normalises=True),
+    "gated_sum": Rule(gated_sum_rule, "value", decay="rest", normalises=True),
+    "decayed_sum": Rule(decayed_sum_rule, "value", decay="head", normalises=True),
+    "gated_delta": Rule(gated_delta_rule, "error", decay="head", repeats=True),
+    "kda": Rule(kda_rule, "error", decay="feature", repeats=True),
+    "longhorn": Rule(longhorn_rule, "error", beta="implicit", repeats=True),
+    "clipped_delta": Rule(clipped_delta_rule, linear=False),
+    "sigmoid_sum": Rule(sigmoid_sum_rule, beta="none", linear=False),
+    "generalised_delta": Rule(
+        generalised_delta_rule, "removal", beta="none", decay="feature", offered=False
+    ),
 }
+_RECORDS: dict[UpdateRule, Rule] = {rule.apply: rule for rule in UPDATE_RULES.values()}
+
+
+def rule_of(rule: UpdateRule) -> Rule:
+    """The record itself, or that of a function; one outside ``UPDATE_RULES`` has no form."""
+    return rule if isinstance(rule, Rule) else _RECORDS.get(rule) or Rule(rule)

@@ -119,7 +119,7 @@ def summaries(module: str, table: str) -> dict[str, str]:
     """The names in a dictionary of a module, each with the first line that documents its entry.
 
     The dictionary is a literal whose values are functions or classes of that module, or imported
-    there; it may take in another such dictionary by ``**``.
+    there, or records whose first field is one; it may take in another such dictionary by ``**``.
 
     Args:
         module: Its dotted name.
@@ -128,7 +128,8 @@ def summaries(module: str, table: str) -> dict[str, str]:
     tree = _parsed(module)
     entries = _dictionary(tree, table)
     found: dict[str, str] = {}
-    for key, entry in zip(entries.keys, entries.values, strict=True):
+    for key, value in zip(entries.keys, entries.values, strict=True):
+        entry = value.args[0] if isinstance(value, ast.Call) else value
         assert isinstance(entry, ast.Name), f"{module}.{table} is no table of names"
         if key is None:
             found |= summaries(_home(tree, module, entry.id), entry.id)

@@ -21,12 +21,6 @@ from fwrl.kernels.native.scan import act
 from fwrl.state import FastWeights, at_least_float32
 from fwrl.update_rules import UPDATE_RULES, Write, map_write
 
-# The rules that know no write strength, that can divide by the sum of the keys, and that can write
-# several times at one time.
-WITHOUT_BETA = ("sum", "sigmoid_sum")
-NORMALISED = ("sum", "delta", "gated_sum", "decayed_sum")
-REPEATED = ("delta", "gated_delta", "kda", "longhorn")
-
 
 class FastWeightConfig(Config):
     """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024a).
@@ -116,13 +110,15 @@ class FastWeightConfig(Config):
                 f"normalise='sum' cannot divide by features that may be negative, as "
                 f"feature_map={self.feature_map!r} makes; use normalise='l2' or another map"
             )
-        if self.max_beta != 1 and self.update_rule == "gated_sum":
-            raise ValueError("max_beta=2 makes the decay of gated_sum negative; use max_beta=1")
-        if self.num_householder > 1 and (
-            self.update_rule not in REPEATED or self.attention_normaliser
-        ):
+        rule = UPDATE_RULES[self.update_rule]
+        if self.max_beta != 1 and rule.decay == "rest":
             raise ValueError(
-                f"num_householder is {self.num_householder}, but only {', '.join(REPEATED)}, and "
+                f"max_beta=2 makes the decay of {self.update_rule} negative; use max_beta=1"
+            )
+        if self.num_householder > 1 and (not rule.repeats or self.attention_normaliser):
+            repeated = ", ".join(name for name, each in UPDATE_RULES.items() if each.repeats)
+            raise ValueError(
+                f"num_householder is {self.num_householder}, but only {repeated}, and "
                 f"no attention_normaliser, write several times; use num_householder=1"
             )
         if not self.attention_normaliser:
@@ -132,10 +128,10 @@ class FastWeightConfig(Config):
                 f"attention_normaliser cannot divide by features that may be negative, as "
                 f"feature_map={self.feature_map!r} makes; use elu_plus_one or dpfp"
             )
-        if self.update_rule not in NORMALISED:
+        if not rule.normalises:
+            normalised = ", ".join(name for name, each in UPDATE_RULES.items() if each.normalises)
             raise ValueError(
-                f"attention_normaliser is not defined for {self.update_rule}; "
-                f"use {', '.join(NORMALISED)}"
+                f"attention_normaliser is not defined for {self.update_rule}; use {normalised}"
             )
         if self.learned_initial_state:
             raise ValueError(
@@ -186,15 +182,13 @@ class FastWeight(MemoryCore[FastWeightState]):
         projected = self.addresses + config.heads * self.writes * self.value_size
         self.project = nn.Linear(input_size, projected, bias=False)
         strengths = config.heads * self.writes
-        self.beta = (
-            nn.Linear(input_size, strengths) if config.update_rule not in WITHOUT_BETA else None
-        )
+        self.beta = None if self.rule.beta == "none" else nn.Linear(input_size, strengths)
         self.unit_silu = config.feature_map == "silu" and config.normalise == "l2"
-        features = self.feature_map.size
-        channels = {"decayed_sum": 1, "gated_delta": 1, "kda": features}.get(config.update_rule)
+        channels = {"head": 1, "feature": self.feature_map.size}.get(self.rule.decay)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
-        # what one pass in C can act by, from the projections on
-        self.fused = self.unit_silu and config.update_rule in ("sum", "delta", "gated_delta")
+        # one pass in C can act from the projections on, with beta and decay as they are given
+        as_given = self.rule.beta != "implicit" and self.rule.decay != "rest"
+        self.fused = self.unit_silu and as_given
         self.normed = config.output_norm != "none"
         self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)

@@ -28,7 +28,6 @@ from fwrl.cores.self_referential import SelfReferential
 from fwrl.cores.slow_rnn import SlowRNN
 from fwrl.cores.stable_hadamard import StableHadamard
 from fwrl.cores.window_attention import WindowAttention
-from fwrl.inspection.recall_map import NONLINEAR
 from fwrl.kernels import Scanned
 from fwrl.update_rules import Write
 
@@ -73,7 +72,7 @@ class Reads(NamedTuple):
     @property
     def exact(self) -> bool:
         """Whether there is a recall map."""
-        return self.scanned.rule not in NONLINEAR
+        return self.scanned.rule.linear
 
 
 def reads_of(
@@ -122,8 +121,10 @@ def remark(core: MemoryCore[Any], reads: Iterable[Reads]) -> str:
 
 def _of_fast_weight(core: FastWeight) -> list[str]:
     said: list[str] = []
-    if core.rule in NONLINEAR:
-        said.append(f"after {core.rule.__name__} the weights are no linear function of the values")
+    if not core.rule.linear:
+        said.append(
+            f"after {core.rule.apply.__name__} the weights are no linear function of the values"
+        )
     if core.normalised:
         said.append("what reads are divided by is taken as it was")
     if core.convolution is not None:

@@ -20,10 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwrl.kernels import Scanned
-from fwrl.update_rules import UpdateRule, clipped_delta_rule, map_write, sigmoid_sum_rule
-
-# After these the weights are no linear function of what was written.
-NONLINEAR: frozenset[UpdateRule] = frozenset({clipped_delta_rule, sigmoid_sum_rule})
+from fwrl.update_rules import map_write
 
 # A read shorter than this part of what it is the sum of is left over by rounding: it has no parts.
 NOTHING = 1e-5
@@ -51,8 +48,8 @@ def contributions(scanned: Scanned) -> Iterator[tuple[int, Float[Tensor, "B R H 
         ValueError: If the rule is not linear in the weights.
     """
     rule, state, query, write, starts, fresh, _ = scanned
-    if rule in NONLINEAR:
-        raise ValueError(f"{rule.__name__} is not linear: its reads are no sums over writes")
+    if not rule.linear:
+        raise ValueError(f"{rule.apply.__name__} is not linear: its reads are no sums over writes")
     times, size = query.shape[1], query.shape[-1]
     # what is left to be read of the weights before each time: the queries, led back over the writes
     rest = query.transpose(1, 2).clone()

@@ -24,22 +24,22 @@ from fwrl.kernels.native import unit_silu as unit
 from fwrl.kernels.native.library import served
 from fwrl.kernels.triton import on_gpu
 from fwrl.state import FastWeights, at_least_float32, without_autocast
-from fwrl.update_rules import UpdateRule, Write, map_write, read
+from fwrl.update_rules import UPDATE_RULES, Rule, UpdateRule, Write, map_write, read, rule_of
 
 logger = logging.getLogger("fwrl.kernels")
 
-Scan = Callable[[UpdateRule, Tensor, Tensor, Write, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Scan = Callable[[Rule, Tensor, Tensor, Write, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def _chunked(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    run = channelwise.scan if rule in channelwise.RULES else chunked_gradient.scan
+    run = channelwise.scan if rule.decay == "feature" else chunked_gradient.scan
     return run(rule, state, query, write, starts, fresh)
 
 
@@ -49,8 +49,6 @@ KERNELS: dict[str, Scan] = {
     "native": native.scan,
     "triton": on_gpu.scan,
 }
-# the rules that have a chunked form
-CHUNKED = channelwise.RULES | chunked.FORMS.keys()
 
 _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
 
@@ -58,7 +56,7 @@ _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
 class Scanned(NamedTuple):
     """What a scan was given, and what its queries read."""
 
-    rule: UpdateRule
+    rule: Rule
     state: FastWeights
     query: Float[Tensor, "B T H K"]
     write: Write
@@ -115,21 +113,21 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     if torch.compiler.is_exporting():
         # the one that never asks for a number on its way
         return "reference"
-    name = _forced.get() or kernel
+    rule, name = rule_of(rule), _forced.get() or kernel
     if name == "auto":
         if native.serves(rule, query):
             return "native"
-        return "chunked" if rule in CHUNKED and query.shape[1] > 1 else "reference"
+        return "chunked" if rule.form and query.shape[1] > 1 else "reference"
     _check(name)
     if name == "triton":
         on_gpu.check(rule, query)
-    if name == "chunked" and rule not in CHUNKED:
-        raise ValueError(f"kernel 'chunked' has no form of {rule.__name__}; use 'reference'")
+    if name == "chunked" and not rule.form:
+        raise ValueError(f"kernel 'chunked' has no form of {rule.apply.__name__}; use 'reference'")
     if name == "native" and not native.serves(rule, query):
         raise ValueError(
             f"kernel 'native' ({native.library().about}) scans float32 on CPUs under "
-            f"{', '.join(form.__name__ for form in chunked.FORMS)}, not {query.dtype} on "
-            f"{query.device.type} under {rule.__name__}; use 'auto'"
+            f"{_names_of_computed()}, not {query.dtype} on {query.device.type} under "
+            f"{rule.apply.__name__}; use 'auto'"
         )
     return name
 
@@ -156,9 +154,10 @@ def scan(
         fresh: The state that an episode begins with, for one or for each stream; None means zeros.
         kernel: One of ``KERNELS``, or ``auto``.
     """
+    rule = rule_of(rule)
     state, query, write, fresh = _exact(state, query, write, fresh)
     name = kernel_for(rule, query, kernel)
-    logger.debug("%s over %d times: %s", rule.__name__, query.shape[1], name)
+    logger.debug("%s over %d times: %s", rule.apply.__name__, query.shape[1], name)
     with without_autocast(query.device):
         values, end = _scan(name, rule, state, query, write, starts, fresh)
     kept = _kept.get()
@@ -169,20 +168,20 @@ def scan(
 
 def _scan(
     name: str,
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    if name == "chunked" and query.is_cuda and rule in chunked.FORMS:
+    if name == "chunked" and query.is_cuda and chunked.computes(rule):
         # to ask whether all is finite would wait for all that the device has to do
         return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
     values, end = KERNELS[name](rule, state, query, write, starts, fresh)
     if name == "chunked" and not values.detach().sum().isfinite():
         # It excludes other episodes by products with zero, which keep a NaN.
-        logger.debug("%s: not finite, again by reference", rule.__name__)
+        logger.debug("%s: not finite, again by reference", rule.apply.__name__)
         return reference.scan(rule, state, query, write, starts, fresh)
     return values, end
 
@@ -191,6 +190,7 @@ def scan_step(
     rule: UpdateRule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """``scan`` over one time that starts nothing: the acting path."""
+    rule = rule_of(rule)
     state, query, write, _ = _exact(state, query, write, None)
     if acts_natively(rule, query):
         values, end = native.step(rule, state, query, write)
@@ -217,12 +217,18 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
     """Whether one time of such tensors is computed by the native kernel: never with gradients."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule, x)
+    return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule_of(rule), x)
 
 
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
     return _kept.get() is None and _forced.get() in (None, "native") and served(*tensors)
+
+
+def _names_of_computed() -> str:
+    return ", ".join(
+        rule.apply.__name__ for rule in UPDATE_RULES.values() if chunked.computes(rule)
+    )
 
 
 def _exact(

@@ -10,12 +10,10 @@ from fwrl.kernels.chunked import gradient as chunked_gradient
 from fwrl.kernels.chunked import scan as chunked
 
 REMOVING = sorted(
-    name
-    for name, rule in UPDATE_RULES.items()
-    if rule in chunked.FORMS and chunked.FORMS[rule].removes
+    name for name, rule in UPDATE_RULES.items() if chunked.computes(rule) and rule.form == "error"
 )
 every_form = pytest.mark.parametrize(
-    "name", sorted(name for name, rule in UPDATE_RULES.items() if rule in chunked.FORMS)
+    "name", sorted(name for name, rule in UPDATE_RULES.items() if chunked.computes(rule))
 )
 
 
@@ -97,7 +95,7 @@ def test_nothing_undefined_passes_a_start(name, poison, poisoned):
         "state": times < 20,
         "fresh": times >= 20,
     }.get(poisoned, (times >= 10) & (times < 20))
-    if poisoned == "decay" and chunked.FORMS[rule].decay != "given":
+    if poisoned == "decay" and rule.decay != "head":
         expected = times < 0
     if poisoned == "beta" and name == "sum":
         expected = times < 0

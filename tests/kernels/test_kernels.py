@@ -15,7 +15,7 @@ from kernel_parity import (
 )
 from torch.nn import functional as F
 
-from fwrl.kernels import CHUNKED, KERNELS, kernel_for, reference, scan, use_kernel
+from fwrl.kernels import KERNELS, kernel_for, reference, scan, use_kernel
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.native.library import library
 from fwrl.update_rules import UPDATE_RULES, Write, delta_rule, sum_rule
@@ -25,7 +25,7 @@ LENGTHS = [(times, density) for times in (1, 2, 16, 17, 65) for density in DENSI
 LENGTHS += [(63, 0.02), (64, 0.02), (257, 0.02)]
 
 every_rule = pytest.mark.parametrize(
-    "name", sorted(name for name, rule in UPDATE_RULES.items() if rule in CHUNKED)
+    "name", sorted(name for name, rule in UPDATE_RULES.items() if rule.form)
 )
 # those in C and those for a GPU have tests of their own: they know one precision, not every rule
 TORCH_KERNELS = sorted(set(KERNELS) - {"native", "triton"})

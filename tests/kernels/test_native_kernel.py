@@ -10,7 +10,7 @@ from kernel_parity import assert_equals_reference, random_scan, values_and_gradi
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.kernels import kernel_for, reference, scan, use_kernel
-from fwrl.kernels.chunked.scan import FORMS
+from fwrl.kernels.chunked.scan import computes
 from fwrl.kernels.native import library as loading
 from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
@@ -19,7 +19,7 @@ from fwrl.update_rules import UPDATE_RULES, Write, delta_rule
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
-RULES = sorted(name for name, rule in UPDATE_RULES.items() if rule in FORMS)
+RULES = sorted(name for name, rule in UPDATE_RULES.items() if computes(rule))
 every_rule = pytest.mark.parametrize("name", RULES)
 # whole vectors of every width; less than one; some and a rest
 SIZES = [(32, 32), (3, 5), (16, 64), (33, 17), (4, 80)]

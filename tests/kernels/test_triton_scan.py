@@ -14,7 +14,7 @@ from fwrl.kernels.triton import on_gpu
 from fwrl.update_rules import delta_rule, kda_rule
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-RULES = sorted(name for name, rule in UPDATE_RULES.items() if rule in chunked.FORMS)
+RULES = sorted(name for name, rule in UPDATE_RULES.items() if chunked.computes(rule))
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from fwrl.inspection.recall_map import NONLINEAR, contributions, influence, recall_map
+from fwrl.inspection.recall_map import contributions, influence, recall_map
 from fwrl.kernels import keep_scans, scan
 from fwrl.update_rules import UPDATE_RULES, Write
 
 B, T, H, K, V = 2, 9, 3, 4, 5
-LINEAR = sorted(name for name, rule in UPDATE_RULES.items() if rule not in NONLINEAR)
+LINEAR = sorted(name for name, rule in UPDATE_RULES.items() if rule.linear)
 
 
 def some_write(*shape, decays=K):
@@ -37,7 +37,7 @@ def test_which_rules_are_linear(name):
     # an affine function keeps the mean of two
     mean = (rule(first, write) + rule(second, write)) / 2
     linear = torch.allclose(rule((first + second) / 2, write), mean)
-    assert linear == (rule not in NONLINEAR)
+    assert linear == rule.linear
 
 
 @pytest.mark.parametrize("name", LINEAR)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fwrl.cores.parts.normalised import normalised_scan
-from fwrl.kernels import CHUNKED, scan
+from fwrl.kernels import scan
 from fwrl.update_rules import UPDATE_RULES, Write, read, sum_rule
 
 every_rule = pytest.mark.parametrize("name", sorted(UPDATE_RULES))
@@ -75,7 +75,7 @@ def worked_example(unit=False, factor=1, channels=False):
 @pytest.mark.parametrize(
     ("case", "kernel"),
     [(case, "reference") for case in GOLDEN]
-    + [(case, "chunked") for case, (name, *_) in GOLDEN.items() if UPDATE_RULES[name] in CHUNKED],
+    + [(case, "chunked") for case, (name, *_) in GOLDEN.items() if UPDATE_RULES[name].form],
 )
 def test_rules_are_the_worked_example(case, kernel):
     name, unit, factor, weights, values = GOLDEN[case]
@@ -123,7 +123,7 @@ def random_write(seed=0, batch=2, heads=3, key_size=4, value_size=5, channels=1)
 
 
 def channels_of(name, key_size):
-    return key_size if name in ("kda", "generalised_delta") else 1
+    return key_size if UPDATE_RULES[name].decay == "feature" else 1
 
 
 def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):

@@ -4,10 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from fwrl.kernels import scan
-from fwrl.update_rules import Write
+from fwrl.update_rules import UPDATE_RULES, Write
 
 B, H, K, V = 2, 2, 4, 3
-PER_CHANNEL = {"kda", "generalised_delta"}
+PER_CHANNEL = {name for name, rule in UPDATE_RULES.items() if rule.decay == "feature"}
 
 
 def random_scan(

@@ -20,7 +20,6 @@ from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.settings import Shape, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
 from fwrl.kernels import KERNELS, kernel_for, scan
-from fwrl.kernels.chunked import channelwise
 from fwrl.state import FastWeights
 from fwrl.update_rules import UPDATE_RULES, Write
 
@@ -64,7 +63,7 @@ def problem(rule: str, shape: Shape, device: torch.device, density: float, seed:
 
     over = (streams, times, heads)
     key, query, removal_key = (F.normalize(random(*over, size), dim=-1) for _ in range(3))
-    channels = size if UPDATE_RULES[rule] in channelwise.RULES else 1
+    channels = size if UPDATE_RULES[rule].decay == "feature" else 1
     # decays near 1, as memories have them
     decay = (random(*over, channels) + 3).sigmoid()
     fields = (key, random(*over, size), random(*over, 1).sigmoid(), decay)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.kernels import scan
-from fwrl.update_rules import UpdateRule, Write, delta_rule, sum_rule
+from fwrl.update_rules import UpdateRule, Write, delta_rule, rule_of, sum_rule
 
 # Divisors below it come from keys that share no feature with the past.
 EPSILON = 1e-6
@@ -28,7 +28,7 @@ def normalised_scan(
     Sums get it by a value that is always one (Katharopoulos et al. 2020). The delta rule also
     divides what it removes by ``z . key`` of the past (Schlag et al. 2021a, section 4.2).
     """
-    if rule is delta_rule:
+    if rule_of(rule).form == "error":
         return _normalised_delta(state, query, write, starts, kernel)
     one = torch.ones_like(write.value[..., :1])
     with_one = write._replace(value=torch.cat([write.value, one], dim=-1))

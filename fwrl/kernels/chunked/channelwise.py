@@ -30,7 +30,7 @@ from torch import Tensor
 
 from fwrl.kernels.chunked.scan import Chunks, Passage, invert, pass_on, read_of, split, together
 from fwrl.state import FastWeights
-from fwrl.update_rules import UpdateRule, Write, generalised_delta_rule, kda_rule
+from fwrl.update_rules import Rule, Write
 
 # Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
@@ -38,11 +38,9 @@ CHUNK_SIZE = 16
 # Of either factor: beyond it single precision overflows in one and loses digits in the other.
 MAX_EXPONENT = 80.0
 
-RULES: frozenset[UpdateRule] = frozenset({kda_rule, generalised_delta_rule})
-
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -54,7 +52,7 @@ def scan(
     Undefined numbers where the decays of a chunk are too strong.
     """
     chunks = split(query, write, starts, CHUNK_SIZE)
-    passage = _kda if rule is kda_rule else _generalised
+    passage = _error if rule.form == "error" else _removal
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
     return read_of(pass_on(passage(chunks, fresh), state), query.shape[1])
 
@@ -111,8 +109,8 @@ def leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor
     return (written * exponent.exp()).mT
 
 
-def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
-    assert chunks.beta is not None, "the kda rule needs beta"
+def _error(chunks: Chunks, fresh: FastWeights) -> Passage:
+    assert chunks.beta is not None, "an error needs beta"
     reach = reach_of(chunks)
     written, strong_key = reach.earlier * chunks.key, chunks.beta * chunks.key
     return Passage(
@@ -128,7 +126,7 @@ def _kda(chunks: Chunks, fresh: FastWeights) -> Passage:
     )
 
 
-def _generalised(chunks: Chunks, fresh: FastWeights) -> Passage:
+def _removal(chunks: Chunks, fresh: FastWeights) -> Passage:
     """What is carried as ``written`` is minus what is looked up for removal."""
     removal_key, rate = chunks.removal_key, chunks.removal_rate
     assert removal_key is not None, "the generalised delta rule needs a removal key"

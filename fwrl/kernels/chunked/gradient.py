@@ -25,10 +25,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fwrl.kernels.chunked import scan as chunked
-from fwrl.kernels.chunked.scan import MIN_DECAY, Chunks, Form
+from fwrl.kernels.chunked.scan import MIN_DECAY, Chunks
 from fwrl.kernels.chunked.undefined import clean, lose
 from fwrl.state import FastWeights, without_autocast
-from fwrl.update_rules import UpdateRule, Write
+from fwrl.update_rules import Rule, Write
 
 # Numbers per input of a block of streams, about: on a CPU its tensors then stay in the cache, and
 # in memory that the process has. Elsewhere all streams are one block.
@@ -36,7 +36,7 @@ BLOCK_SIZE = 2**17
 
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -44,12 +44,12 @@ def scan(
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The same numbers as ``chunked.scan``."""
-    form = chunked.FORMS[rule]
-    return _scan(form, state, query, chunked.prepared(form, write), starts, fresh)
+    write = chunked.prepared(rule, write)
+    return _scan(rule.form == "error", state, query, write, starts, fresh)
 
 
 def scan_apart(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -57,27 +57,27 @@ def scan_apart(
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """``scan`` where nothing undefined passes a start, for devices that had better not be asked."""
-    form = chunked.FORMS[rule]
-    known = chunked.prepared(form, write)._replace(removal_key=None, removal_rate=None)
+    known = chunked.prepared(rule, write)._replace(removal_key=None, removal_rate=None)
     given = clean(state, query, known, starts, fresh)
-    read = _scan(form, given.state, given.query, given.write, starts, given.fresh)
+    removes = rule.form == "error"
+    read = _scan(removes, given.state, given.query, given.write, starts, given.fresh)
     return lose(given, *read)
 
 
 def _scan(
-    form: Form,
+    removes: bool,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    if not form.removes:
-        return chunked.scan_form(form, state, query, write, starts, fresh)
+    if not removes:
+        return chunked.scan_prepared(removes, state, query, write, starts, fresh)
     key, value, beta, decay, *_ = write
     given = (query, key, value, beta, decay, state, fresh)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    return cast(tuple[Tensor, Tensor], _ChunkedScan.apply(form, keeps, starts, *given))
+    return cast(tuple[Tensor, Tensor], _ChunkedScan.apply(keeps, starts, *given))
 
 
 class Given(NamedTuple):
@@ -127,18 +127,17 @@ class _ChunkedScan(torch.autograd.Function):
     @override
     @staticmethod
     def forward(
-        ctx: Any, form: Form, keeps: bool, starts: Bool[Tensor, "B T"], *inputs: Any
+        ctx: Any, keeps: bool, starts: Bool[Tensor, "B T"], *inputs: Any
     ) -> tuple[Tensor, Tensor]:
         given = Given(*inputs)
         values, end = torch.empty_like(given.value), torch.empty_like(given.state)
         saved: list[Tensor | None] = []
         for rows in _blocks(given):
             chunks, fresh = _block(given, starts, rows)
-            kept, read, end[rows] = _forward(form, chunks, given.state[rows], fresh)
+            kept, read, end[rows] = _forward(chunks, given.state[rows], fresh)
             _put(values[rows], read)
             if keeps:
                 saved += kept
-        ctx.form = form
         ctx.save_for_backward(starts, *given, *saved)
         return values, end
 
@@ -149,13 +148,13 @@ class _ChunkedScan(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         starts, *saved = ctx.saved_tensors
         given, saved = Given(*saved[: len(Given._fields)]), iter(saved[len(Given._fields) :])
-        needed: tuple[bool, ...] = ctx.needs_input_grad[3:]
+        needed: tuple[bool, ...] = ctx.needs_input_grad[2:]
         with without_autocast(starts.device):
             if torch.is_grad_enabled():
-                found = _by_autograd(ctx.form, given, starts, needed, grad_outputs)
+                found = _by_autograd(given, starts, needed, grad_outputs)
             else:
                 found = _by_hand(given, starts, saved, grad_outputs)
-        return None, None, None, *found
+        return None, None, *found
 
 
 def _blocks(given: Given) -> list[slice]:
@@ -176,10 +175,10 @@ def _block(given: Given, starts: Bool[Tensor, "B T"], rows: slice) -> tuple[Chun
 
 
 def _forward(
-    form: Form, chunks: Chunks, state: FastWeights, fresh: Tensor | None
+    chunks: Chunks, state: FastWeights, fresh: Tensor | None
 ) -> tuple[Kept, Float[Tensor, "N B H C V"], FastWeights]:
     links = chunked.link(chunks)
-    passage = chunked.passage_of(form, chunks, links, fresh)
+    passage = chunked.passage_of(True, chunks, links, fresh)
     passed = chunked.pass_on(passage, state)
 
     def stack(parts: list[Tensor]) -> Tensor:
@@ -210,7 +209,6 @@ def _add(
 
 
 def _by_autograd(
-    form: Form,
     given: Given,
     starts: Bool[Tensor, "B T"],
     needed: tuple[bool, ...],
@@ -218,7 +216,7 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated in turn."""
     write = Write(given.key, given.value, given.beta, given.decay)
-    outputs = chunked.scan_form(form, given.state, given.query, write, starts, given.fresh)
+    outputs = chunked.scan_prepared(True, given.state, given.query, write, starts, given.fresh)
     wanted = [x for x, needs in zip(given, needed, strict=True) if needs and x is not None]
     found = iter(torch.autograd.grad(outputs, wanted, to_outputs, create_graph=True))
     return [next(found) if needs else None for needs in needed]

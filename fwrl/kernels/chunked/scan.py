@@ -26,7 +26,7 @@ Note:
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,17 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fwrl.state import FastWeights
-from fwrl.update_rules import (
-    UpdateRule,
-    Write,
-    decayed_sum_rule,
-    delta_rule,
-    gated_delta_rule,
-    gated_sum_rule,
-    implicit_beta,
-    longhorn_rule,
-    sum_rule,
-)
+from fwrl.update_rules import Rule, Write, implicit_beta
 
 # Times per chunk, at most. More is slower on CPUs, less has more sequential steps.
 CHUNK_SIZE = 32
@@ -52,29 +42,6 @@ CHUNK_SIZE = 32
 # Smaller decays count as this one: its logarithm is finite, and what survives it is lost in
 # the rounding of anything written later.
 MIN_DECAY = 1e-20
-
-
-class Form(NamedTuple):
-    """How a rule fills the recurrence."""
-
-    # the error is written, not the value
-    removes: bool
-    # the value (or error) is multiplied by beta
-    scaled: bool
-    # none, given in the write, or the rest that beta leaves
-    decay: Literal["none", "given", "rest"]
-    # beta is that of an implicit step
-    implicit: bool = False
-
-
-FORMS: dict[UpdateRule, Form] = {
-    sum_rule: Form(removes=False, scaled=False, decay="none"),
-    delta_rule: Form(removes=True, scaled=True, decay="none"),
-    gated_sum_rule: Form(removes=False, scaled=True, decay="rest"),
-    decayed_sum_rule: Form(removes=False, scaled=True, decay="given"),
-    gated_delta_rule: Form(removes=True, scaled=True, decay="given"),
-    longhorn_rule: Form(removes=True, scaled=True, decay="none", implicit=True),
-}
 
 
 class Chunks(NamedTuple):
@@ -123,7 +90,7 @@ class Passage(NamedTuple):
 
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -131,12 +98,11 @@ def scan(
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
-    form = FORMS[rule]
-    return scan_form(form, state, query, prepared(form, write), starts, fresh)
+    return scan_prepared(rule.form == "error", state, query, prepared(rule, write), starts, fresh)
 
 
-def scan_form(
-    form: Form,
+def scan_prepared(
+    removes: bool,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -146,18 +112,24 @@ def scan_form(
     """``scan`` of what is ``prepared``."""
     chunks = split(query, write, starts, CHUNK_SIZE)
     links = link(chunks)
-    return read_of(pass_on(passage_of(form, chunks, links, fresh), state), query.shape[1])
+    return read_of(pass_on(passage_of(removes, chunks, links, fresh), state), query.shape[1])
 
 
-def prepared(form: Form, write: Write) -> Write:
+def computes(rule: Rule) -> bool:
+    """Whether this recurrence, with one decay per head or none, is that of the rule."""
+    return rule.form is not None and rule.decay != "feature"
+
+
+def prepared(rule: Rule, write: Write) -> Write:
     """The write with the beta and the decay that the recurrence is to see."""
-    decay = write.decay if form.decay == "given" else None
-    if form.decay == "rest" and write.beta is not None:
-        decay = 1.0 - write.beta
-    if not form.scaled:
-        return write._replace(beta=None, decay=decay)
-    beta = implicit_beta(write) if form.implicit else write.beta
-    return write._replace(beta=beta, decay=decay)
+    beta = implicit_beta(write) if rule.beta == "implicit" else write.beta
+    decay = write.decay
+    if rule.decay == "rest":
+        assert beta is not None, "what beta leaves needs beta"
+        decay = 1.0 - beta
+    return write._replace(
+        beta=None if rule.beta == "none" else beta, decay=None if rule.decay == "none" else decay
+    )
 
 
 def split(
@@ -225,10 +197,10 @@ def link(chunks: Chunks) -> Links:
     return Links((logs @ later).exp() * same, left * inherits, left * (1.0 - inherits))
 
 
-def _writes(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Tensor:
+def _writes(removes: bool, chunks: Chunks, links: Links, fresh: Tensor | None) -> Tensor:
     """What would be written, b (V - r K S), if the state that enters the chunk were zero."""
     written = chunks.value
-    if fresh is not None and form.removes:
+    if fresh is not None and removes:
         written = written - (links.fresh * chunks.key) @ fresh
     return written if chunks.beta is None else chunks.beta * written
 
@@ -254,10 +226,10 @@ def invert(system: Float[Tensor, "*N C C"]) -> Float[Tensor, "*N C C"]:
     )
 
 
-def passage_of(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
+def passage_of(removes: bool, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
     """All that can be computed before any state is known."""
     inverse, strong_key = None, None
-    if form.removes:
+    if removes:
         strong_key = strong_key_of(chunks)
         inverse = invert(system_of(chunks, links, strong_key))
         strong_key = links.entered * strong_key
@@ -268,7 +240,7 @@ def passage_of(form: Form, chunks: Chunks, links: Links, fresh: Tensor | None) -
         query=links.entered * chunks.query,
         key=(links.pair[..., -1, :].unsqueeze(-1) * chunks.key).mT,
         survives=links.entered[..., -1:, :],
-        written=_writes(form, chunks, links, fresh),
+        written=_writes(removes, chunks, links, fresh),
         inverse=inverse,
         strong_key=strong_key,
         beside=beside,

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.feature_maps import EPSILON
-from fwrl.kernels.chunked.scan import FORMS, prepared
+from fwrl.kernels.chunked.scan import computes, prepared
 from fwrl.kernels.native.library import (
     Scan,
     check,
@@ -30,7 +30,7 @@ from fwrl.kernels.native.library import (
 )
 from fwrl.kernels.native.operators import Operator, register
 from fwrl.state import FastWeights
-from fwrl.update_rules import UpdateRule, Write
+from fwrl.update_rules import Rule, Write
 
 # Times between two states that are kept: with more of them less is kept, and no less computed.
 INTERVAL = 16
@@ -53,13 +53,13 @@ class Inputs(NamedTuple):
     removes: bool
 
 
-def serves(rule: UpdateRule, query: Tensor) -> bool:
+def serves(rule: Rule, query: Tensor) -> bool:
     """Whether the library is there and can scan such tensors under this rule."""
-    return rule in FORMS and served(query)
+    return computes(rule) and served(query)
 
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -67,20 +67,18 @@ def scan(
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in float32."""
-    form = FORMS[rule]
-    write = prepared(form, write)
+    write = prepared(rule, write)
     given = (query, write.key, write.value, write.beta, write.decay, state, fresh)
-    values, end, *_ = _scan(Inputs(*given, starts, form.removes))
+    values, end, *_ = _scan(Inputs(*given, starts, rule.form == "error"))
     return values, end
 
 
 def step(
-    rule: UpdateRule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
+    rule: Rule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """One time that starts nothing, without gradients; the given state is left as it is."""
-    form = FORMS[rule]
-    write = prepared(form, write)
-    call = Scan(query.shape[0], 1, *query.shape[1:], write.value.shape[-1], form.removes, 1)
+    write = prepared(rule, write)
+    call = Scan(query.shape[0], 1, *query.shape[1:], write.value.shape[-1], rule.form == "error", 1)
     call.threads = threads_for(state.numel())
     rows = ((call.query, query), (call.key, write.key), (call.value, write.value))
     held = [place_one(to, x) for to, x in rows]
@@ -92,7 +90,7 @@ def step(
 
 
 def act(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     projected: Float[Tensor, "B P"],
     logit: Float[Tensor, "B H"] | None,
@@ -116,7 +114,7 @@ def act(
     first = projected.data_ptr()
     later = [first + projected.element_size() * heads * keys * n for n in (1, 2)]
     call = Scan(
-        *(streams, 1, heads, keys, values, FORMS[rule].removes, 1, 0),
+        *(streams, 1, heads, keys, values, rule.form == "error", 1, 0),
         *(threads_for(state.numel()), 1, EPSILON, max_beta),
         *((first, row, 0, keys), (later[0], row, 0, keys), (later[1], row, 0, values)),
         None if logit is None else logit.data_ptr(),

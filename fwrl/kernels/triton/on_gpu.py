@@ -11,13 +11,13 @@ from torch import Tensor
 
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.state import FastWeights
-from fwrl.update_rules import UpdateRule, Write
+from fwrl.update_rules import Rule, Write
 
 # Key features, at most: more of them do not fit into the registers of one program.
 MAX_FEATURES = 256
 
 
-def check(rule: UpdateRule, query: Float[Tensor, "B T H K"]) -> None:
+def check(rule: Rule, query: Float[Tensor, "B T H K"]) -> None:
     """Refuse what the GPU kernels cannot do.
 
     Raises:
@@ -28,7 +28,7 @@ def check(rule: UpdateRule, query: Float[Tensor, "B T H K"]) -> None:
 
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
@@ -39,10 +39,10 @@ def scan(
     return import_module("fwrl.kernels.triton.scan").scan(rule, state, query, write, starts, fresh)
 
 
-def _obstacle(rule: UpdateRule, query: Tensor) -> str | None:
+def _obstacle(rule: Rule, query: Tensor) -> str | None:
     """What is missing for the GPU kernels."""
-    if rule not in chunked.FORMS:
-        return f"a rule with one decay per head or none, not {rule.__name__}"
+    if not chunked.computes(rule):
+        return f"a rule with one decay per head or none, not {rule.apply.__name__}"
     if not query.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"a CUDA device, not {query.device.type!r}"
     if query.dtype != torch.float32:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.triton import kernels as triton_kernels
 from fwrl.state import FastWeights
-from fwrl.update_rules import UpdateRule, Write
+from fwrl.update_rules import Rule, Write
 
 # Times between two kept states.
 SPAN = 16
@@ -51,19 +51,18 @@ def grid_of(state: FastWeights) -> Grid:
 
 
 def scan(
-    rule: UpdateRule,
+    rule: Rule,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
     write: Write,
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The reference scan up to rounding, for the rules that ``chunked.FORMS`` lists; float32."""
-    form = chunked.FORMS[rule]
-    key, value, beta, decay, *_ = chunked.prepared(form, write)
+    """The reference scan up to rounding, for the rules that ``chunked`` computes; float32."""
+    key, value, beta, decay, *_ = chunked.prepared(rule, write)
     given = (query, key, value, beta, decay, state, fresh)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-    return cast(tuple[Tensor, Tensor], _Scan.apply(form.removes, keeps, starts, *given))
+    return cast(tuple[Tensor, Tensor], _Scan.apply(rule.form == "error", keeps, starts, *given))
 
 
 class _Scan(torch.autograd.Function):
