@@ -1,11 +1,11 @@
-"""Markdown of what is in the code."""
+"""Docstrings and tables of the code as Markdown."""
 
 import inspect
 import re
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Rows below a head."""
+    """A Markdown table of rows below a head."""
     # a bar inside a cell would end it
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
     lines = [f"| {' | '.join(row)} |" for row in cells]
@@ -20,5 +20,5 @@ def plain(text: str) -> str:
 
 
 def paragraphs(documented: object) -> list[str]:
-    """Of a docstring."""
+    """The paragraphs of a docstring, as Markdown."""
     return [plain(text) for text in (inspect.getdoc(documented) or "").split("\n\n")]

@@ -227,7 +227,7 @@ def _names_elsewhere() -> dict[str, list[str]]:
 
 
 def _range(schema: Mapping[str, Any]) -> str:
-    """What values a JSON schema allows, in words."""
+    """The values that a JSON schema allows, in words."""
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(_range(each) for each in schema["anyOf"]))
     if "enum" in schema:

@@ -98,7 +98,7 @@ def _level(task: Any, level: str) -> tuple[str, ...]:
 
 
 def _space(space: spaces.Space[Any]) -> str:
-    """What an observation consists of, in few words."""
+    """The parts of an observation, in few words."""
     match space:
         case spaces.Discrete():
             return f"one of {space.n}"
@@ -113,7 +113,7 @@ def _space(space: spaces.Space[Any]) -> str:
 
 
 def _arguments(task: type[BatchedTask]) -> dict[str, str]:
-    """What the docstring says of each argument."""
+    """The description of each argument, from the docstring."""
     _, _, block = (inspect.getdoc(task.__init__) or "").partition("Args:\n")
     found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", block, re.M)
     return {name: plain(meaning) for name, meaning in found}
@@ -126,7 +126,7 @@ STEPS = {"Autoencode": 54, "Concentration": 41, "KeyValueRecall": 10, "TMaze": 4
 
 
 def picture(name: str) -> Image.Image:
-    """What an agent that acts at random has come to."""
+    """A picture of a task after some random actions."""
     env = make_env(name, "rgb_array", **OPTIONS.get(name, {}))
     env.reset(seed=4)
     generator = np.random.default_rng(2)

@@ -1,7 +1,7 @@
-"""What `mkdocs` builds the site of: files at the places that they have in the repository.
+"""Gives `mkdocs` the files of the repository, each at its own path.
 
-So a relative link means the same file in the site and on a code host, and nothing is written twice:
-the front page is `README.md`.
+A relative link then means the same file in the site and on a code host, and nothing is written
+twice: the front page is `README.md`.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-# What stands outside docs/ and is linked to.
+# files outside docs/ that pages link to
 OUTSIDE = (
     "*.md",
     "LICENSE",

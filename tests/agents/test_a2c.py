@@ -39,13 +39,13 @@ def acted(config):
 
 
 def rewards_of(carry, rollout):
-    """Of each step: the one that the policy is told after it."""
+    """The reward of each step, which the policy observes after it."""
     told = rollout.inputs.previous_reward
     return torch.cat([told[:, 1:], carry.inputs.previous_reward.unsqueeze(1)], dim=1)
 
 
 def published_loss(policy, rollout, rewards):
-    """One environment and one step after another, in the paper's words."""
+    """The loss by loops over environments and time steps, with the paper's equations."""
     total = 0.0
     for n in range(NUM_ENVS):
         state = policy.initial_state(1)

@@ -1,4 +1,4 @@
-"""What two processes agree on; what they compute together is what one computes of all the data."""
+"""Two processes agree, and compute together what one process computes from all the data."""
 
 import math
 

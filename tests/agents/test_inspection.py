@@ -27,7 +27,7 @@ HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> &
 
 
 class Page(HTMLParser):
-    """What a page consists of."""
+    """The tags, attributes and texts of an HTML page."""
 
     def __init__(self, path):
         super().__init__()

@@ -68,7 +68,7 @@ def test_observations_elapsed_actions_and_rewards_stand_where_the_table_says(env
 
 
 def next_values(policy, rollout, num_steps):
-    """What each step leads to, one stream at a time, and what a mistake would have made of it."""
+    """Bootstrap values of all steps, stream by stream, and the values of the wrong observations."""
     right, wrong = [], []
     for n in range(len(EPISODES)):
         row = torch.tensor([n])

@@ -120,7 +120,7 @@ def test_no_closed_form_is_claimed_for_another_kernel():
 
 
 def errors_of(name, scale, count, kind, draws=8, length=256):
-    """Of attention, one for each draw of inputs and directions."""
+    """Errors of attention, one for each draw of inputs and directions."""
     data, drawing, errors = generator(1), generator(2), []
     for _ in range(draws):
         inputs = attention_inputs(length, SIZE, scale, data)

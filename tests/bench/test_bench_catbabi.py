@@ -36,7 +36,7 @@ def smoke(*overrides):
 
 
 def rows_of(measurement):
-    """What a measurement returns, however often it yields."""
+    """Run a measurement to its end and return its rows."""
     while True:
         try:
             next(measurement)

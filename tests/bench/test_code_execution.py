@@ -52,7 +52,7 @@ def python_of(statement, place, quirk):
 
 
 def run_in_python(config, tokens):
-    """What Python prints, by the place of the semicolon behind it."""
+    """The output of Python: position of the semicolon -> printed value."""
     lines, place = [], -1
     for statement in statements_of(config, tokens):
         place += len(statement) + 1

@@ -61,7 +61,7 @@ class Reader:
         return " ".join([*second, join, *first] if reason else [*first, join, *second])
 
     def clause(self, head, antecedent):
-        """What is said, and the subject; a head is the noun that a relative clause describes."""
+        """The words of a clause and its subject; a relative clause describes the noun ``head``."""
         said, subject, missing = [], head, head is not None
         if self.next() == "pronoun":
             assert self.take() == (antecedent[1][1] == "2")

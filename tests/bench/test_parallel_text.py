@@ -104,7 +104,7 @@ def test_subwords_come_back_and_are_kept(tmp_path):
 
 
 def test_subwords_ask_the_library_for_what_it_has(tmp_path, monkeypatch):
-    """What is called where the library is not installed; its answers are not tested here."""
+    """The calls to the library, which need not be installed; its answers are not tested here."""
     said = []
 
     class Tokenizer:

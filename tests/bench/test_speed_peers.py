@@ -1,4 +1,4 @@
-"""What the speed of memories is compared with does the work that it is said to do."""
+"""The peers in speed comparisons compute what they claim to compute."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What a comparison makes of its runs: scores, intervals, the table, the figures."""
+"""Scores, intervals, the table and the figures that a comparison makes from its runs."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""What starts without PyTorch, and that nobody can tell from the names."""
+"""Commands that start without importing PyTorch, though public names are those of full modules."""
 
 import inspect
 import subprocess

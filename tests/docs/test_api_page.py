@@ -1,32 +1,16 @@
 """The page on the Python API: its signatures are those of the code, and its programs run."""
 
-import importlib
 import inspect
 import re
 import runpy
-from pathlib import Path
 
 import pytest
 import torch
+from markdown_pages import ROOT, find_object
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/api.md").read_text()
 SIGNATURES = re.findall(r"`((?:fwrl|agents|envs)\.[\w.]+)\(([^)`]*(?:\(\))?[^)`]*)\)`", PAGE)
 NAMES = re.findall(r"`((?:fwrl|agents|envs)\.[\w.]+)[`(]", PAGE)
-
-
-def found(name):
-    """What a dotted name means: as much of it as can be is a module, the rest are attributes."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        try:
-            value = importlib.import_module(".".join(parts[:count]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[count:]:
-            value = getattr(value, part)
-        return value
-    raise AssertionError(name)
 
 
 def test_names_are_found():
@@ -36,14 +20,14 @@ def test_names_are_found():
 
 @pytest.mark.parametrize("name", sorted(set(NAMES)))
 def test_every_name_exists(name):
-    assert found(name) is not None
+    assert find_object(name) is not None
 
 
 @pytest.mark.parametrize(("name", "written"), SIGNATURES, ids=[name for name, _ in SIGNATURES])
 def test_signatures_are_those_of_the_code(name, written):
     parameters = [
         str(each.replace(annotation=each.empty))
-        for each in inspect.signature(found(name)).parameters.values()
+        for each in inspect.signature(find_object(name)).parameters.values()
         if each.name != "self"
     ]
     assert written == ", ".join(parameters)

@@ -15,6 +15,7 @@ import gymnasium
 import pytest
 import yaml
 from command_line import run_command
+from markdown_pages import FENCED, PAGES, ROOT, page_name, prose, titled_files
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from typer.main import get_command
@@ -26,18 +27,9 @@ from fwrl.cli.bench import settings_of
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig, load_run_config
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-FENCED = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TITLED = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
 CITED = re.compile(r"([A-Z]\w+(?: et al\.|(?: and [A-Z]\w+)))\s\(?((?:19|20)\d\d[ab]?)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-
-
-def titled(page):
-    """The files that a page asks to be written, by their names."""
-    return dict(TITLED.findall((ROOT / page).read_text()))
 
 
 def navigation(entries):
@@ -53,8 +45,8 @@ def test_every_page_stands_in_the_navigation_once():
 
 
 def anchors(page):
-    """What the headings of a page are called in links, on code hosts and in the site alike."""
-    text = FENCED.sub("", page.read_text())
+    """The anchors of the headings of a page, on code hosts and in the site alike."""
+    text = prose(page)
     for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
         plain = re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower()
         yield re.sub(r"\s", "-", plain)
@@ -62,7 +54,7 @@ def anchors(page):
 
 @every_page
 def test_every_link_leads_somewhere(page):
-    text = re.sub(r"`[^`\n]+`", "", FENCED.sub("", page.read_text()))
+    text = re.sub(r"`[^`\n]+`", "", prose(page))
     for link in LINK.findall(text):
         if link.startswith(("https://", "http://")):
             continue
@@ -96,7 +88,7 @@ def in_the_site():
 def test_the_site_has_every_file_that_a_page_links_to():
     files = in_the_site()
     for page in PAGES:
-        text = re.sub(r"`[^`\n]+`", "", FENCED.sub("", page.read_text()))
+        text = re.sub(r"`[^`\n]+`", "", prose(page))
         for link in LINK.findall(text):
             path = unquote(link).partition("#")[0]
             if path and "://" not in path:
@@ -155,7 +147,7 @@ def check_values(name, given):
 def folder(tmp_path, monkeypatch):
     """Where what the pages ask for has been written to files."""
     for page in ("docs/tutorial.md", "docs/migrating.md"):
-        for name, text in titled(page).items():
+        for name, text in titled_files(ROOT / page).items():
             (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,8 +1,9 @@
-"""The rules of the house that a machine can see and no other tool checks."""
+"""Rules of the code base that no linter checks."""
 
 import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,28 +20,42 @@ OURS = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ] + [ROOT / "train.py"]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-every_file = pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
+# to be emptied: folders and files with docstrings still to be reworded
+UNWORDED = ("agents", "envs", "fwrl")
 
 
-@pytest.mark.parametrize("path", [*OURS, *TESTS], ids=lambda p: p.name)
-def test_files_are_short(path):
-    assert path.read_text().count("\n") <= 400
+def relative(path):
+    return path.relative_to(ROOT).as_posix()
 
 
-@every_file
-def test_functions_are_short(path):
-    text = path.read_text()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-            assert lines <= 50, f"{node.name} has {lines} lines"
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", [*OURS, *TESTS], ids=lambda p: p.name)
-def test_banned_words(path):
+def test_files_are_short():
+    assert not [relative(p) for p in (*OURS, *TESTS) if p.read_text().count("\n") > 400]
+
+
+def length(function):
+    """The lines of the body of a function without its docstring."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_functions_are_short():
+    assert not [
+        f"{relative(path)}: {node.name} has {length(node)} lines"
+        for path in OURS
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef) and length(node) > 50
+    ]
+
+
+def test_banned_words():
     banned = "do" + "ne"
-    assert not re.search(rf"\b{banned}s?\b", path.read_text()), f"say what ended: not '{banned}'"
+    pattern = re.compile(rf"\b{banned}s?\b")
+    assert not [relative(p) for p in (*OURS, *TESTS) if pattern.search(p.read_text())]
 
 
 def test_public_names():
@@ -63,12 +78,40 @@ def test_every_module_explains_itself():
         assert not text or ast.get_docstring(ast.parse(text)), path
 
 
+def descriptions(path):
+    """Docstrings and descriptions of fields in a file, with their lines."""
+    for node in ast.walk(parsed(path)):
+        match node:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                yield node.lineno, text
+            case ast.keyword(arg="description", value=ast.Constant(value=str(text))):
+                yield node.value.lineno, text
+
+
+def test_no_description_begins_with_of_or_what():
+    riddles = [
+        f"{relative(path)}:{line}: {text.strip()[:60]}"
+        for path in [*OURS, *TESTS]
+        if not relative(path).startswith(UNWORDED)
+        for line, text in descriptions(path)
+        if re.match(r"\s*(Of|What)\b", text)
+    ]
+    assert not riddles
+
+
+def test_the_root_of_the_library_and_the_folders_of_tests():
+    modules = {path.stem for path in (ROOT / "fwrl").glob("*.py")}
+    parts = {"core", "state", "config", "update_rules", "stack"}
+    assert modules - {"__init__", "__main__"} == parts
+    assert not list((ROOT / "tests").glob("test_*.py"))
+
+
 def configurations():
-    """The classes that stand on a ``Config``, with their files."""
+    """The subclasses of ``Config``, with their files."""
     classes = [
         (path, node)
         for path in OURS
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef)
     ]
     names = {"Config"}
@@ -95,7 +138,7 @@ def test_every_field_of_a_configuration_has_a_description():
             if re.match(r"ClassVar|Literal\[[^,]*\]$", written):
                 continue
             if not isinstance(following, ast.Expr):
-                missing.append(f"{path.relative_to(ROOT)}: {node.name}.{field.target.id}")
+                missing.append(f"{relative(path)}: {node.name}.{field.target.id}")
     assert not missing
     assert len(configurations()) > 60
 
@@ -106,9 +149,6 @@ def test_contracts_name_every_core():
     assert independent["modules"] == ["fwrl.cores.*"]
 
 
-def test_the_readme_names_only_what_exists():
-    text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"(?:configs|docs|tests|benchmarks)/[\w./-]+\w", text):
-        assert (ROOT / path).exists(), path
-    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (ROOT / link).exists(), link
+def test_tests_import_no_tests():
+    pattern = re.compile(r"^\s*(?:from|import) test_", re.MULTILINE)
+    assert not [relative(path) for path in TESTS if pattern.search(path.read_text())]

@@ -1,4 +1,4 @@
-"""What is refused, and what breaks, while environments are made and stepped."""
+"""Wrong configurations are refused, and failures of environments are reported."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a stranger made is loaded or refused: it never runs, writes, or takes what it asks for."""
+"""Files from strangers are loaded or refused; none runs code, writes, or takes much memory."""
 
 import json
 import os

@@ -58,7 +58,7 @@ def is_true(call, name):
 
 
 def offences(text, path="x.py"):
-    """What in the source could run foreign code, one line each."""
+    """The names in a source text that could run foreign code."""
     found = []
     for node in ast.walk(ast.parse(text)):
         match node:

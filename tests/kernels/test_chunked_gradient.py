@@ -69,7 +69,7 @@ def test_gradients_of_strong_decays_keep_their_digits():
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 @pytest.mark.parametrize("poisoned", ["query", "key", "value", "beta", "decay", "state", "fresh"])
 def test_nothing_undefined_passes_a_start(name, poison, poisoned):
-    """What a GPU does where it cannot be asked; ``scan`` does not take this way on a CPU."""
+    """The path of a GPU, which cannot check values first; ``scan`` does not take it on a CPU."""
     torch.manual_seed(0)
     rule = UPDATE_RULES[name]
     leaves, _ = random_scan(name, 50, 0, fresh_streams=B)

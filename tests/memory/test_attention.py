@@ -45,7 +45,7 @@ def frequency(size):
 
 
 def score(module, positions, head, query, key, age):
-    """Of one query and one key, by the equations of the papers."""
+    """The score of one query and one key, by the equations of the papers."""
     if positions == "none":
         return query @ key
     if positions == "rotary":
@@ -60,7 +60,7 @@ def score(module, positions, head, query, key, age):
 
 
 def attend_by_hand(module, positions, query_input, key_inputs):
-    """What one time finds among the inputs it sees, the oldest first."""
+    """The output of attention at one time step; ``key_inputs`` begin with the oldest."""
     query = (numbers(module.query.weight) @ query_input).reshape(HEADS, SIZE)
     both = (key_inputs @ numbers(module.key_value.weight).T).reshape(-1, 2, HEADS, SIZE)
     found = []

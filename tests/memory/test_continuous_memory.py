@@ -124,7 +124,7 @@ def smooth(memory_of, segment=16):
 
 
 def test_a_signal_moves_towards_zero_by_the_contraction_and_is_kept():
-    """What was stored at t lies at 0.75^k t after k segments of zeros."""
+    """A value stored at t lies at 0.75^k t after k segments of zeros."""
     folded, holds = memory(), torch.tensor([True])
     first = smooth(folded)
     t = torch.linspace(0.15, 0.7, 23, dtype=torch.double)

@@ -1,4 +1,4 @@
-"""What the options of the default core compute, against loops written from the equations."""
+"""The options of the default core equal loops written from the equations."""
 
 import itertools
 

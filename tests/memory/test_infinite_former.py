@@ -72,7 +72,7 @@ class ByHand:
         )
 
     def advance(self, x):
-        """What is added to the short-term attention, and what this attention sees."""
+        """The read of long-term memory, and the inputs that short-term attention sees."""
         self.window.append(x)
         seen, found = np.stack(self.window), np.zeros(D)
         if self.coefficients is not None:

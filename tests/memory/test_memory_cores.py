@@ -1,4 +1,4 @@
-"""What every memory core promises. A core listed in CORES is tested here without a new line."""
+"""The contract of memory cores. A core listed in CORES is tested here without a new line."""
 
 import re
 from typing import get_args

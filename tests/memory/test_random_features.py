@@ -31,7 +31,7 @@ def pair(which, length):
 
 
 def estimates(name, x, y, draws, count=K, kind="orthogonal"):
-    """Of exp(x . y), each with ``count`` directions of its own."""
+    """Estimates of exp(x . y), each from ``count`` directions of its own."""
     generator = torch.Generator().manual_seed(0)
     # a block of orthogonal rows is one draw
     rows = random_directions(K, draws * K, kind, generator).double().unflatten(0, (draws, K))

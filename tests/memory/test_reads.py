@@ -1,4 +1,4 @@
-"""What is read of every core: maps that are exact, or a reason why there are none."""
+"""Recall maps of every core: exact maps, or a reason why there are none."""
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ TASK = RecallConfig(num_keys=8, num_values=8, num_pairs=4, num_queries=4)
 
 
 class Budget(NamedTuple):
-    """What a core gets, and what it has to reach with it."""
+    """Training steps of a core and the accuracy that it must reach."""
 
     steps: int = 200
     threshold: float = 0.95
@@ -78,7 +78,7 @@ def test_without_memory_recall_is_a_guess():
 
 
 def test_no_threshold_is_reached_by_less_than_recall():
-    """What the best answers reach that know less than all pairs; chance is 0.125."""
+    """The best accuracies without knowing all pairs are below all thresholds; chance is 0.125."""
 
     def last_pairs(count):
         return (count + (TASK.num_pairs - count) * TASK.chance) / TASK.num_pairs

@@ -69,7 +69,7 @@ def digest(tensors):
 
 
 def run_here(config, directory, *overrides):
-    """What one of several processes had whenever all saved, and the seeds of its environments."""
+    """Train as one of several processes; return hashes of all saved states and the env seeds."""
     saved, seeds = [], []
 
     def joined(captured, *arguments):

@@ -1,4 +1,4 @@
-"""What may go wrong around an evaluation, and a first reset: one line, and nothing lost."""
+"""Faults in evaluations and first resets: an error of one line, and nothing is lost."""
 
 import json
 import shutil

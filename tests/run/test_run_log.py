@@ -1,4 +1,4 @@
-"""What TensorBoard has to show of a run, and that it is the same after the run was continued."""
+"""The TensorBoard log of a run, which is the same after the run was continued."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What may go wrong around a training, and what it does then: numbers, disks, environments."""
+"""Faults around a training: numbers that are not finite, full disks, failing environments."""
 
 import csv
 import os

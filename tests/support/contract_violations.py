@@ -1,4 +1,4 @@
-"""Gymnasium environments with one fault each; and one without, that they are made of."""
+"""Gymnasium environments that each violate the contract once, made from a sound one."""
 
 from contextlib import contextmanager
 
@@ -13,7 +13,7 @@ LENGTH = 7
 
 
 class Sound(gymnasium.Env):
-    """Shows the time and a random number; an episode has ``LENGTH`` steps."""
+    """Observes the time step and a random number; an episode has ``LENGTH`` steps."""
 
     observation_space = spaces.Dict(
         {"time": spaces.Discrete(20), "noise": spaces.Box(-1, 1, (2,), np.float32)}
@@ -132,7 +132,7 @@ class IgnoresItsSeed(Sound):
 
 
 class Remembers(Sound):
-    """Something that reset should have set: what the last episode ended with pays in this one."""
+    """Keeps the last reward of an episode and adds it to a reward of the next episode."""
 
     left = 0.0
 
@@ -145,7 +145,7 @@ class Remembers(Sound):
 
 
 class ShowsWhatItRemembers(Sound):
-    """The same, and nobody is paid: each episode shows where the last one had come to."""
+    """Keeps a sum of last actions over episodes and shows it in observations."""
 
     left = 0
 
@@ -184,7 +184,7 @@ class ForbidsAll(Sound):
 
 
 class Masks(ForbidsAll):
-    """Allows one action alone, and ends where another one was chosen."""
+    """Masks all actions but one, and fails if another one is chosen."""
 
     def mask(self):
         return {"action_mask": (np.arange(3) == self.time % 3).astype(np.int8)}
@@ -205,7 +205,7 @@ class WithSuccess(Sound):
 
 
 class WrongFinal(TaskVectorEnv):
-    """Says that an episode ended on what opens the next one."""
+    """Gives the first observation of the next episode as the final observation."""
 
     def step(self, actions):
         observation, reward, terminated, truncated, info = super().step(actions)
@@ -215,7 +215,7 @@ class WrongFinal(TaskVectorEnv):
 
 
 class WrongNext(TaskVectorEnv):
-    """Shows what an episode ended on once more, where the next one has begun."""
+    """Gives the final observation again where the next episode has begun."""
 
     def step(self, actions):
         observation, reward, terminated, truncated, info = super().step(actions)
@@ -223,7 +223,7 @@ class WrongNext(TaskVectorEnv):
 
 
 class Forgets(TaskVectorEnv):
-    """Goes on from a state with chance of its own."""
+    """Restores a state but not its random generators."""
 
     def restore(self, state):
         chance = self._generators

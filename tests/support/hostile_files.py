@@ -1,4 +1,4 @@
-"""Files and folders that somebody made to do harm, each in a folder of its own."""
+"""Builds hostile files, and the honest files that they imitate."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ def honest_policy():
 
 
 def honest_run(run, step=16):
-    """A run directory with one checkpoint, which is returned; the second rises with the first."""
+    """Write a run with one checkpoint and return its folder; the score rises with ``step``."""
     policy, folder = honest_policy(), run / "checkpoints" / str(step)
     document = {
         "policy": describe_policy(policy),
@@ -65,7 +65,7 @@ def honest_file(path):
 
 
 def tensors_file(header, data=b""):
-    """A file of tensors with this header, whatever it says."""
+    """A file of tensors with any header."""
     header = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(header)) + header + data
 
@@ -89,7 +89,7 @@ def saved_by_torch(marker):
 
 
 def tensor_files(marker):
-    """What can stand where a file of tensors should, by name."""
+    """Hostile contents for a file of tensors, by name."""
     eight = bytes(8)
     twice = b'{"a":' + json.dumps(entry()).encode()
     return {
@@ -139,7 +139,7 @@ def tensor_files(marker):
 
 
 def sealed(folder, file, data):
-    """Let the manifest say that ``data`` is what was saved as ``file``."""
+    """Write ``data`` as ``file`` and enter its size and hash in the manifest."""
     (folder / file).write_bytes(data)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -148,7 +148,7 @@ def sealed(folder, file, data):
 
 
 def manifests(good):
-    """What can stand where a manifest should, by name."""
+    """Hostile contents for a manifest, by name."""
     manifest = json.loads(good)
     files = manifest["files"]
     own = files["policy.safetensors"]
@@ -206,7 +206,7 @@ def document_hash(document):
 
 
 def special_files(outside):
-    """What can stand under a name that is no regular file, by what it is."""
+    """Functions that make something other than a regular file at a path, by name."""
     return {
         "link": lambda path: path.symlink_to(outside),
         "link to nothing": lambda path: path.symlink_to(path.parent / "nowhere"),
@@ -235,7 +235,7 @@ def nested(levels, space, pack):
 
 
 def descriptions():
-    """Policies that ask for more than there is, or for what is none, by name."""
+    """Descriptions of policies that demand too much or make no sense, by name."""
     good = describe_policy(honest_policy())
 
     def asking(**values):

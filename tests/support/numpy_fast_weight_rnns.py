@@ -1,7 +1,7 @@
-"""The equations of recurrent fast weight programmers (Irie et al. 2021) in NumPy.
+"""Recurrent fast weight programmers (Irie et al. 2021) in NumPy, an oracle for the cores.
 
-One stream, one head and one time at a time. Matrices map keys to values, ``V x K``, as in the
-paper; the library holds the transpose.
+Computes one stream, one head and one time step at a time. Matrices map keys to values, ``V x K``,
+as in the paper; the library holds the transpose.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def write_by_delta_rule(weights, key, value, strength):
 
 
 class Head:
-    """One head of one stream: what it keeps, and the core that lends its parameters."""
+    """One head of one stream: its state, and the core whose parameters it uses."""
 
     def __init__(self, core, config, head):
         self.core, self.config, self.heads, self.head = core, config, config.heads, head
@@ -150,7 +150,7 @@ class DeltaMLP(Head):
 
 
 def run_equations(head, core, config, x, starts):
-    """The outputs of the equations of such heads, ``[B, T, E]``."""
+    """The outputs ``[B, T, E]`` of a core with heads of the class ``head``."""
     output = core.output.linear.weight.detach().numpy()
     outputs = []
     for stream, opens in zip(x.numpy(), starts, strict=True):

@@ -1,7 +1,7 @@
-"""How far steps of policies by ONNX are from those by PyTorch: ``onnx_agreement.py NAME...``.
+"""Compares steps of exported policies in ONNX with PyTorch: ``onnx_agreement.py NAME...``.
 
-A process of its own: types that are checked at every call would be traced as well. A name is a
-memory's, or one of ``SPACES``, ``OPTIONS`` or ``REFUSED``; the answer is a line of JSON.
+Runs without shape checks, which would be traced too. A name is that of a memory or a key of
+``SPACES``, ``OPTIONS`` or ``REFUSED``; the output is one line of JSON.
 """
 
 import json
@@ -45,12 +45,12 @@ OPTIONS = {
     "window": ("window_attention", {"window": 5, "positions": "relative"}),
 }
 REFUSED = "differs", "branches", "sticky"
-# how many steps with how many streams; two are traced
+# number of streams -> number of steps; two streams are traced
 STREAMS = {3: 500, 1: 20}
 
 
 def build_policy(name):
-    """A policy whose decisions and values depend strongly on all it has seen."""
+    """A policy whose actions and values depend strongly on its past observations."""
     torch.manual_seed(0)
     kind, options = OPTIONS.get(name, (name if name in CORES else "fast_weight", {}))
     seen, actions = SPACES.get(name, (NESTED, spaces.Discrete(3)))
@@ -74,7 +74,7 @@ def random_actions(policy, rows, generator):
 
 @torch.no_grad()
 def largest_differences(policy, session, rows, steps):
-    """The largest difference of outputs and of memories, and how often an episode began."""
+    """The largest difference of outputs and of memories, and the number of episode starts."""
     generator = torch.Generator().manual_seed(rows)
     space = batch_space(policy.observation_space, rows)
     space.seed(rows)
@@ -88,7 +88,7 @@ def largest_differences(policy, session, rows, steps):
         action = random_actions(policy, rows, generator)
         seen = to_tensors(space.sample(), policy.device)
         for leaf in theirs:
-            # nothing of what was before an episode may be read
+            # nothing from before an episode start may be read
             leaf[(elapsed == 0).numpy()] = np.nan
         given = [leaf.numpy() for leaf in tensors_in((seen, action, reward, elapsed))]
         said = session.run(None, dict(zip(names, [*given, *theirs], strict=True)))
@@ -98,7 +98,7 @@ def largest_differences(policy, session, rows, steps):
         best = output.action.mode()
         ours = [*output.action, best, output.value, *tensors_in(memory)]
         if isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete):
-            # of two that are as good either may be chosen: what counts is how good it is
+            # either of two equally good actions may be chosen: compare their probabilities
             said[chosen] = output.action.log_prob(torch.from_numpy(said[chosen])).numpy()
             ours[chosen] = output.action.log_prob(best)
         ours = [leaf.numpy() for leaf in ours if leaf[0].numel() or leaf.dim() == 1]
@@ -115,7 +115,7 @@ def largest_differences(policy, session, rows, steps):
 
 
 def compare_export(name):
-    """What a file says of itself, and how far its steps are from PyTorch's."""
+    """The contents of an exported file, and the largest differences of its steps from PyTorch's."""
     policy, folder = build_policy(name), Path(tempfile.mkdtemp())
     before = torch.get_rng_state()
     export_onnx(folder / "policy.onnx", policy, {"steps": 7})
@@ -140,7 +140,7 @@ def compare_export(name):
 
 
 def refusal_message(name):
-    """What is said of a policy that no program can stand for; nothing is written."""
+    """The message that refuses to export a policy, and the files written, which must be none."""
     policy, folder = build_policy(name), Path(tempfile.mkdtemp())
     step = policy.step
 

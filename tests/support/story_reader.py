@@ -1,7 +1,7 @@
-"""Answers questions by reading the text alone: it knows nothing of how stories are made.
+"""Answers questions about stories by searching their text backwards.
 
-It scans back through the sentences for each question anew, where the stories come from a world that
-is simulated forwards.
+An oracle for the stories of catbAbI, which are made by simulating a world forwards; it shares no
+code with them.
 """
 
 from itertools import groupby
@@ -18,7 +18,7 @@ SINGULAR = {
 
 
 def read_story(words):
-    """Triples of the question, the answer that is told, and the answer that follows."""
+    """Triples of a question, the answer in the text, and the answer found by search."""
     facts, sentence, triples = [], [], []
     rest = iter(words)
     for word in rest:
@@ -35,7 +35,7 @@ def read_story(words):
 
 
 def _resolved(sentence, facts):
-    """Pronouns give way to those whom the sentence before was about."""
+    """The sentence with its pronoun replaced by the subject of the previous sentence."""
     if sentence[0] != "then":
         return sentence
     subject = facts[-1][: facts[-1].index("went")]
@@ -44,7 +44,7 @@ def _resolved(sentence, facts):
 
 
 def answer(facts, question):
-    """What follows from the facts."""
+    """The answer that follows from the facts."""
     asked = (where, people_and_things, relations)
     found = [answer for ask in asked if (answer := ask(facts, question)) is not None]
     assert len(found) == 1, question
@@ -104,7 +104,7 @@ def person_place(facts, person):
 
 
 def holder(facts, thing):
-    """Who has it, and when it came to that person; nobody if it lies somewhere."""
+    """The person who carries a thing and the time of the last change; None if nobody does."""
     for time in range(len(facts) - 1, -1, -1):
         fact = facts[time]
         if fact[1] in TAKEN and fact[-1] == thing:
@@ -153,7 +153,7 @@ def by_the_clock(facts, person, place):
 
 
 def smaller(facts, vessel):
-    """All that is smaller, directly or not."""
+    """All vessels smaller than this one, directly or by others."""
     pairs = [(f[1], f[-1]) if f[3] == "larger" else (f[-1], f[1]) for f in facts]
     direct = {small for large, small in pairs if large == vessel}
     return direct.union(*(smaller(facts, each) for each in direct))
@@ -171,7 +171,7 @@ def neighbours(facts, place):
 
 
 def route(facts, start, end):
-    """The only way of two steps."""
+    """The only route of two steps."""
     ways = [
         (first, second)
         for first, between in neighbours(facts, start).items()
