@@ -123,7 +123,7 @@ def _rules() -> str:
 
 
 def _maps() -> str:
-    rows = [(f"`{name}`", _summary(function)) for name, function in FEATURE_MAPS.items()]
+    rows = [(f"`{name}`", _summary(entry.apply)) for name, entry in FEATURE_MAPS.items()]
     return table(("map", "meaning"), rows)
 
 

@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError
+from pydantic_core import core_schema
 
 # Longer lines are not read by anybody.
 LONGEST_MESSAGE = 1000
@@ -61,6 +62,12 @@ def validate(model: type[ConfigType], values: Any, where: str = "") -> ConfigTyp
         # a misspelt key is also a missing one, and says more
         unknown = [each for each in errors if each["type"] == "extra_forbidden"]
         raise ConfigError(_describe(model, (unknown or errors)[0], where)) from None
+
+
+def one_of(names: Iterable[str]) -> GetPydanticSchema:
+    """The annotation of a string that is one of these, like a ``Literal`` of their table."""
+    choices = core_schema.literal_schema(list(names))
+    return GetPydanticSchema(lambda _source, _handler: choices)
 
 
 def head_size(kind: str, input_size: int, heads: int, otherwise: str = "") -> int:

@@ -3,19 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fwrl.config import Config
 from fwrl.state import map_tensors, tensors_in, where_state
 
 S = TypeVar("S")
 
 
 class About(NamedTuple):
-    """What the tables of memories say about a core."""
+    """The entry of a core in the tables of memories."""
 
     # one line of mathematics: how the state of one head changes and is read in one time step
     update: str
@@ -50,6 +51,18 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
         self, x: Float[Tensor, "B T D"], state: S, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], S]:
         """Read T inputs per stream; equal, however computed, to T resets and steps."""
+
+
+class MemoryCoreConfig(Config, ABC):
+    """The base of the configurations of cores, which build them."""
+
+    about: ClassVar[About]
+    kind: Any = ""
+    """The core's name in ``CORES``; each configuration has a literal of its own."""
+
+    @abstractmethod
+    def build(self, input_size: int) -> MemoryCore[Any]:
+        """The core for inputs of this size."""
 
 
 def unroll_by_steps(

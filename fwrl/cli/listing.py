@@ -118,8 +118,8 @@ SHORT: dict[str, Callable[[], list[str]]] = {"cores": _cores_in_short, "envs": _
 def summaries(module: str, table: str) -> dict[str, str]:
     """The names in a dictionary of a module, each with the first line that documents its entry.
 
-    The dictionary is a literal whose values are functions or classes of that module, or imported
-    there, or records whose first field is one; it may take in another such dictionary by ``**``.
+    The dictionary is a literal. Its values are functions or classes of that module, or imported
+    there; records whose first field is one; or calls with a module beside it and a name there.
 
     Args:
         module: Its dotted name.
@@ -129,13 +129,15 @@ def summaries(module: str, table: str) -> dict[str, str]:
     entries = _dictionary(tree, table)
     found: dict[str, str] = {}
     for key, value in zip(entries.keys, entries.values, strict=True):
-        entry = value.args[0] if isinstance(value, ast.Call) else value
-        assert isinstance(entry, ast.Name), f"{module}.{table} is no table of names"
-        if key is None:
-            found |= summaries(_home(tree, module, entry.id), entry.id)
-        else:
-            name = ast.literal_eval(key)
-            found[name] = _first_line(_home(tree, module, entry.id), entry.id)
+        match value:
+            case ast.Name(id=name) | ast.Call(args=[ast.Name(id=name), *_]):
+                home = _home(tree, module, name)
+            case ast.Call(args=[ast.Constant(value=str(beside)), ast.Constant(value=str(name))]):
+                home = f"{module}.{beside}"
+            case _:
+                raise AssertionError(f"{module}.{table} is no table of names")
+        assert isinstance(key, ast.Constant)
+        found[str(key.value)] = _first_line(home, name)
     return found
 
 

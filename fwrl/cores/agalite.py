@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size, head_size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Count, Size, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.kernels.associative_scan import linear_recurrence
 from fwrl.kernels.chunked import outer_decay
 from fwrl.state import at_least_float32, time_in_episode
@@ -18,7 +18,7 @@ from fwrl.state import at_least_float32, time_in_episode
 EPSILON = 1e-5
 
 
-class AGaLiTeConfig(Config):
+class AGaLiTeConfig(MemoryCoreConfig):
     """AGaLiTe and GaLiTe (Pramanik et al. 2023): the attention alone.
 
     The gated blocks around it are those of the stack, with ``gate`` on.
@@ -48,8 +48,8 @@ class AGaLiTeConfig(Config):
     exact: bool = False
     """GaLiTe: the matrix itself; ``rank`` is not used."""
 
+    @override
     def build(self, input_size: int) -> "AGaLiTe":
-        """The core for inputs of this size."""
         return AGaLiTe(input_size, self)
 
 

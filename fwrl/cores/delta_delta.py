@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
@@ -21,7 +21,7 @@ from fwrl.update_rules import Write, delta_rule
 Memory = Callable[[Tensor, Tensor, Write, Tensor | None], tuple[Tensor, Tensor]]
 
 
-class DeltaDeltaConfig(Config):
+class DeltaDeltaConfig(MemoryCoreConfig):
     """Two delta memories per head; the first reads out what the second is to write and read."""
 
     about: ClassVar[About] = About(
@@ -38,8 +38,8 @@ class DeltaDeltaConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
+    @override
     def build(self, input_size: int) -> "DeltaDelta":
-        """The core for inputs of this size."""
         return DeltaDelta(input_size, self)
 
 

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCoreConfig
 from fwrl.cores.parts.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
 
@@ -16,7 +17,7 @@ from fwrl.feature_maps import softmax
 GATES = 3
 
 
-class DeltaLSTMConfig(Config):
+class DeltaLSTMConfig(MemoryCoreConfig):
     """An LSTM with fast weights; the fourth version is that of the main results."""
 
     about: ClassVar[About] = About(
@@ -35,6 +36,7 @@ class DeltaLSTMConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
+    @override
     def build(self, input_size: int) -> FastRecurrence:
         """The core for inputs of this size; its state's units are the last output and the cells."""
         size = head_size(self.kind, input_size, self.heads)

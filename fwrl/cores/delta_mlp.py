@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Count, Size, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
@@ -20,7 +20,7 @@ from fwrl.update_rules import Write, delta_rule
 Memory = Callable[[Tensor, Tensor, Write], tuple[Tensor, Tensor]]
 
 
-class DeltaMLPConfig(Config):
+class DeltaMLPConfig(MemoryCoreConfig):
     """Each layer of the fast network is a delta memory of its own.
 
     Note:
@@ -41,8 +41,8 @@ class DeltaMLPConfig(Config):
     expansion: Size = 4
     """How many times wider than a head the layer inside a block is."""
 
+    @override
     def build(self, input_size: int) -> "DeltaMLP":
-        """The core for inputs of this size."""
         return DeltaMLP(input_size, self)
 
 

@@ -5,14 +5,15 @@ from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCoreConfig
 from fwrl.cores.parts.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
 
 
-class DeltaRNNConfig(Config):
+class DeltaRNNConfig(MemoryCoreConfig):
     """A recurrent network with fast weights; the second version is that of the main results."""
 
     about: ClassVar[About] = About(
@@ -31,6 +32,7 @@ class DeltaRNNConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
+    @override
     def build(self, input_size: int) -> FastRecurrence:
         """The core for inputs of this size; its state holds the last output as its only units."""
         size = head_size(self.kind, input_size, self.heads)

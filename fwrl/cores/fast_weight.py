@@ -1,7 +1,7 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size, head_size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Count, Size, head_size, one_of
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.cores.parts.layers import Decay, ShortConvolution
 from fwrl.cores.parts.normalised import normalised_scan
-from fwrl.feature_maps import SIGNED, FeatureMap, FeatureOptions, Normalisation
+from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
 from fwrl.feature_maps.random import Directions
-from fwrl.kernels import acts_natively, scan, scan_step, unit_silu
+from fwrl.kernels import KERNELS, acts_natively, scan, scan_step, unit_silu
 from fwrl.kernels.native.scan import act
 from fwrl.state import FastWeights, at_least_float32
 from fwrl.update_rules import UPDATE_RULES, Write, map_write
 
 
-class FastWeightConfig(Config):
+class FastWeightConfig(MemoryCoreConfig):
     """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024a).
 
     Note:
@@ -41,41 +41,23 @@ class FastWeightConfig(Config):
     """Heads, each with fast weights of its own; a divisor of the input size unless ``key_size`` and
     ``value_size`` are given."""
     key_size: Size | None = None
-    """Of each head, before the feature map; None: the input size divided by the heads."""
+    """Size of each head's keys, before the feature map; None: the input size divided by the
+    heads."""
     value_size: Size | None = None
-    """Of each head; None: the input size divided by the heads."""
-    update_rule: Literal[
-        "sum",
-        "delta",
-        "gated_sum",
-        "decayed_sum",
-        "gated_delta",
-        "kda",
-        "longhorn",
-        "clipped_delta",
-        "sigmoid_sum",
-    ] = "delta"
+    """Size of each head's values; None: the input size divided by the heads."""
+    update_rule: Annotated[str, one_of(n for n, rule in UPDATE_RULES.items() if rule.offered)] = (
+        "delta"
+    )
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
-    feature_map: Literal[
-        "identity",
-        "elu_plus_one",
-        "relu",
-        "silu",
-        "tanh",
-        "softmax",
-        "dpfp",
-        "favor",
-        "favor_hyperbolic",
-        "favor_trigonometric",
-        "favor_relu",
-    ] = "silu"
-    """Of keys and queries; ``fwrl list features`` explains each."""
+    feature_map: Annotated[str, one_of(FEATURE_MAPS)] = "silu"
+    """Makes addresses of keys and queries; ``fwrl list features`` explains each."""
     nu: Count = 1
     """Shifts of dpfp."""
     num_features: Size = 64
     """Random directions of the favor maps; hyperbolic and trigonometric make two of each."""
     directions: Directions = "orthogonal"
-    """Of the favor maps: orthogonal in blocks, the same with equal lengths, or independent."""
+    """Directions of the favor maps: orthogonal in blocks, the same with equal lengths, or
+    independent."""
     scale_inputs: bool = True
     """Whether the favor maps scale inputs by key_size ** -0.25, as softmax attention's logits are;
     Schlag et al. do not."""
@@ -99,12 +81,12 @@ class FastWeightConfig(Config):
     """Scales what each head reads to unit size (``layer`` without learned scales). Reads under the
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
-    kernel: Literal["auto", "reference", "chunked", "native", "triton"] = "auto"
+    kernel: Annotated[str, one_of(("auto", *KERNELS))] = "auto"
     """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "FastWeightConfig":
-        signed = self.feature_map in SIGNED
+        signed = FEATURE_MAPS[self.feature_map].signed
         if self.normalise == "sum" and signed:
             raise ValueError(
                 f"normalise='sum' cannot divide by features that may be negative, as "
@@ -139,8 +121,8 @@ class FastWeightConfig(Config):
             )
         return self
 
+    @override
     def build(self, input_size: int) -> "FastWeight":
-        """The core for inputs of this size."""
         return FastWeight(input_size, self)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size
-from fwrl.core import About, MemoryCore, by_steps
+from fwrl.config import Count, Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.kernels import recurs_natively
 from fwrl.kernels.native import fast_weight_memory
@@ -22,7 +22,7 @@ from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, clipped_delta_rule, read
 
 
-class FastWeightMemoryConfig(Config):
+class FastWeightMemoryConfig(MemoryCoreConfig):
     """Fast weight memory; the defaults are those of its agents (Schlag et al. 2021b).
 
     The two published language models differ from the agents in four settings:
@@ -64,8 +64,8 @@ class FastWeightMemoryConfig(Config):
     forget_bias: float = 0.0
     """Added to the forget gate of the LSTM."""
 
+    @override
     def build(self, input_size: int) -> "FastWeightMemory":
-        """The core for inputs of this size."""
         return FastWeightMemory(input_size, self)
 
 

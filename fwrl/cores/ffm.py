@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.kernels.associative_scan import complex_recurrence
 from fwrl.state import at_least_float32
 
@@ -23,7 +23,7 @@ FORGOTTEN = 0.01
 FASTEST = math.log(sys.float_info.max) / 1024 - 0.02
 
 
-class FFMConfig(Config):
+class FFMConfig(MemoryCoreConfig):
     """Fast and Forgetful Memory (Morad et al. 2023b), with its published initialisation.
 
     Note:
@@ -46,8 +46,8 @@ class FFMConfig(Config):
     """Of the slowest turn at first; the slowest trace is almost forgotten after so many times.
     Both are learned from there."""
 
+    @override
     def build(self, input_size: int) -> "FFM":
-        """The core for inputs of this size."""
         return FFM(input_size, self)
 
 

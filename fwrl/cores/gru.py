@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore, by_steps
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.kernels import recurs_natively
 from fwrl.kernels.native import gru
 from fwrl.state import at_least_float32, without_autocast
 
 
-class GRUConfig(Config):
+class GRUConfig(MemoryCoreConfig):
     """A baseline with the gates of ``torch.nn.GRU``."""
 
     about: ClassVar[About] = About(
@@ -28,8 +28,8 @@ class GRUConfig(Config):
     hidden_size: Size | None = None
     """Hidden units, the size of state and output; None: the input size."""
 
+    @override
     def build(self, input_size: int) -> "GRU":
-        """The core for inputs of this size."""
         return GRU(input_size, self)
 
 

@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Count, Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
 from fwrl.cores.parts.layers import Gate
 from fwrl.state import at_least_float32, time_in_episode
 
 
-class GTrXLConfig(Config):
+class GTrXLConfig(MemoryCoreConfig):
     """Attention over remembered inputs and a feed-forward network, both normed and gated.
 
     Note:
@@ -42,8 +42,8 @@ class GTrXLConfig(Config):
     gate_bias: float = 2.0
     """The larger, the less of the block the stream takes in at first."""
 
+    @override
     def build(self, input_size: int) -> "GTrXL":
-        """The core for inputs of this size."""
         return GTrXL(input_size, self)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size
-from fwrl.core import About, MemoryCore, by_spans, step_by_unroll
+from fwrl.config import Count, Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_spans, step_by_unroll
 from fwrl.cores.parts.attention import WindowedAttention, extend, remember
 from fwrl.cores.parts.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.state import (
@@ -26,7 +26,7 @@ from fwrl.state import (
 MIN_VARIANCE = 1e-6
 
 
-class InfiniteFormerConfig(Config):
+class InfiniteFormerConfig(MemoryCoreConfig):
     """The infinite-former (Martins et al. 2022), sized for reinforcement learning.
 
     Note:
@@ -76,8 +76,8 @@ class InfiniteFormerConfig(Config):
             )
         return self
 
+    @override
     def build(self, input_size: int) -> "InfiniteFormer":
-        """The core for inputs of this size."""
         return InfiniteFormer(input_size, self)
 
 

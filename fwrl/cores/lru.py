@@ -9,15 +9,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.kernels.associative_scan import complex_recurrence
 from fwrl.state import at_least_float32
 
 Modulus = Annotated[float, Field(ge=0, le=1)]
 
 
-class LRUConfig(Config):
+class LRUConfig(MemoryCoreConfig):
     """The diagonal baseline (Orvieto et al. 2023), in place of S5.
 
     S5 (Smith et al. 2023), with resets in its scan, is the diagonal memory that was proposed for
@@ -53,8 +53,8 @@ class LRUConfig(Config):
             )
         return self
 
+    @override
     def build(self, input_size: int) -> "LRU":
-        """The core for inputs of this size."""
         return LRU(input_size, self)
 
 

@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 
 
-class LSTMConfig(Config):
+class LSTMConfig(MemoryCoreConfig):
     """A baseline with the gates of ``torch.nn.LSTM``."""
 
     about: ClassVar[About] = About(
@@ -27,8 +27,8 @@ class LSTMConfig(Config):
     forget_bias: float = 1.0
     """Added to the forget gate, which so begins open (Jozefowicz et al. 2015)."""
 
+    @override
     def build(self, input_size: int) -> "LSTM":
-        """The core for inputs of this size."""
         return LSTM(input_size, self)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.layers import Decay
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan
@@ -22,7 +22,7 @@ from fwrl.update_rules import Write, decayed_sum_rule, read
 MIN_RIDGE = 0.25
 
 
-class MesaConfig(Config):
+class MesaConfig(MemoryCoreConfig):
     """Ridge regression by conjugate gradients (von Oswald et al. 2023, 2025).
 
     Note:
@@ -44,8 +44,8 @@ class MesaConfig(Config):
     The default solves to a ten-thousandth for heads of size 32 under the ridge of the beginning;
     18 do so under the smallest ridge that can be learned."""
 
+    @override
     def build(self, input_size: int) -> "Mesa":
-        """The core for inputs of this size."""
         return Mesa(input_size, self)
 
 

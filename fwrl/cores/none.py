@@ -7,11 +7,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 
 
-class NoMemoryConfig(Config):
+class NoMemoryConfig(MemoryCoreConfig):
     """A feed-forward layer with about as many parameters as the default fast weights."""
 
     about: ClassVar[About] = About(
@@ -21,8 +21,8 @@ class NoMemoryConfig(Config):
     hidden_size: Size | None = None
     """Hidden units; None: twice the input size."""
 
+    @override
     def build(self, input_size: int) -> "NoMemory":
-        """The core for inputs of this size."""
         return NoMemory(input_size, self)
 
 

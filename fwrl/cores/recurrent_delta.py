@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore, by_steps
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import softmax
 from fwrl.kernels import recurs_natively, scan_step
@@ -17,7 +17,7 @@ from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, delta_rule
 
 
-class RecurrentDeltaConfig(Config):
+class RecurrentDeltaConfig(MemoryCoreConfig):
     """A slow network that sees the last output of the fast one."""
 
     about: ClassVar[About] = About(
@@ -32,8 +32,8 @@ class RecurrentDeltaConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
+    @override
     def build(self, input_size: int) -> "RecurrentDelta":
-        """The core for inputs of this size."""
         return RecurrentDelta(input_size, self)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Count, Size, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.kernels import scan, scan_step
 from fwrl.state import at_least_float32
 from fwrl.update_rules import Write, generalised_delta_rule
@@ -19,7 +19,7 @@ from fwrl.update_rules import Write, generalised_delta_rule
 MAX_LOG_DECAY = math.exp(-0.5)
 
 
-class RWKV7Config(Config):
+class RWKV7Config(MemoryCoreConfig):
     """The memory of RWKV-7.
 
     Note:
@@ -39,8 +39,8 @@ class RWKV7Config(Config):
     rank: Size = 16
     """Units of the bottlenecks through which decays and removal rates come."""
 
+    @override
     def build(self, input_size: int) -> "RWKV7":
-        """The core for inputs of this size."""
         return RWKV7(input_size, self)
 
 

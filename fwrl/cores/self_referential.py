@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore, by_steps
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.kernels import recurs_natively
 from fwrl.kernels.native import self_referential
 from fwrl.state import FastWeights, at_least_float32, without_autocast
@@ -18,7 +18,7 @@ from fwrl.update_rules import Write, read, sum_rule
 STRENGTH = -1.0
 
 
-class SelfReferentialConfig(Config):
+class SelfReferentialConfig(MemoryCoreConfig):
     """A matrix per head that makes the keys, queries and write strengths of its own changes.
 
     Note:
@@ -38,8 +38,8 @@ class SelfReferentialConfig(Config):
     heads: Count = 8
     """Each takes an equal part of the input; the published agents have 8 of 16 units."""
 
+    @override
     def build(self, input_size: int) -> "SelfReferential":
-        """The core for inputs of this size."""
         return SelfReferential(input_size, self)
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.config import Config, Count, head_size
-from fwrl.core import About, MemoryCore
+from fwrl.config import Count, head_size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.layers import JoinHeads, split_heads
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.feature_maps import FeatureMap, FeatureOptions
@@ -17,7 +17,7 @@ from fwrl.state import FastWeights
 from fwrl.update_rules import Write, delta_rule
 
 
-class SlowRNNConfig(Config):
+class SlowRNNConfig(MemoryCoreConfig):
     """The hidden units of an LSTM are the queries, keys, values and strengths."""
 
     about: ClassVar[About] = About(
@@ -34,8 +34,8 @@ class SlowRNNConfig(Config):
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
+    @override
     def build(self, input_size: int) -> "SlowRNN":
-        """The core for inputs of this size."""
         return SlowRNN(input_size, self)
 
 

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.feature_maps import normalise
 from fwrl.kernels.associative_scan import linear_recurrence
 from fwrl.state import at_least_float32, time_in_episode, without_autocast
@@ -17,7 +17,7 @@ from fwrl.state import at_least_float32, time_in_episode, without_autocast
 CYCLE = 1024
 
 
-class StableHadamardConfig(Config):
+class StableHadamardConfig(MemoryCoreConfig):
     """Stable Hadamard Memory (Le et al. 2024).
 
     The rows ``theta`` of a table change from time to time without regard to the input, so that
@@ -48,8 +48,8 @@ class StableHadamardConfig(Config):
     rows: Size = 128
     """Of the learned table of factors."""
 
+    @override
     def build(self, input_size: int) -> "StableHadamard":
-        """The core for inputs of this size."""
         return StableHadamard(input_size, self)
 
 

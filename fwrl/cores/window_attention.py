@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size
-from fwrl.core import About, MemoryCore, step_by_unroll
+from fwrl.config import Count, Size
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
 from fwrl.state import time_in_episode
 
 
-class WindowAttentionConfig(Config):
+class WindowAttentionConfig(MemoryCoreConfig):
     """Causal attention with a window, and so with a state of fixed size."""
 
     about: ClassVar[About] = About(
@@ -31,8 +31,8 @@ class WindowAttentionConfig(Config):
     """How scores depend on the age of a key: rotations (Su et al. 2021), sinusoids with learned
     biases (Dai et al. 2019), or not at all."""
 
+    @override
     def build(self, input_size: int) -> "WindowAttention":
-        """The core for inputs of this size."""
         return WindowAttention(input_size, self)
 
 

@@ -1,7 +1,8 @@
 """Feature maps: how a projected key or query becomes an address in the fast weights.
 
-A feature map is a function of the last axis alone, so that one time never sees another. Those of
-``fwrl.feature_maps.random`` hold numbers: their random directions, saved with the module.
+A feature map is a function of the last axis alone, so that one time never sees another; its record
+in ``FEATURE_MAPS`` says all that others know of it. Those of ``fwrl.feature_maps.random`` hold
+numbers: their random directions, saved with the module.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,19 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import ConfigError
-from fwrl.feature_maps.random import RANDOM_FEATURES, Directions, RandomFeatures
+from fwrl.feature_maps.random import (
+    Directions,
+    RandomFeatures,
+    favor,
+    favor_hyperbolic,
+    favor_relu,
+    favor_trigonometric,
+)
 from fwrl.state import at_least_float32
 
 Normalisation = Literal["sum", "l2", "none"]
+# Some also take the options of the map.
+Function = Callable[..., Tensor]
 
 # Keeps both normalisations defined for features that are all zero.
 EPSILON = 1e-6
@@ -124,7 +134,7 @@ def identity(x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B K"]:
 
 
 class FeatureOptions(NamedTuple):
-    """What some feature maps need to know beside their input."""
+    """The settings of those feature maps that have any."""
 
     key_size: int
     # shifts of ``dpfp``
@@ -138,19 +148,54 @@ class FeatureOptions(NamedTuple):
     redraw_every: int = 0
 
 
-FEATURE_MAPS: dict[str, Callable[..., Any]] = {
-    "identity": identity,
-    "elu_plus_one": elu_plus_one,
-    "relu": relu,
-    "silu": silu,
-    "tanh": tanh,
-    "softmax": softmax,
-    "dpfp": dpfp,
-    **RANDOM_FEATURES,
-}
+def _plain(function: Function, _options: FeatureOptions, _normalised: bool) -> Function:
+    return function
 
-# Features that can be negative: neither their sum nor a product of two of them can be a divisor.
-SIGNED = frozenset({"identity", "silu", "tanh", "favor_trigonometric"})
+
+def _with_shifts(function: Function, options: FeatureOptions, _normalised: bool) -> Function:
+    if options.nu >= options.key_size:
+        raise ConfigError(
+            f"dpfp: nu is {options.nu}, but shifts of the key size and more add nothing; "
+            f"use nu below {options.key_size}"
+        )
+    return partial(function, nu=options.nu)
+
+
+def _with_directions(function: Function, options: FeatureOptions, normalised: bool) -> Function:
+    return RandomFeatures(
+        function,
+        options.key_size,
+        options.num_features,
+        directions=options.directions,
+        scale_inputs=options.scale_inputs,
+        redraw_every=options.redraw_every,
+        normalised=normalised,
+    )
+
+
+class Map(NamedTuple):
+    """A feature map as its function, and what others need to know of it."""
+
+    apply: Function
+    # features can be negative: neither their sum nor a product of two of them can be a divisor
+    signed: bool = False
+    # gives the function its options, told whether its features are normalised afterwards
+    configure: Callable[[Function, FeatureOptions, bool], Function] = _plain
+
+
+FEATURE_MAPS: dict[str, Map] = {
+    "identity": Map(identity, signed=True),
+    "elu_plus_one": Map(elu_plus_one),
+    "relu": Map(relu),
+    "silu": Map(silu, signed=True),
+    "tanh": Map(tanh, signed=True),
+    "softmax": Map(softmax),
+    "dpfp": Map(dpfp, configure=_with_shifts),
+    "favor": Map(favor, configure=_with_directions),
+    "favor_hyperbolic": Map(favor_hyperbolic, configure=_with_directions),
+    "favor_trigonometric": Map(favor_trigonometric, signed=True, configure=_with_directions),
+    "favor_relu": Map(favor_relu, configure=_with_directions),
+}
 
 
 def normalise(x: Float[Tensor, "*B M"], how: Normalisation) -> Float[Tensor, "*B M"]:
@@ -167,33 +212,11 @@ class FeatureMap(nn.Module):
 
     def __init__(self, name: str, options: FeatureOptions, how: Normalisation) -> None:
         super().__init__()
-        self.features = _with_options(name, options, how)
+        entry = FEATURE_MAPS[name]
+        self.features = entry.configure(entry.apply, options, how != "none")
         self.how: Normalisation = how
         self.size = self.features(torch.zeros(options.key_size)).numel()
 
     @override
     def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B M"]:
         return normalise(self.features(at_least_float32(x)), self.how)
-
-
-def _with_options(
-    name: str, options: FeatureOptions, how: Normalisation
-) -> Callable[[Tensor], Tensor]:
-    if name == "dpfp":
-        if options.nu >= options.key_size:
-            raise ConfigError(
-                f"dpfp: nu is {options.nu}, but shifts of the key size and more add nothing; "
-                f"use nu below {options.key_size}"
-            )
-        return partial(dpfp, nu=options.nu)
-    if name in RANDOM_FEATURES:
-        return RandomFeatures(
-            name,
-            options.key_size,
-            options.num_features,
-            directions=options.directions,
-            scale_inputs=options.scale_inputs,
-            redraw_every=options.redraw_every,
-            normalised=how != "none",
-        )
-    return FEATURE_MAPS[name]

@@ -84,14 +84,6 @@ def favor_relu(
     return F.linear(x, directions).relu() / math.sqrt(directions.shape[0]) + RELU_FLOOR
 
 
-RANDOM_FEATURES: dict[str, Callable[[Tensor, Tensor, bool], Tensor]] = {
-    "favor": favor,
-    "favor_hyperbolic": favor_hyperbolic,
-    "favor_trigonometric": favor_trigonometric,
-    "favor_relu": favor_relu,
-}
-
-
 def _exponentials(
     exponent: Float[Tensor, "*B M"], x: Float[Tensor, "*B K"], normalised: bool
 ) -> Float[Tensor, "*B M"]:
@@ -135,7 +127,7 @@ def random_directions(
 
 
 class RandomFeatures(nn.Module):
-    """One of ``RANDOM_FEATURES`` and its directions, which ``redraw_when_due`` replaces.
+    """Random features and their directions, which ``redraw_when_due`` replaces.
 
     Directions and age are buffers: they are saved with the module, and never change while it runs.
     """
@@ -145,7 +137,7 @@ class RandomFeatures(nn.Module):
 
     def __init__(
         self,
-        name: str,
+        function: Callable[[Tensor, Tensor, bool], Tensor],
         key_size: int,
         num_features: int,
         *,
@@ -155,7 +147,7 @@ class RandomFeatures(nn.Module):
         normalised: bool = False,
     ) -> None:
         super().__init__()
-        self.function, self.normalised = RANDOM_FEATURES[name], normalised
+        self.function, self.normalised = function, normalised
         self.directions: Directions = directions
         self.scale = key_size**-0.25 if scale_inputs else 1.0
         self.redraw_every = redraw_every

@@ -17,7 +17,8 @@ from fwrl.bench.favor.task import (
     pairs_at,
     softmax_attention,
 )
-from fwrl.feature_maps.random import RandomFeatures, random_directions
+from fwrl.feature_maps import FEATURE_MAPS
+from fwrl.feature_maps.random import RandomFeatures, favor, random_directions
 
 SIZE = 16
 MAPS = ("favor", "favor_hyperbolic", "favor_trigonometric")
@@ -63,7 +64,7 @@ def test_linear_attention_weighs_each_value_by_the_product_of_features():
 def test_the_error_is_the_mean_square_of_the_differences_of_outputs():
     inputs = attention_inputs(6, SIZE, 0.5, generator())
     exact = softmax_attention(inputs)
-    features = RandomFeatures("favor", SIZE, 8)
+    features = RandomFeatures(favor, SIZE, 8)
     features.redraw(generator(1))
     rows, (query, key, value) = features.projection.double(), inputs / SIZE**0.25
     estimates = []
@@ -124,7 +125,7 @@ def errors_of(name, scale, count, kind, draws=8, length=256):
     data, drawing, errors = generator(1), generator(2), []
     for _ in range(draws):
         inputs = attention_inputs(length, SIZE, scale, data)
-        features = RandomFeatures(name, SIZE, count, directions=kind)
+        features = RandomFeatures(FEATURE_MAPS[name].apply, SIZE, count, directions=kind)
         features.redraw(drawing)
         errors.append(attention_error(features, inputs, softmax_attention(inputs)))
     return errors

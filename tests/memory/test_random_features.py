@@ -5,8 +5,8 @@ import torch
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.parts.normalised import normalised_scan
-from fwrl.feature_maps import FeatureMap, FeatureOptions
-from fwrl.feature_maps.random import RANDOM_FEATURES, RandomFeatures, random_directions
+from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions
+from fwrl.feature_maps.random import RandomFeatures, favor, favor_relu, random_directions
 from fwrl.update_rules import Write, sum_rule
 
 K = 8
@@ -36,7 +36,7 @@ def estimates(name, x, y, draws, count=K, kind="orthogonal"):
     # a block of orthogonal rows is one draw
     rows = random_directions(K, draws * K, kind, generator).double().unflatten(0, (draws, K))
     rows = rows[:, :count].flatten(0, 1)
-    function = RANDOM_FEATURES[name]
+    function = FEATURE_MAPS[name].apply
     products = function(x, rows, False) * function(y, rows, False)
     return products.unflatten(-1, (-1, draws, count)).sum(dim=(0, 2)) * draws
 
@@ -156,7 +156,7 @@ def test_causal_attention_by_fast_weights_approximates_softmax_attention():
 
 def test_the_kernel_of_rectified_features_is_positive_and_that_of_the_paper():
     torch.manual_seed(0)
-    features = RandomFeatures("favor_relu", K, 20_000, directions="independent")
+    features = RandomFeatures(favor_relu, K, 20_000, directions="independent")
     x, y = (z.float() for z in pair("angle", 3.0))
     assert (features(torch.stack([x, -x, 0 * x])) > 0).all()
     # E[relu(w.x) relu(w.y)], the arc-cosine kernel of degree 1 (Cho and Saul 2009)
@@ -165,7 +165,7 @@ def test_the_kernel_of_rectified_features_is_positive_and_that_of_the_paper():
     kernel *= math.sin(angle) + (math.pi - angle) * math.cos(angle)
     product = (features(x) - 1e-3) @ (features(y) - 1e-3)
     assert product.item() == pytest.approx(kernel, rel=0.05)
-    raw = RandomFeatures("favor_relu", 2, 3)
+    raw = RandomFeatures(favor_relu, 2, 3)
     raw.projection.copy_(torch.tensor([[1.0, 0], [0, -1], [2, 1]]))
     expected = torch.tensor([1.0, 0, 5]) * 2**-0.25 / math.sqrt(3) + 1e-3
     torch.testing.assert_close(raw(torch.tensor([1.0, 3])), expected)
@@ -173,8 +173,8 @@ def test_the_kernel_of_rectified_features_is_positive_and_that_of_the_paper():
 
 def test_inputs_are_scaled_as_the_logits_of_attention_unless_that_is_switched_off():
     torch.manual_seed(0)
-    scaled = RandomFeatures("favor", 16, 6)
-    plain = RandomFeatures("favor", 16, 6, scale_inputs=False)
+    scaled = RandomFeatures(favor, 16, 6)
+    plain = RandomFeatures(favor, 16, 6, scale_inputs=False)
     plain.projection.copy_(scaled.projection)
     x = torch.randn(16)
     torch.testing.assert_close(scaled(2 * x), plain(x))
@@ -225,6 +225,6 @@ def test_what_cancels_under_normalisation_changes_neither_features_nor_gradients
 @pytest.mark.parametrize("name", ["favor", "favor_hyperbolic"])
 def test_positive_features_that_are_not_normalised_do_not_overflow(name):
     torch.manual_seed(0)
-    features = RandomFeatures(name, 64, 64)
+    features = RandomFeatures(FEATURE_MAPS[name].apply, 64, 64)
     worst = features.projection * 64**0.25
     assert features(torch.cat([worst, 1e4 * worst])).isfinite().all()

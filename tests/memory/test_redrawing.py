@@ -11,7 +11,7 @@ from agents.ppo import PPOConfig, make_optimizer, ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import redraw_when_due
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.feature_maps.random import RandomFeatures, random_directions
+from fwrl.feature_maps.random import RandomFeatures, favor, random_directions
 from fwrl.files.checkpoint import Checkpoint, optimizer_tensors, pack, unpack
 from fwrl.run.state import Learner, load_learner
 from fwrl.stack import StackConfig
@@ -19,7 +19,7 @@ from fwrl.stack import StackConfig
 
 def test_directions_stay_until_they_are_due_and_are_saved_with_their_age():
     torch.manual_seed(0)
-    never, third = RandomFeatures("favor", 4, 8), RandomFeatures("favor", 4, 8, redraw_every=3)
+    never, third = RandomFeatures(favor, 4, 8), RandomFeatures(favor, 4, 8, redraw_every=3)
     both = torch.nn.ModuleList([never, torch.nn.Sequential(third)])
     kept, replaced = never.projection.clone(), []
     for _ in range(7):
@@ -28,7 +28,7 @@ def test_directions_stay_until_they_are_due_and_are_saved_with_their_age():
         replaced.append(not torch.equal(third.projection, before))
     assert replaced == [False, False, True, False, False, True, False]
     assert torch.equal(never.projection, kept)
-    other = RandomFeatures("favor", 4, 8, redraw_every=3)
+    other = RandomFeatures(favor, 4, 8, redraw_every=3)
     x = torch.randn(3, 4)
     assert not torch.equal(other(x), third(x))
     other.load_state_dict(third.state_dict())
@@ -45,7 +45,7 @@ def test_directions_stay_until_they_are_due_and_are_saved_with_their_age():
 
 @pytest.mark.parametrize("kind", ["orthogonal", "orthogonal_regularised", "independent"])
 def test_new_directions_are_of_the_same_kind(kind):
-    features = RandomFeatures("favor", 4, 8, directions=kind)
+    features = RandomFeatures(favor, 4, 8, directions=kind)
     torch.manual_seed(0)
     features.redraw()
     torch.manual_seed(0)

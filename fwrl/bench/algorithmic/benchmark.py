@@ -24,7 +24,7 @@ from fwrl.bench.sequence_model import SequenceModel
 from fwrl.bench.supervised import Batch, Learner, TrainingConfig, answers, cross_entropy
 from fwrl.config import nearest, validate
 from fwrl.core import state_size
-from fwrl.cores import CORES, AnyCoreConfig
+from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import Clock, choose_device
 from fwrl.stack import StackConfig
 
@@ -135,7 +135,7 @@ class Task(NamedTuple):
     details: Callable[[Tensor, Tensor], dict[str, float]]
 
 
-def core_of(settings: AlgorithmicSettings, method: str) -> AnyCoreConfig:
+def core_of(settings: AlgorithmicSettings, method: str) -> CoreConfig:
     """The memory of a method."""
     values = dict(METHODS.get(method, {"kind": method}))
     model = CORES[values["kind"]]

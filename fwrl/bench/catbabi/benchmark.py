@@ -31,7 +31,7 @@ from fwrl.bench.sequence_model import SequenceModel
 from fwrl.bench.supervised import Learner, TrainingConfig
 from fwrl.config import validate
 from fwrl.core import state_size
-from fwrl.cores import CORES, AnyCoreConfig
+from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import Clock, choose_device
 from fwrl.stack import StackConfig
 from fwrl.state import detach_state
@@ -117,7 +117,7 @@ METHODS: Mapping[str, Callable[[CatbabiSettings], dict[str, Any]]] = {
 }
 
 
-def core_of(settings: CatbabiSettings, method: str) -> AnyCoreConfig:
+def core_of(settings: CatbabiSettings, method: str) -> CoreConfig:
     """The configuration of a memory."""
     values = METHODS[method](settings)
     return validate(CORES[values["kind"]], values, method)

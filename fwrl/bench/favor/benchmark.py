@@ -27,6 +27,7 @@ from fwrl.bench.favor.task import (
     softmax_attention,
 )
 from fwrl.bench.results import read_rows
+from fwrl.feature_maps import FEATURE_MAPS
 from fwrl.feature_maps.random import Directions, RandomFeatures
 
 Map = Literal["favor", "favor_hyperbolic", "favor_trigonometric"]
@@ -102,7 +103,8 @@ def _attention_curve(settings: FavorSettings, point: Row) -> Measurement:
         inputs = attention_inputs(settings.length, settings.size, float(point["scale"]), data)
         exact = softmax_attention(inputs)
         for count, found in errors.items():
-            features = RandomFeatures(name, settings.size, count, directions=kind)
+            function = FEATURE_MAPS[name].apply
+            features = RandomFeatures(function, settings.size, count, directions=kind)
             features.redraw(drawing)
             found.append(attention_error(features, inputs, exact))
     return [

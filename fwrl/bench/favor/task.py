@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.feature_maps.random import RANDOM_FEATURES, Directions, RandomFeatures, random_directions
+from fwrl.feature_maps import FEATURE_MAPS
+from fwrl.feature_maps.random import Directions, RandomFeatures, random_directions
 
 # Queries, keys and values of one sequence.
 Attended = Float[Tensor, "3 T K"]
@@ -78,7 +79,7 @@ def kernel_error(
     """The mean square error of many estimates of ``exp(x . y)``.
 
     Args:
-        name: One of ``RANDOM_FEATURES``.
+        name: A random feature map, one of ``FEATURE_MAPS``.
         kind: How directions are drawn.
         pairs: They share the directions.
         count: Directions of each estimate.
@@ -93,7 +94,7 @@ def kernel_error(
         drawn = min(at_once, draws - first)
         rows = random_directions(size, drawn * block, kind, generator).to(pairs)
         rows = rows.unflatten(0, (drawn, block))[:, :count].flatten(0, 1)
-        x, y = RANDOM_FEATURES[name](pairs, rows, False)
+        x, y = FEATURE_MAPS[name].apply(pairs, rows, False)
         # one estimate averages ``count`` of the directions, all features average all of them
         estimates = (x * y).unflatten(-1, (-1, drawn, count)).sum(dim=(1, 3)) * drawn
         total += (estimates - kernel(pairs).unsqueeze(-1)).square().sum(dim=-1)

@@ -20,7 +20,7 @@ from fwrl.bench.lm.text import LIBRARY, Corpus, load_corpus
 from fwrl.bench.lm.training import Evaluation, Segments, in_segments, in_windows, mean_loss, train
 from fwrl.bench.supervised import Learner, TrainingConfig
 from fwrl.config import ConfigError, nearest, validate
-from fwrl.cores import CORES, AnyCoreConfig, CoreConfig
+from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import choose_device
 from fwrl.stack import ResidualStack, StackConfig
 
@@ -128,7 +128,7 @@ def points(settings: LanguageModelSettings) -> list[Row]:
     ]
 
 
-def core_of(settings: LanguageModelSettings, method: str) -> AnyCoreConfig:
+def core_of(settings: LanguageModelSettings, method: str) -> CoreConfig:
     """The memory of a method."""
     if method in settings.cores:
         return settings.cores[method]

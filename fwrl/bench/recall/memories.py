@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from fwrl import CORES
 from fwrl.config import Config, validate
-from fwrl.cores import AnyCoreConfig
+from fwrl.cores import CoreConfig
 
 SUM = {"update_rule": "sum", "attention_normaliser": True, "normalise": "none"}
 # What differs from the delta rule with its defaults.
@@ -56,7 +56,7 @@ class FastWeightSizes(Config):
     tokens meet only through one, or through a layer below."""
 
 
-def core_of(memory: str, width: int, sizes: FastWeightSizes) -> AnyCoreConfig:
+def core_of(memory: str, width: int, sizes: FastWeightSizes) -> CoreConfig:
     """The configuration of a memory in a stack of this width.
 
     Raises:

@@ -21,7 +21,7 @@ from fwrl.bench.sorting.task import SortingBatch, SortingConfig, by_last_window,
 from fwrl.bench.supervised import Learner, TrainingConfig
 from fwrl.config import validate
 from fwrl.core import state_size
-from fwrl.cores import CORES, AnyCoreConfig
+from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import Clock, choose_device
 from fwrl.stack import StackConfig
 
@@ -122,7 +122,7 @@ METHODS: Mapping[str, Callable[[SortingSettings], dict[str, Any]]] = {
 }
 
 
-def core_of(settings: SortingSettings, method: str) -> AnyCoreConfig:
+def core_of(settings: SortingSettings, method: str) -> CoreConfig:
     """The configuration of a memory."""
     values = METHODS[method](settings)
     return validate(CORES[values["kind"]], values, method)
