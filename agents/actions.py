@@ -1,6 +1,6 @@
 """Action heads: from features to a distribution over the actions of any action space.
 
-Inside the agent an action is one row of numbers: a symbol for each factor of a discrete space, or
+Inside the agent an action is a row of numbers: one choice for each factor of a discrete space, or
 real numbers in units of half the range of a bounded Box.
 """
 
@@ -19,13 +19,13 @@ from typing_extensions import override
 from agents.spaces import ACTION_MASK, one_line
 from fwrl.config import ConfigError
 
-# Stands for an impossible action: its probability underflows to zero, and zero times it is zero,
-# which is not so for an infinity.
+# The logit of an impossible action. Its probability underflows to zero, and zero times it is zero;
+# zero times infinity would be NaN.
 IMPOSSIBLE = -1e9
 
 
 class Categorical(NamedTuple):
-    """Independent choices; the choices of a shorter factor are filled up with impossible ones."""
+    """Independent choices, one per factor; shorter factors are padded with impossible choices."""
 
     log_probs: Float[Tensor, "*B A n"]
 
@@ -43,7 +43,7 @@ class Categorical(NamedTuple):
         return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*B"]:
-        """In nats, summed over the factors."""
+        """The entropy in nats, summed over the factors."""
         return -(self.log_probs.exp() * self.log_probs).sum((-1, -2))
 
 
@@ -67,7 +67,7 @@ class Gaussian(NamedTuple):
         return -0.5 * (distance + 2.0 * self.log_std + math.log(2.0 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*B"]:
-        """In nats, summed over the components."""
+        """The entropy in nats, summed over the components."""
         return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(-1)
 
 
@@ -101,7 +101,7 @@ class CategoricalHead(nn.Module):
         if len(set(self.sizes)) == 1:
             return logits.unflatten(-1, (self.action_size, self.sizes[0]))
         possible = cast(Tensor, self.possible).expand(*logits.shape[:-1], -1, -1)
-        # less possible than what is masked: a mask that leaves nothing must not choose these
+        # less probable than masked choices: if a mask allows nothing, padding must not be chosen
         padded = logits.new_full(possible.shape, 2 * IMPOSSIBLE)
         return padded.masked_scatter(possible, logits)
 
@@ -111,7 +111,7 @@ class CategoricalHead(nn.Module):
         return one_hot.scatter_(-1, action + cast(Tensor, self.offsets), 1.0)
 
     def to_environment(self, action: Int[Tensor, "N A"]) -> NDArray[Any]:
-        """The action as the environment wants it."""
+        """The action in the form that the environment expects."""
         numbers = action.cpu().numpy()
         match self.space:
             case spaces.Discrete():
@@ -149,7 +149,7 @@ class GaussianHead(nn.Module):
         return action.clamp(-3.0, 3.0)
 
     def to_environment(self, action: Float[Tensor, "N A"]) -> NDArray[Any]:
-        """The action as the environment wants it: in its units, within its bounds."""
+        """The action in the environment's units, clipped to its bounds."""
         numbers = action.detach().cpu().double().numpy() * self.half_range + self.middle
         numbers = np.clip(numbers, self.low, self.high).reshape(-1, *self.space.shape)
         return numbers.astype(self.space.dtype)
@@ -164,12 +164,12 @@ def make_head(
     """The head for an action space.
 
     Args:
-        space: Of the actions.
-        input_size: How many features the head is given.
+        space: The space of the actions.
+        input_size: The number of features that the head reads.
         mask: The space of the action mask, if there is one.
 
     Raises:
-        ConfigError: If no head serves the space, or the mask is not one of these actions.
+        ConfigError: If no head serves the space, or the mask does not fit the actions.
     """
     match space:
         case spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
@@ -203,7 +203,7 @@ def _factors(space: spaces.Space[Any]) -> list[int]:
 
 
 def _small_linear(input_size: int, output_size: int) -> nn.Linear:
-    """Starts as a nearly uniform policy, so that the first samples explore."""
+    """A layer with small weights: the first policy is nearly uniform, and explores."""
     linear = nn.Linear(input_size, output_size)
     nn.init.orthogonal_(linear.weight, 0.01)
     nn.init.zeros_(linear.bias)

@@ -16,10 +16,10 @@ def gae(
     """Generalised advantage estimates (Schulman et al. 2016), in units of reward.
 
     Args:
-        reward: What the action taken at ``t`` earned.
+        reward: The reward of the action taken at ``t``.
         value: The critic's estimate before that action.
-        next_value: Its estimate after: 0 where the episode terminated; where it was truncated, the
-            value of the final observation, not of the one that opens the next episode.
+        next_value: The estimate after it: 0 where the episode terminated; where it was truncated,
+            the bootstrap value of the final observation, not of the next episode's first one.
         last: ``terminated | truncated``. Later errors belong to another episode either way.
         discount: Per step, in [0, 1].
         gae_lambda: In [0, 1]; 0 trusts the critic, 1 trusts the rewards seen.

@@ -1,10 +1,9 @@
-"""Agreement between the processes of one training, each with environments of its own.
+"""Communication between the processes of one training, each with environments of its own.
 
-Every function is called by all processes, in the same order and with tensors of the same shape;
-what it returns is the same everywhere to the last bit. In a training of one process each returns
-what it was given and computes nothing else.
+All processes call every function, in the same order and with tensors of the same shape, and get
+bitwise equal results. With a single process each function returns its argument.
 
-The processes meet as ``torchrun`` tells them to by environment variables. Tensors on the CPU travel
+``torchrun`` tells the processes by environment variables where to meet. Tensors on the CPU are sent
 by gloo, those on a GPU by nccl, so that a flag or a metric never waits for a GPU.
 """
 
@@ -22,12 +21,12 @@ from torch import Tensor, distributed, nn
 
 from fwrl.config import ConfigError
 
-# The others wait so long for the first process while it evaluates and saves.
+# The others wait this long for the first process, which evaluates and saves alone.
 PATIENCE = timedelta(hours=1)
 
 
 def num_processes() -> int:
-    """How many train together."""
+    """The number of processes that train together."""
     return distributed.get_world_size() if _joined() else 1
 
 
@@ -37,7 +36,7 @@ def rank() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that logs, evaluates and saves."""
+    """Whether this process is the one that logs, evaluates and saves."""
     return rank() == 0
 
 
@@ -65,10 +64,10 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def join(device: torch.device) -> None:
-    """Meet the other processes of this training, if a launcher has started several.
+    """Connect to the other processes of this training, if a launcher started several.
 
     Args:
-        device: Where this process computes.
+        device: The device that this process computes on.
 
     Raises:
         ConfigError: If the launcher has not said where to meet.
@@ -88,7 +87,7 @@ def join(device: torch.device) -> None:
 
 
 def leave() -> None:
-    """Wait until everybody has come so far, and part: nobody needs another any more."""
+    """Wait until all processes are here, then disconnect."""
     if _joined():
         any_process(False)
         distributed.destroy_process_group()
@@ -97,8 +96,7 @@ def leave() -> None:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace gradients by their means over all processes, in one reduction.
 
-    A parameter without a gradient counts as one whose gradient is zero, and gets one: other
-    processes may have one for it.
+    A missing gradient counts as zero and is created: another process may have one.
     """
     if num_processes() == 1:
         return
@@ -111,7 +109,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [cast(Tensor, parameter.grad) for parameter in trained]
     torch.cat([gradient.flatten() for gradient in gradients], out=bucket)
     if num_processes() == 2 and bucket.device.type == "cpu":
-        # as many bytes as by a ring, which would take two rounds of messages
+        # sends as many bytes as the ring algorithm, in one round of messages instead of two
         bucket = gather(bucket).sum(0)
     else:
         distributed.all_reduce(bucket)
@@ -128,7 +126,7 @@ def _bucket(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def moments(
     rows: Float[Tensor, "B D"],
 ) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """Number, mean and variance of the rows of all processes together, each with as many."""
+    """Number, mean and variance of the rows of all processes, which have equally many."""
     if num_processes() == 1:
         return rows.shape[0], rows.mean(0), rows.var(0, correction=0)
     return _joint_moments(rows.shape[0], gather(_own_moments(rows)))
@@ -137,10 +135,10 @@ def moments(
 def start_mean_and_std(
     x: Float[Tensor, "..."],
 ) -> Callable[[], tuple[Float[Tensor, ""], Float[Tensor, ""]]]:
-    """Ask for the mean and the deviation, without bias, of the numbers of all processes together.
+    """Start computing the mean and unbiased standard deviation over all processes.
 
-    They come when what is returned is called: whoever computes something else in between does not
-    wait for the others.
+    The returned function waits for the result; computation before that call overlaps with the
+    communication.
     """
     if num_processes() == 1:
         return lambda: (x.mean(), x.std())
@@ -162,7 +160,7 @@ def _own_moments(rows: Float[Tensor, "B D"]) -> Float[Tensor, "2 D"]:
 def _joint_moments(
     count: int, of_each: Float[Tensor, "P 2 D"]
 ) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """Of the rows of all, given the moments of each, who has ``count`` rows."""
+    """Number, mean and variance of all rows, of which each of P processes has ``count``."""
     means, variances = of_each.unbind(1)
     mean = means.mean(0)
     return len(of_each) * count, mean, (variances + (means - mean).square()).mean(0)
@@ -174,7 +172,7 @@ def average(x: Float[Tensor, ""]) -> Float[Tensor, ""]:
 
 
 def average_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The means over all processes; where some have NaN, over the others."""
+    """The means over all processes, without those that have NaN."""
     if num_processes() == 1:
         return dict(metrics)
     values = gather(torch.tensor(list(metrics.values()), dtype=torch.float64))
@@ -182,7 +180,7 @@ def average_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def any_process(*flags: bool) -> list[bool]:
-    """Of each flag, whether it is up in any of them."""
+    """For each flag, whether it is set in any process."""
     if num_processes() == 1:
         return list(flags)
     return gather(torch.tensor(flags)).any(0).tolist()
@@ -195,17 +193,17 @@ def alike(text: str) -> bool:
 
 
 def gather(x: Shaped[Tensor, "..."]) -> Shaped[Tensor, "P ..."]:
-    """What each process has, in the order of their numbers."""
+    """The tensors of all processes, stacked by rank."""
     return x.unsqueeze(0) if num_processes() == 1 else _start_gather(x)()
 
 
 def _start_gather(x: Shaped[Tensor, "..."]) -> Callable[[], Shaped[Tensor, "P ..."]]:
-    """Send, and return what waits for the others."""
+    """Send ``x``; the returned function waits for the tensors of the others."""
     parts = [torch.empty_like(x) for _ in range(num_processes())]
     under_way = distributed.all_gather(parts, x.contiguous(), async_op=True)
 
     def arrive() -> Tensor:
-        assert under_way is not None, "what is asked for asynchronously is under way"
+        assert under_way is not None, "an asynchronous call returns its work"
         under_way.wait()
         return torch.stack(parts)
 
@@ -213,7 +211,7 @@ def _start_gather(x: Shaped[Tensor, "..."]) -> Callable[[], Shaped[Tensor, "P ..
 
 
 def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:
-    """The rows of all processes, of which one may have more than another."""
+    """The rows of all processes, which may have different numbers of them."""
     if num_processes() == 1:
         return rows
     counts = gather(torch.tensor(rows.shape[0])).tolist()
@@ -224,7 +222,7 @@ def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:
 
 
 def gather_bytes(data: bytes) -> list[bytes]:
-    """What each process has, in the order of their numbers; one may have more than another."""
+    """The bytes of all processes by rank; lengths may differ."""
     if num_processes() == 1:
         return [data]
     counts = gather(torch.tensor(len(data))).tolist()
@@ -234,17 +232,17 @@ def gather_bytes(data: bytes) -> list[bytes]:
 
 
 def copy_from_first(module: nn.Module) -> None:
-    """Give all processes the first one's parameters and buffers."""
+    """Copy the first process's parameters and buffers to all others."""
     if num_processes() > 1:
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
 
 
 def from_first(make: Callable[[], bytes]) -> bytes:
-    """What ``make`` returns in the first process, where alone it is called.
+    """The result of ``make``, which only the first process calls, in all processes.
 
     Raises:
-        ConfigError: In the others, if the first failed, which itself raises what ``make`` did.
+        ConfigError: In the others, if ``make`` raised an exception in the first.
     """
     if num_processes() == 1:
         return make()
@@ -252,7 +250,7 @@ def from_first(make: Callable[[], bytes]) -> bytes:
     if is_first():
         try:
             made = make()
-        # whatever it is, the others must not wait for ever
+        # whatever failed, the others must not wait for ever
         except Exception as error:
             failure = error
     size = torch.tensor(-1 if failure else len(made))

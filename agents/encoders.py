@@ -1,7 +1,7 @@
 """Encoders: any observation space becomes a vector of features.
 
-Every encoder takes observations with any leading axes (streams, or streams and time) and keeps
-them. Images stay uint8 until they are here.
+Every encoder keeps the leading axes of its observations: streams, or streams and time. Images are
+uint8 until they are encoded.
 """
 
 import math
@@ -21,26 +21,26 @@ from agents.normalisers import RunningMoments
 from agents.spaces import one_line
 from fwrl.config import Config, ConfigError
 
-# The shortest side of an image that each network takes: the strides of ``nature`` leave nothing
-# over of less, and what is smaller than a thumbnail is a map of symbols.
+# The shortest side of an image that each network takes. ``nature`` would reduce a smaller one to
+# nothing; images smaller than a thumbnail are maps of symbols.
 MINIMUM_SIDE = {"nature": 36, "impala": 16, "grid": 1}
 
 
 class EncoderConfig(Config):
-    """How an observation, and what the agent remembers of its own last step, become features."""
+    """The encoder, which turns an observation and the previous action and reward into features."""
 
     image: Literal["auto", "nature", "impala", "grid"] = "auto"
-    """The network for images. ``auto`` goes by the shorter side: ``nature`` from 36 pixels on,
-    ``impala`` from 16 on, and below ``grid``, for maps of symbols such as MiniGrid's view."""
+    """The network for images. ``auto`` chooses by the shorter side: ``nature`` from 36 pixels,
+    ``impala`` from 16, and below ``grid``, for maps of symbols such as MiniGrid's view."""
     image_features: int = Field(default=512, ge=1, le=2**18)
     """Size of an image's feature vector."""
     previous_action: bool = True
-    """Whether the last action is among the features; zeros when an episode begins."""
+    """Whether the previous action is among the features; zeros when an episode begins."""
     previous_reward: bool = True
-    """Whether the last reward is among the features; zero when an episode begins."""
+    """Whether the previous reward is among the features; zero when an episode begins."""
     time_frequencies: int = Field(default=0, ge=0, le=64)
-    """Sines and as many cosines of the time since the episode began, from 1 radian a step down
-    towards 1/10,000, which is not reached itself; 0: none."""
+    """Number of sines, and of cosines, of the time since the episode began; their frequencies fall
+    from 1 radian per step towards (excluded) 1/10,000. 0: none."""
     normalise_observations: bool = False
     """Running mean and variance of vector observations, kept inside the policy."""
     bfloat16: bool = False
@@ -48,7 +48,7 @@ class EncoderConfig(Config):
 
 
 class Flat(nn.Module):
-    """A vector of real numbers, as it is or normalised."""
+    """A vector of real numbers, normalised or not."""
 
     def __init__(self, space: spaces.Box, normalise: bool) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ class Flat(nn.Module):
         return flat if self.moments is None else self.moments.normalise(flat)
 
     def flatten(self, observation: Tensor) -> Tensor:
-        """The observation's own axes as one."""
+        """The observation with its own axes flattened into one."""
         leading = observation.shape[: observation.dim() - self.axes]
         return observation.reshape(*leading, self.output_size).float()
 
 
 class OneHot(nn.Module):
-    """One symbol, or several along ``axes`` axes, each from its own alphabet."""
+    """One-hot codes of one symbol, or of several along ``axes`` axes, each of its own alphabet."""
 
     def __init__(self, sizes: Sequence[int], starts: Sequence[int], axes: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Grid(nn.Module):
 
 
 class Image(nn.Module):
-    """A picture: uint8, channels first or last, through a convolutional network."""
+    """A convolutional network for uint8 images with channels first or last."""
 
     def __init__(self, space: spaces.Box, kind: str, features: int) -> None:
         super().__init__()
@@ -151,14 +151,14 @@ def nature(channels: int) -> nn.Sequential:
 
 
 def _orthogonal(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """The layer, initialised to keep the size of what passes it and a ReLU."""
+    """The layer, initialised to preserve the variance of its input through a ReLU."""
     nn.init.orthogonal_(layer.weight, math.sqrt(2))
     nn.init.zeros_(cast(Tensor, layer.bias))
     return layer
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around which the input passes unchanged."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ def impala(channels: int) -> nn.Sequential:
 
 
 class Parts(nn.Module):
-    """Dict and Tuple observations: the features of their parts, side by side."""
+    """Dict and Tuple observations: the concatenated features of their parts."""
 
     def __init__(self, parts: Mapping[Any, nn.Module]) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class Parts(nn.Module):
 
 
 def update_moments(encoder: nn.Module, observation: Any) -> None:
-    """Count observations into every normaliser inside the encoder."""
+    """Update every normaliser inside the encoder with observations."""
     match encoder:
         case Flat() if encoder.moments is not None:
             encoder.moments.update(encoder.flatten(observation))
@@ -212,7 +212,7 @@ def update_moments(encoder: nn.Module, observation: Any) -> None:
 
 
 def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
-    """The encoder for a space; it has an ``output_size``.
+    """The encoder for a space, a module with an ``output_size``.
 
     Raises:
         ConfigError: If no encoder takes the space.

@@ -1,4 +1,4 @@
-"""Evaluation: a policy plays whole episodes on fixed seeds, and what its returns say."""
+"""Evaluation: play whole episodes with a policy on fixed seeds, and summarise the returns."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,25 +17,25 @@ class EvaluationError(RuntimeError):
     """Environments that fail so often that nothing can be evaluated. The message is one line."""
 
 
-# Of one environment, in the mean, until an evaluation gives up.
+# Faults per environment, on average, after which an evaluation gives up.
 MOST_FAULTS = 10
 
 
 class Summary(NamedTuple):
-    """What is reported of an evaluation, in the environment's own units."""
+    """The figures that an evaluation reports, in the environment's own units."""
 
     return_mean: float
     return_std: float
     return_iqm: float
     return_ci95: tuple[float, float]
-    """Of the interquartile mean, by the bootstrap over episodes."""
+    """Interval of the interquartile mean, by the bootstrap over episodes."""
     length_mean: float
     success_rate: float | None
-    """None where the environment does not say what success is."""
+    """None if the environment does not tell success."""
 
 
 class Acted(NamedTuple):
-    """One step everywhere: what the policy read, said and did, and what came of it."""
+    """One step of all environments: inputs and outputs of the policy, actions, and answers."""
 
     inputs: PolicyInput
     output: PolicyOutput
@@ -46,10 +46,10 @@ class Acted(NamedTuple):
 def act(
     policy: RecurrentPolicy, envs: VectorEnv, seed: int, deterministic: bool = True
 ) -> Iterator[Acted]:
-    """Act for ever, giving every step; who wants only some steps stops asking."""
+    """Act without end and yield every step; the caller stops iterating."""
     inputs, memory, _ = start(envs, policy, seed)
     while True:
-        # not around the yield: gradients are the affair of who asks
+        # not around the yield: whether the caller computes gradients is its own affair
         with torch.no_grad():
             output, memory = policy.step(inputs, memory)
             action = output.action.mode() if deterministic else output.action.sample()
@@ -66,9 +66,9 @@ def evaluate(
     seed: int,
     deterministic: bool = True,
 ) -> Episodes:
-    """The first episodes of every slot, shared out equally.
+    """The first episodes of every environment, each with its fixed share.
 
-    Taking whatever ends first would favour short episodes; fixed shares do not. They are those of
+    Taking whichever episodes end first would favour short ones. The shares are those of
     Stable-Baselines3's ``evaluate_policy``, so equal seeds give equal episodes.
 
     Raises:
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def summarise(episodes: Episodes) -> Summary:
-    """Mean, spread and a robust mean with its interval."""
+    """Mean, standard deviation, and interquartile mean with its interval."""
     returns = np.array(episodes.returns)
     return Summary(
         float(returns.mean()),
@@ -100,10 +100,10 @@ def summarise(episodes: Episodes) -> Summary:
 
 
 def success_rate(successes: Iterable[bool | None]) -> float | None:
-    """The share of episodes that succeeded; None where no environment has ever said so.
+    """The share of episodes that succeeded; None if the environments never told.
 
-    Some environments say it only of an episode that has succeeded: where one has, those of which
-    nothing was said have not.
+    Some environments report only successes: as soon as one did, an episode without a report counts
+    as failed.
     """
     said = list(successes)
     if all(success is None for success in said):

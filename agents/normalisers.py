@@ -1,4 +1,4 @@
-"""Running moments that live inside the policy, so that whoever has the policy has them too."""
+"""Running means and variances, kept inside the policy so that they are saved with it."""
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,10 @@ from agents.distributed import moments
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all that was shown, feature by feature (Chan et al. 1979).
+    """Mean and variance of all rows so far, feature by feature (Chan et al. 1979).
 
-    Nothing changes while acting or replaying: the numbers move only in ``update``, which the
-    training calls between two rollouts, so that a rollout and its replay see the same policy.
+    They change only in ``update``, which the training calls between two rollouts: a rollout and its
+    replay are normalised alike.
     """
 
     count: Tensor
@@ -27,7 +27,7 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "*B D"]) -> None:
-        """Count in every row of ``x``, here and in the other processes of a training."""
+        """Include every row of ``x``, here and in the other processes of a training."""
         rows = x.reshape(-1, x.shape[-1]).double()
         new, mean, variance = moments(rows)
         count = self.count + new
@@ -44,5 +44,5 @@ class RunningMoments(nn.Module):
         return ((x - self.mean.to(x.dtype)) * scale.to(x.dtype)).clamp(-self.clip, self.clip)
 
     def scale(self) -> Tensor:
-        """The standard deviation, for what may be scaled but must not be shifted."""
+        """The standard deviation, for values that may be scaled but must not be shifted."""
         return (self.variance + 1e-8).sqrt().float()

@@ -1,7 +1,7 @@
-"""A policy as an ONNX file: one step, with the memory as explicit inputs and outputs.
+"""Export of a policy to ONNX: one step, with the memory as explicit inputs and outputs.
 
-Whoever runs it needs neither PyTorch nor this library: the outputs ``next_memory.*`` of a step are
-the inputs ``memory.*`` of the next one, and where ``elapsed`` is 0 the memory begins anew inside.
+Running the file needs neither PyTorch nor this library. The outputs ``next_memory.*`` of a step are
+the inputs ``memory.*`` of the next one; where ``elapsed`` is 0 the memory is reset inside.
 """
 
 import logging
@@ -31,17 +31,17 @@ from fwrl.state import map_tensors, tensors_in
 
 ENDING = ".onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# In bytes: what a protocol buffer holds, and what of it is left for all but the parameters.
+# Bytes: the most that a protocol buffer holds, and the part that is kept free of parameters.
 LARGEST = 2**31 - 1
 BESIDE_PARAMETERS = 2**24
-# Rows of the example that is traced: one would be taken for a constant.
+# Rows of the example that is traced; a single row would be taken for a constant.
 ROWS = 2
-# How far apart two programs may be that add up the same numbers in other orders.
+# Allowed difference between programs that add the same numbers in different orders.
 TOLERANCE = 1e-3
 
 
 class Example(NamedTuple):
-    """What a step takes."""
+    """The arguments of a step."""
 
     inputs: PolicyInput
     memory: Any
@@ -50,15 +50,15 @@ class Example(NamedTuple):
 def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
     """Write one step of a policy as one ONNX file, whole or not at all.
 
-    The number of streams is left open. What was written has been run, and has agreed with PyTorch.
+    The number of streams is left open. The file is run once and compared with PyTorch.
 
     Args:
-        path: Replaced if it exists.
-        policy: On the CPU, and ready to act (``eval``).
-        document: What else the file shall say; anything JSON can say.
+        path: The file; it is replaced if it exists.
+        policy: A policy on the CPU, in ``eval`` mode.
+        document: Further JSON values to be stored in the file.
 
     Raises:
-        ConfigError: If packages are missing, or this policy cannot be such a file.
+        ConfigError: If packages are missing, or the policy cannot be exported.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -78,23 +78,23 @@ def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise _refusal(policy, f"its observations have {twice[0]} twice")
-    # kernels of our own mean nothing to others
+    # ONNX has no equivalent of our own kernels
     with use_kernel("chunked"), torch.no_grad():
         model = _translate(step, example)
         model.metadata_props.add(key=DOCUMENT, value=policy_document(policy, document))
         data = cast(bytes, model.SerializeToString())
-        # another number of streams than was traced
+        # with another number of streams than was traced
         _check(data, step, _example(policy, ROWS + 1))
     replace_plain(path, data)
 
 
 class _Step(nn.Module):
-    """A policy's step from tensors to tensors: of what is nested, the leaves that hold numbers."""
+    """A policy's step as a function of tensors: the leaves of its arguments that hold numbers."""
 
     def __init__(self, policy: RecurrentPolicy, example: Example) -> None:
         super().__init__()
         self.policy = policy
-        # shapes alone: a tracer takes the size of the batch from any tensor that it has seen
+        # shapes alone: the tracer would take the batch size from any tensor that it sees
         self.shapes = map_tensors(partial(torch.Tensor.to, device="meta"), example)
 
     @override
@@ -110,23 +110,23 @@ class _Step(nn.Module):
         inputs, memory = map_tensors(take, self.shapes)
         reward = self.policy.learned_reward(inputs.previous_reward)
         output, memory = self.policy.step(inputs._replace(previous_reward=reward), memory)
-        # no two of them may be one tensor
+        # two outputs must not be the same tensor
         action = output.action.mode().clone()
         return (*output.action, action, output.value, *filter(_holds, tensors_in(memory)))
 
     def input_names(self) -> list[str]:
-        """Of the leaves, in their order."""
+        """The names of the leaves, in order."""
         inputs, memory = self.shapes
         return [*_names(inputs), *_names(memory, "memory")]
 
     def output_names(self) -> list[str]:
-        """Of what a step returns, in its order."""
+        """The names of a step's outputs, in order."""
         distribution = Gaussian if isinstance(self.policy.action_space, Box) else Categorical
         return [*distribution._fields, "action", "value", *_names(self.shapes[1], "next_memory")]
 
 
 def _translate(step: _Step, example: Example) -> Any:
-    """The program as a protocol buffer, without what its making says of this machine."""
+    """The program as a protocol buffer, without metadata about this machine."""
     leaves = tuple(filter(_holds, tensors_in(example)))
     batch = torch.export.Dim("batch")
     try:
@@ -142,7 +142,7 @@ def _translate(step: _Step, example: Example) -> Any:
             )
     except torch.onnx.OnnxExporterError as error:
         raise _refusal(step.policy, _cause(error)) from None
-    assert program is not None, "an exporter of this kind returns what it has made"
+    assert program is not None, "the exporter returns its program with dynamo=True"
     model: Any = program.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -155,12 +155,12 @@ def _check(data: bytes, step: _Step, example: Example) -> None:
     """Raise ConfigError unless the file runs and computes what PyTorch does."""
     library: Any = import_module("onnxruntime")
     options = library.SessionOptions()
-    # errors alone
+    # log errors only
     options.log_severity_level = 3
     try:
         session = library.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         different = _differing_outputs(session, step, example)
-    # its errors have nothing in common
+    # its errors have no common base class
     except Exception as error:
         raise _refusal(step.policy, str(error)) from None
     if different:
@@ -170,7 +170,7 @@ def _check(data: bytes, step: _Step, example: Example) -> None:
 
 
 def _differing_outputs(session: Any, step: _Step, example: Example) -> list[str]:
-    """Of two steps, the second from the memory of the first."""
+    """Names of outputs that differ from PyTorch's in two steps, one continuing the other."""
     names, outputs = step.input_names(), step.output_names()
     leaves = list(filter(_holds, tensors_in(example)))
     elapsed = names.index("elapsed")
@@ -180,7 +180,7 @@ def _differing_outputs(session: Any, step: _Step, example: Example) -> list[str]
         found = [torch.as_tensor(array) for array in session.run(outputs, given)]
         expected = step(*leaves)
         for name, theirs, ours in zip(outputs, found, expected, strict=True):
-            # of two actions that are as good either may be chosen
+            # either of two equally good actions may be chosen
             if name != "action" and not _agree(theirs, ours):
                 different.append(name)
         memory = expected[outputs.index("value") + 1 :]
@@ -194,7 +194,7 @@ def _agree(theirs: Tensor, ours: Tensor) -> bool:
 
 
 def _example(policy: RecurrentPolicy, rows: int) -> Example:
-    """Some observations; the first stream opens an episode, the others are inside of one."""
+    """Arguments for a step: the first stream opens an episode, the others are within one."""
     space = batch_space(policy.observation_space, rows)
     space.seed(0)
     inputs = PolicyInput(
@@ -207,12 +207,12 @@ def _example(policy: RecurrentPolicy, rows: int) -> Example:
 
 
 def _holds(leaf: Tensor) -> bool:
-    """Whether there is a number in each row: other programs refuse what is empty."""
+    """Whether a tensor is not empty, as ONNX Runtime refuses empty ones."""
     return leaf.shape[1:].numel() > 0
 
 
 def _names(tree: Any, place: str = "") -> Iterator[str]:
-    """A name for each leaf that holds numbers: the way to it."""
+    """The path to each leaf that holds numbers, as its name."""
     if isinstance(tree, Tensor):
         if _holds(tree):
             yield place
@@ -229,7 +229,7 @@ def _refusal(policy: RecurrentPolicy, reason: str) -> ConfigError:
 
 
 def _cause(error: BaseException) -> str:
-    """What was wrong at first; the exporter wraps it into pages of advice."""
+    """The original error, which the exporter wraps into pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().partition("\n")[0] or type(error).__name__
@@ -237,7 +237,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _silence() -> Generator[None]:
-    """The exporter tells of its own doings, in warnings and in a log."""
+    """Silence the exporter's warnings and log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

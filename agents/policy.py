@@ -22,37 +22,37 @@ from fwrl.state import map_tensors, take_rows, where_state
 
 
 class RewardConfig(Config):
-    """What the learner makes of the environment's reward; statistics and evaluation use it raw."""
+    """Scaling and clipping of rewards for learning; statistics and evaluation use raw rewards."""
 
     scale: float = Field(default=1.0, gt=0)
-    """Rewards are multiplied by it."""
+    """Factor on rewards."""
     clip: float | None = Field(default=None, gt=0)
-    """After scaling, to [-clip, clip]. Atari agents are trained with 1."""
+    """Rewards are clipped to [-clip, clip] after scaling; 1 is usual for Atari."""
     normalise: bool = False
-    """Divide by the running standard deviation of the discounted return, kept inside the policy."""
+    """Divide by the running standard deviation of the discounted return, kept in the policy."""
 
 
 class PolicyConfig(Config):
-    """All that, with the two spaces, determines a policy's architecture."""
+    """The architecture of a policy, but for its two spaces."""
 
     encoder: EncoderConfig = EncoderConfig()
-    """What makes features of an observation."""
+    """The encoder of observations."""
     core: CoreConfig = FastWeightConfig()
     """The memory in each layer of the stack."""
     stack: StackConfig = StackConfig()
     """The layers around the memory."""
     reward: RewardConfig = RewardConfig()
-    """What the learner, and the encoder, make of rewards."""
+    """Scaling and clipping of rewards for learning, and for the encoder."""
 
 
 class PolicyInput(NamedTuple):
-    """What the policy reads at one time (leading axes ``[N]``), or at each of T (``[N, T]``)."""
+    """The policy's input at one time step (leading axes ``[N]``) or at T of them (``[N, T]``)."""
 
     observation: Any
     previous_action: Shaped[Tensor, "*B A"]
     previous_reward: Float[Tensor, "*B"]
     elapsed: Int[Tensor, "*B"]
-    """Steps since the episode began; 0 opens it, whatever the previous action and reward say."""
+    """Steps since the episode began. 0 opens it; previous action and reward are then ignored."""
 
     @property
     def starts(self) -> Bool[Tensor, "*B"]:
@@ -68,10 +68,10 @@ class PolicyOutput(NamedTuple):
 
 
 class RecurrentPolicy(nn.Module):
-    """Maps what has been seen to a distribution over actions and a value.
+    """Maps a history of observations to a distribution over actions and a value.
 
-    The state is the memory's; rows whose episode opens are reset inside, so that no caller can
-    forget it.
+    The state is that of the memory. Rows that open an episode are reset inside, so that no caller
+    can forget to.
     """
 
     def __init__(
@@ -101,27 +101,27 @@ class RecurrentPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.value.weight.device
 
     def initial_state(self, batch_size: int) -> Any:
-        """The memory of streams that have seen nothing."""
+        """The memory state of new streams."""
         return self.stack.initial_state(batch_size, self.device)
 
     def initial_action(self, batch_size: int) -> Shaped[Tensor, "N A"]:
-        """What stands for the previous action where there is none."""
+        """The previous action of new streams: zeros."""
         dtype = torch.float32 if isinstance(self.action_space, spaces.Box) else torch.int64
         return torch.zeros(batch_size, self.head.action_size, dtype=dtype, device=self.device)
 
     def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        """Read one observation per stream; rows that start forget first."""
+        """Read one observation per stream; rows that open an episode are reset first."""
         starts = inputs.starts
         if _reference_is_forced() and starts.shape[0] > 1:
             return self._step_by_rows(inputs, state)
-        # on a GPU asking whether any row starts would wait for all work queued before, and what is
-        # exported has to serve both cases
+        # on a GPU the question whether any row starts would wait for all queued work, and an
+        # exported program has to serve both cases
         if starts.is_cuda or torch.compiler.is_exporting() or bool(starts.any()):
-            # one fresh stream serves all
+            # one new stream is broadcast to all
             state = where_state(starts, self.initial_state(1), state)
         y, state = self.stack.step(self.encode(inputs), state)
         return self._heads(y, inputs), state
@@ -149,7 +149,7 @@ class RecurrentPolicy(nn.Module):
         return map_tensors(lambda *leaves: torch.stack(leaves, dim=1), *outputs), state
 
     def encode(self, inputs: PolicyInput) -> Float[Tensor, "*B D"]:
-        """The memory's input: what is seen now, and what the last action was and earned."""
+        """The memory's input: features of observation, previous action and reward, and time."""
         config = self.config.encoder
         device_type = inputs.elapsed.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=config.bfloat16):
@@ -174,7 +174,7 @@ class RecurrentPolicy(nn.Module):
         return reward if clip is None else reward.clamp(-clip, clip)
 
     def update_normalisers(self, observation: Any, returns: Float[Tensor, "N T"]) -> None:
-        """Count a rollout in; between two rollouts, so that a rollout and its replay agree."""
+        """Update the normalisers between two rollouts, so that a rollout and its replay agree."""
         if self.return_moments is not None:
             self.return_moments.update(returns.unsqueeze(-1))
         update_moments(self.encoder, observation)

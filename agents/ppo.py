@@ -1,7 +1,7 @@
 """Proximal policy optimisation (Schulman et al. 2017) on whole streams.
 
-A minibatch replays each of its streams from the memory state it began with, so the gradient runs
-through everything that the memory did since; nothing is padded and no time step is shuffled.
+A minibatch replays each of its streams from the memory state at its start, so that gradients flow
+through the memory over the whole stream; nothing is padded, and no time steps are shuffled.
 """
 
 import math
@@ -28,7 +28,7 @@ from fwrl.feature_maps.random import redraw_when_due
 
 
 class PPOConfig(Config):
-    """The algorithm's numbers. The defaults suit vector observations; Atari has its own file."""
+    """Hyperparameters. The defaults suit vector observations; Atari has its own file."""
 
     synonyms: ClassVar[Mapping[str, str]] = {
         "n_steps": "num_steps",
@@ -52,38 +52,38 @@ class PPOConfig(Config):
     }
 
     num_steps: int = Field(default=128, ge=1)
-    """Steps in each environment between two updates."""
+    """Steps in each environment per rollout."""
     sequence_length: int | None = Field(default=None, ge=1)
-    """Steps through which gradients flow; a divisor of num_steps. None: all of them."""
+    """Steps through which gradients flow, a divisor of num_steps; None: all of them."""
     epochs: int = Field(default=4, ge=1)
     """Passes over a rollout."""
     minibatches: int = Field(default=4, ge=1)
-    """Updates per pass, each on whole rows of a rollout: at most ``env.num_envs`` of them, or that
-    times the pieces that ``sequence_length`` makes."""
+    """Updates per pass, each on whole rows of a rollout. There are ``env.num_envs`` rows, times
+    the segments that ``sequence_length`` makes."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Step size of Adam at the start of the run."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """``linear`` falls to zero at the end of the run."""
     adam_epsilon: float = Field(default=1e-5, gt=0)
-    """Added to the root of the mean squared gradient before it divides a step."""
+    """Added to the denominator of Adam's step."""
     discount: float = Field(default=0.99, ge=0, le=1)
-    """Factor on a reward for each step that it lies ahead; 0 counts the next reward only."""
+    """Discount factor per step; 0 counts the next reward only."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """Of generalised advantage estimation: 0 trusts the values, 1 the returns."""
+    """Lambda of generalised advantage estimation: 0 trusts the values, 1 the returns."""
     clip: float = Field(default=0.2, gt=0)
-    """How far a probability ratio may move from 1 before its gradient stops."""
+    """Distance of a probability ratio from 1 at which its gradient stops."""
     clip_schedule: Literal["constant", "linear"] = "constant"
-    """Of ``clip``; ``linear`` falls to zero at the end of the run."""
+    """Schedule of ``clip``; ``linear`` falls to zero at the end of the run."""
     value_clip: float | None = Field(default=None, gt=0)
-    """How far a value may move from the old one before its gradient stops; None: any distance."""
+    """Distance of a value from the old one at which its gradient stops; None: no limit."""
     value_weight: float = Field(default=0.5, ge=0)
-    """Factor of the value loss in the loss."""
+    """Factor on the value loss."""
     entropy_weight: float = Field(default=0.01, ge=0)
-    """Factor of the entropy, in nats, which the loss rewards."""
+    """Factor on the entropy bonus, in nats."""
     normalise_advantage: bool = True
-    """To mean 0 and standard deviation 1 in each minibatch, of all processes together."""
+    """Normalise advantages in each minibatch, over all processes, to mean 0 and deviation 1."""
     max_grad_norm: float | None = Field(default=0.5, gt=0)
-    """Longer gradients are shortened to it; None: never."""
+    """Largest norm of the gradient; longer ones are scaled down. None: no limit."""
     target_kl: float | None = Field(default=None, gt=0)
     """Stop a rollout's updates when approx_kl passes 1.5 times this; None: never."""
 
@@ -98,14 +98,14 @@ class PPOConfig(Config):
 
 
 class Schedule(NamedTuple):
-    """The numbers of a configuration that change with the progress of a run."""
+    """The hyperparameters that change with the progress of a run."""
 
     learning_rate: float
     clip: float
 
 
 def schedule(config: PPOConfig, remaining: float) -> Schedule:
-    """The values when ``remaining`` of the run (1 at its start, 0 at its end) is still to come."""
+    """The values when the fraction ``remaining`` of the run is left, from 1 down to 0."""
     linear = max(remaining, 0.0)
     return Schedule(
         config.learning_rate * (linear if config.learning_rate_schedule == "linear" else 1.0),
@@ -116,10 +116,10 @@ def schedule(config: PPOConfig, remaining: float) -> Schedule:
 def ppo_loss(
     policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, clip: float
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-    """The clipped surrogate loss, and what to log of it."""
+    """The clipped surrogate loss, and metrics to log."""
     advantage = batch.advantage
     varies = advantage.numel() * num_processes() > 1
-    # those of the other processes arrive while the policy reads
+    # communication with other processes overlaps with the policy's computation
     moments = start_mean_and_std(advantage) if config.normalise_advantage and varies else None
     output, _ = policy.unroll(batch.inputs, batch.memory)
     log_ratio = output.action.log_prob(batch.action) - batch.log_prob
@@ -155,17 +155,17 @@ def ppo_update(
     config: PPOConfig,
     remaining: float = 1.0,
 ) -> dict[str, float]:
-    """Improve the policy on one rollout, and on those of the other processes if there are any.
+    """Update the policy on one rollout, together with the other processes if there are any.
 
-    A minibatch whose gradient has NaN or infinity in it changes nothing, and is counted.
+    A minibatch whose gradient contains NaN or infinity is skipped, and counted.
 
     Args:
-        policy: Its normalisers count the rollout in, unless a minibatch was left out, and its
-            random features are redrawn if that is due, once the updates are through.
-        optimizer: Of the policy's parameters.
-        rollout: Made by this policy.
-        config: The algorithm's numbers.
-        remaining: Share of the run that is still to come, for the schedules.
+        policy: The policy. After the updates its normalisers include the rollout, unless a
+            minibatch was skipped, and its random features are redrawn if that is due.
+        optimizer: The optimiser of the policy's parameters.
+        rollout: A rollout of this policy.
+        config: The hyperparameters.
+        remaining: Fraction of the run that is left, for the schedules.
 
     Returns:
         Each metric's mean over the minibatches of this process.
@@ -180,7 +180,7 @@ def ppo_update(
     for batch in _all_minibatches(rollout, config):
         loss, metrics = ppo_loss(policy, batch, config, now.clip)
         history.append(metrics)
-        # asking a GPU for a number would wait for all work queued before
+        # only if needed: reading a number from a GPU waits for all queued work
         if limit < math.inf and average(metrics["train/approx_kl"]) > limit:
             break
         optimizer.zero_grad()
@@ -191,7 +191,7 @@ def ppo_update(
     skipped = int((~torch.stack(norms).isfinite()).sum()) if norms else 0
     if not skipped:
         policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
-    # not between minibatches: those replay what was acted under one set of directions
+    # not between minibatches, which replay actions chosen with one set of features
     if redraw_when_due(policy):
         copy_from_first(policy)
     means = {
@@ -211,7 +211,7 @@ def ppo_update(
 
 def _step_if(finite: Bool[Tensor, ""], optimizer: Optimizer) -> None:
     if optimizer.defaults.get("fused"):
-        # leaves everything as it is where this is 1; nobody waits for the number
+        # a fused step does nothing where this is 1, and needs no number from the GPU
         cast(Any, optimizer).found_inf = (~finite).float()
         optimizer.step()
     elif finite:
@@ -224,7 +224,7 @@ def _all_minibatches(rollout: Rollout, config: PPOConfig) -> Iterator[Rollout]:
 
 
 def make_optimizer(policy: RecurrentPolicy, config: PPOConfig) -> Optimizer:
-    """Adam (Kingma and Ba 2015), in one pass over all parameters."""
+    """Adam (Kingma and Ba 2015), fused over all parameters."""
     return torch.optim.Adam(
         policy.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
     )

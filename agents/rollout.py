@@ -1,6 +1,6 @@
 """Rollouts: T steps in N environments, and the only code that reads terminated and truncated.
 
-How the columns of a rollout stand to each other::
+The columns of a rollout are aligned like this::
 
     t               0     1     2        3     4
     observation     o0    o1    o2       p0    p1    episode o ends after its third action
@@ -26,26 +26,26 @@ from fwrl.state import map_tensors, take_rows
 
 @runtime_checkable
 class EnvStep(Protocol):
-    """What a step of N environments returns. Its arrays are never written to again."""
+    """The answer of N environments to a step. Its arrays are never written to again."""
 
     @property
     def observation(self) -> Any:
-        """Arrays over N; where an episode ended, the next one's first."""
+        """Arrays over N; where an episode ended, the first observation of the next one."""
         ...
 
     @property
     def reward(self) -> NDArray[Any]:
-        """Over N."""
+        """Raw rewards over N."""
         ...
 
     @property
     def terminated(self) -> NDArray[np.bool_]:
-        """Over N: the task is over."""
+        """Flags over N: the task ended the episode."""
         ...
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
-        """Over N: the clock is over, the task is not."""
+        """Flags over N: a time limit ended the episode."""
         ...
 
     @property
@@ -55,12 +55,12 @@ class EnvStep(Protocol):
 
     @property
     def success(self) -> NDArray[np.bool_] | None:
-        """Over N, valid where an episode ended; None if the environment does not say."""
+        """Flags over N, valid where an episode ended; None if the environment does not tell."""
         ...
 
     @property
     def faults(self) -> Mapping[int, str]:
-        """What broke in an environment, in one line, by row; such a row opens a new episode."""
+        """One line on the error of each environment that failed, by row; it opens a new episode."""
         ...
 
 
@@ -74,16 +74,16 @@ class VectorEnv(Protocol):
         ...
 
     def reset(self, seed: int | None = None) -> Any:
-        """The first observations; slot i is seeded ``seed + i``."""
+        """The first observations; environment i is seeded with ``seed + i``."""
         ...
 
     def step(self, action: NDArray[Any]) -> EnvStep:
-        """One step everywhere."""
+        """Step all environments."""
         ...
 
 
 class Carry(NamedTuple):
-    """All that survives from one rollout to the next."""
+    """The state that is carried from one rollout to the next."""
 
     inputs: PolicyInput
     memory: Any
@@ -97,18 +97,18 @@ class Episodes(NamedTuple):
     returns: list[float]
     lengths: list[int]
     successes: list[bool | None]
-    """None of an episode whose environment does not say."""
+    """None where the environment does not tell."""
     faults: list[str]
-    """One line on each environment that failed; such an episode counts nowhere else."""
+    """One line on each environment that failed; its episode is in none of the other lists."""
 
     @classmethod
     def none(cls) -> "Episodes":
-        """Lists that are still empty."""
+        """Empty lists."""
         return cls([], [], [], [])
 
 
 class Rollout(NamedTuple):
-    """What PPO learns from. A row is a piece of a stream, with the memory's state before it."""
+    """The data of a PPO update; a row is a segment of a stream, with the memory before it."""
 
     inputs: PolicyInput
     memory: Any
@@ -120,14 +120,14 @@ class Rollout(NamedTuple):
 
     @property
     def value_target(self) -> Float[Tensor, "N T"]:
-        """What the critic should have said."""
+        """The critic's target: the estimated return."""
         return self.value + self.advantage
 
     def minibatches(self, count: int) -> Iterator["Rollout"]:
         """The rows in random order, in ``count`` parts; no row is cut, padded or shuffled in time.
 
         Raises:
-            ValueError: If there are not so many rows.
+            ValueError: If there are fewer rows than ``count``.
         """
         num_rows = self.value.shape[0]
         if count > num_rows:
@@ -139,7 +139,7 @@ class Rollout(NamedTuple):
 
 
 class EpisodeCounter:
-    """Returns and lengths of the episodes under way, of raw rewards."""
+    """Returns (of raw rewards) and lengths of the running episodes."""
 
     def __init__(self, num_envs: int) -> None:
         self.returns = np.zeros(num_envs)
@@ -148,12 +148,12 @@ class EpisodeCounter:
     def count(
         self, step: EnvStep, episodes: Episodes, wanted: NDArray[np.bool_] | None = None
     ) -> NDArray[np.bool_]:
-        """Add a step; append the episodes that it ended.
+        """Add a step, and append the episodes that it ended.
 
         Args:
-            step: Of all rows.
-            episodes: Where to append.
-            wanted: Whose episodes to append; None means everybody's.
+            step: The step of all rows.
+            episodes: The lists to append to.
+            wanted: The rows whose episodes are appended; None: all.
 
         Returns:
             The rows whose episodes were appended.
@@ -176,7 +176,7 @@ class EpisodeCounter:
 
 
 def start(envs: VectorEnv, policy: RecurrentPolicy, seed: int) -> Carry:
-    """Open the first episodes."""
+    """Reset the environments, and the memory with them."""
     count, device = envs.num_envs, policy.device
     inputs = PolicyInput(
         to_tensors(envs.reset(seed), device),
@@ -201,44 +201,46 @@ def collect(
     """Act for ``num_steps`` steps in every environment.
 
     Args:
-        envs: With auto-reset in the same step.
-        policy: Acts by sampling.
-        carry: Where the last rollout stopped.
+        envs: Environments with auto-reset in the same step.
+        policy: The policy, whose actions are sampled.
+        carry: The state at the end of the last rollout.
         num_steps: T.
-        discount: Per step, in [0, 1].
-        gae_lambda: In [0, 1].
-        counter: Of the episodes under way; it goes on counting here.
-        sequence_length: Rows of the rollout are pieces of this many steps; None leaves them whole.
+        discount: Discount factor per step, in [0, 1].
+        gae_lambda: Lambda of generalised advantage estimation, in [0, 1].
+        counter: Counts the running episodes on.
+        sequence_length: Steps in a row of the rollout; None: T.
     """
     inputs, memory, discounted = carry
-    piece = sequence_length or num_steps
+    segment = sequence_length or num_steps
     columns: list[tuple[Any, ...]] = []
     memories: list[Any] = []
     episodes = Episodes.none()
     for t in range(num_steps):
-        if t % piece == 0:
+        if t % segment == 0:
             memories.append(memory)
         output, memory = policy.step(inputs, memory)
         action = output.action.sample()
         step = envs.step(policy.head.to_environment(action))
         counter.count(step, episodes)
         following = following_inputs(policy, inputs, action, step)
-        earned, last = following.previous_reward, following.starts
-        discounted = discount * discounted + earned
-        promised = _value_where_truncated(policy, step, memory, following, inputs.elapsed + 1)
+        reward, last = following.previous_reward, following.starts
+        discounted = discount * discounted + reward
+        bootstrap = _bootstrap_value(policy, step, memory, following, inputs.elapsed + 1)
         log_prob = output.action.log_prob(action)
-        columns.append((inputs, action, log_prob, output.value, earned, last, promised, discounted))
+        columns.append(
+            (inputs, action, log_prob, output.value, reward, last, bootstrap, discounted)
+        )
         discounted = discounted.masked_fill(last, 0.0)
         inputs = following
     after = policy.step(inputs, memory)[0].value
-    rollout = _assemble(columns, memories, after, policy, discount, gae_lambda, piece)
+    rollout = _assemble(columns, memories, after, policy, discount, gae_lambda, segment)
     return rollout, Carry(inputs, memory, discounted), episodes
 
 
 def following_inputs(
     policy: RecurrentPolicy, inputs: PolicyInput, action: Shaped[Tensor, "N A"], step: EnvStep
 ) -> PolicyInput:
-    """What the policy reads after a step; it starts where the step ended an episode."""
+    """The policy's next inputs after a step; they open an episode where the step ended one."""
     last = _as_tensor(step.terminated | step.truncated, policy.device)
     return PolicyInput(
         to_tensors(step.observation, policy.device),
@@ -248,16 +250,16 @@ def following_inputs(
     )
 
 
-def _value_where_truncated(
+def _bootstrap_value(
     policy: RecurrentPolicy,
     step: EnvStep,
     memory: Any,
     following: PolicyInput,
     elapsed: Int[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
-    """The critic's value of the final observation where the clock ended an episode, else 0.
+    """The bootstrap value of the final observation where an episode was truncated, else 0.
 
-    The state it leads to is thrown away: in that row the next episode has already begun.
+    The memory state after it is discarded: in that row the next episode has already begun.
     """
     value = torch.zeros_like(following.previous_reward)
     truncated = step.truncated & ~step.terminated
@@ -276,30 +278,29 @@ def _assemble(
     policy: RecurrentPolicy,
     discount: float,
     gae_lambda: float,
-    piece: int,
+    segment: int,
 ) -> Rollout:
-    """Stack the columns, estimate advantages, and cut the streams into equal pieces."""
-    inputs, action, log_prob, value, earned, last, promised, discounted = map_tensors(
+    """Stack the columns, estimate advantages, and cut the streams into equal segments."""
+    inputs, action, log_prob, value, reward, last, bootstrap, discounted = map_tensors(
         lambda *steps: torch.stack(steps, dim=1), *columns
     )
     later = torch.cat([value[:, 1:], after.unsqueeze(1)], dim=1)
-    next_value = torch.where(last, promised, later)
-    reward = earned
+    next_value = torch.where(last, bootstrap, later)
     if policy.return_moments is not None:
-        reward = earned / policy.return_moments.scale()
+        reward = reward / policy.return_moments.scale()
     advantage = gae(reward, value, next_value, last, discount, gae_lambda)
 
     def cut(leaf: Tensor) -> Tensor:
-        return leaf.unflatten(1, (-1, piece)).flatten(0, 1)
+        return leaf.unflatten(1, (-1, segment)).flatten(0, 1)
 
     whole = (inputs, action, log_prob, value, advantage, discounted)
     inputs, action, log_prob, value, advantage, discounted = map_tensors(cut, whole)
-    memory = map_tensors(lambda *pieces: torch.stack(pieces, dim=1).flatten(0, 1), *memories)
+    memory = map_tensors(lambda *segments: torch.stack(segments, dim=1).flatten(0, 1), *memories)
     return Rollout(inputs, memory, action, log_prob, value, advantage, discounted)
 
 
 def to_tensors(tree: Any, device: torch.device) -> Any:
-    """Arrays as tensors on the device, in the same nesting."""
+    """The same nesting with tensors on the device in place of arrays."""
     if isinstance(tree, dict):
         return {key: to_tensors(part, device) for key, part in tree.items()}
     if isinstance(tree, tuple):

@@ -1,4 +1,4 @@
-"""Policies on disk: in the checkpoints of a run, and as one file; nothing in them is executed."""
+"""Policies on disk, in checkpoints of a run or exported as one file; loading runs no code."""
 
 import hashlib
 import json
@@ -38,15 +38,15 @@ from fwrl.files.tensor_files import (
 from fwrl.state import tensors_in
 
 CHECKPOINTS = "checkpoints"
-# What a single file says beside its tensors stands under this name of its metadata.
+# The entry of an exported file's metadata that holds its JSON document.
 DOCUMENT = "fwrl"
 EXPORT_FORMAT = 1
-# In bytes: constants of a policy, and what it remembers of one stream.
+# Bytes of a policy's constants and of its memory state of one stream.
 MOST_UNSAVED = 256 * MEBIBYTE
 
 
 def describe_policy(policy: RecurrentPolicy) -> dict[str, Any]:
-    """All that is needed, beside its tensors, to build the policy again."""
+    """The configuration and spaces, from which ``build_policy`` builds the policy again."""
     return {
         "config": policy.config.model_dump(mode="json"),
         "observation_space": space_to_json(policy.observation_space),
@@ -59,16 +59,16 @@ def build_policy(
 ) -> RecurrentPolicy:
     """The policy that ``describe_policy`` described, with new parameters.
 
-    It is first built without memory, and is refused unless these are its tensors: what a
-    description asks for is allocated only where a file of that size comes with it.
+    It is first built on the meta device and compared with the tensors of its file, so that memory
+    is allocated only if the file holds as much.
 
     Args:
-        description: What ``describe_policy`` returned, or anything.
-        tensors: What comes with it; names, shapes and types are read.
-        where: Opens the messages.
+        description: The result of ``describe_policy``; may come from a stranger.
+        tensors: The tensors of the file; names, shapes and types are compared.
+        where: Opens error messages.
 
     Raises:
-        CheckpointError: If the description is not one, or of other tensors.
+        CheckpointError: If the description is malformed, or does not fit the tensors.
     """
     try:
         seen = space_from_json(description["observation_space"])
@@ -89,7 +89,7 @@ def build_policy(
 
 
 def _check_unsaved(policy: RecurrentPolicy) -> None:
-    """Bound what a policy allocates that no file holds: constants, and the memory of one stream."""
+    """Bound the memory that no file accounts for: constants, and the state of one stream."""
     saved = policy.state_dict().keys()
     constants = [leaf for name, leaf in policy.named_buffers() if name not in saved]
     needed = sum(leaf.nbytes for leaf in [*constants, *tensors_in(policy.initial_state(1))])
@@ -98,16 +98,16 @@ def _check_unsaved(policy: RecurrentPolicy) -> None:
 
 
 def load_policy(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> RecurrentPolicy:
-    """A trained policy, from a run or an exported file; nothing in it is executed.
+    """A trained policy, from a run or an exported file; loading runs no code.
 
     Args:
         path: A run directory, one of its ``checkpoints/<step>``, or a ``.safetensors`` file that
             ``fwrl export`` wrote.
         checkpoint: ``best``, ``last``, a step, or a path; only for a run directory.
-        device: Where to put it.
+        device: The device to put it on.
 
     Raises:
-        CheckpointError: If there is none, or it is damaged.
+        CheckpointError: If it does not exist, or is damaged.
     """
     path = Path(path)
     if is_exported(path):
@@ -125,9 +125,9 @@ def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, An
     """Write a policy as one file, whole or not at all.
 
     Args:
-        path: Replaced if it exists.
-        policy: Its tensors and its description are written.
-        document: What else the file shall say; anything JSON can say.
+        path: The file; it is replaced if it exists.
+        policy: The policy, whose tensors and description are written.
+        document: Further JSON values to store.
     """
     text = policy_document(policy, document)
     tensors = policy.state_dict()
@@ -136,21 +136,21 @@ def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, An
 
 
 def policy_document(policy: RecurrentPolicy, document: Mapping[str, Any]) -> str:
-    """What a single file says beside its tensors: ``document``, and how to build the policy."""
+    """The JSON document of an exported file: ``document`` and the policy's description."""
     said = {"format": EXPORT_FORMAT, "policy": describe_policy(policy), **document}
     return json.dumps(without_infinities(said))
 
 
 def is_exported(path: Path) -> bool:
-    """Whether a path means a single file rather than a directory."""
+    """Whether a path names an exported file rather than a directory."""
     return path.suffix == ENDING and not path.is_dir()
 
 
 def read_exported(path: Path) -> dict[str, Any]:
-    """What an exported file says beside its tensors, which are not read.
+    """The JSON document of an exported file; its tensors are not read.
 
     Raises:
-        CheckpointError: If it is no such file.
+        CheckpointError: If it is not an exported file.
     """
     return _exported_document(_exported_header(path), path)
 
@@ -200,7 +200,7 @@ def _exported_document(header: Header, path: Path) -> dict[str, Any]:
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of all that is said and all tensors, in whatever order a file has them."""
+    """The sha256 of the document and all tensors, whatever their order in the file."""
     digest = hashlib.sha256(text.encode())
     for name, leaf in sorted(tensors.items()):
         digest.update(f"\n{name} {leaf.dtype} {list(leaf.shape)}\n".encode())
@@ -213,7 +213,7 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
     """The checkpoint folder that ``which`` names; ``best`` has the highest evaluated return.
 
     Raises:
-        CheckpointError: Saying what is missing.
+        CheckpointError: If there is no such checkpoint.
     """
     recover_checkpoint(run)
     if (run / MANIFEST).is_file():
@@ -229,7 +229,7 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
 
 
 def no_run(path: Path) -> str:
-    """What to say of a path that is not a directory where a run is expected."""
+    """The error message for a path that is not a run directory."""
     if is_exported(path) and path.is_file():
         return f"{path}: an exported policy, which can only be evaluated; expected a run directory"
     if path.is_file():
@@ -246,9 +246,9 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def best_checkpoint(folders: list[Path]) -> Path:
-    """The one with the highest score, the later of equals; the last if none has been evaluated.
+    """The checkpoint with the highest score, the later of equals; the last if none has a score.
 
-    One that cannot be read is the best only where none can.
+    A checkpoint that cannot be read ranks below all others.
     """
 
     def score(folder: Path) -> tuple[bool, float]:
@@ -256,7 +256,7 @@ def best_checkpoint(folders: list[Path]) -> Path:
             value = read_document(folder).get("score")
         except CheckpointError:
             return False, -math.inf
-        # a return may be NaN, which would pass for the highest
+        # a return may be NaN, which compares as neither lower nor higher
         if not isinstance(value, int | float) or math.isnan(value):
             return True, -math.inf
         return True, float(value)

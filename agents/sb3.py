@@ -1,7 +1,6 @@
-"""fwrl policies where Stable-Baselines3's users stand: an object with ``predict``.
+"""fwrl policies for Stable-Baselines3: an object with ``predict``.
 
-``evaluate_policy``, ``VecVideoRecorder`` and whatever else asks only for ``predict`` take it as it
-is.
+``evaluate_policy`` and other code that calls only ``predict`` works with it unchanged.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ from fwrl.state import tensors_in
 
 
 class PredictState(NamedTuple):
-    """What must be handed back in the next call."""
+    """The state that the caller passes to the next call."""
 
     memory: Any
     previous_action: torch.Tensor
@@ -28,7 +27,7 @@ class PredictState(NamedTuple):
 
 
 class RewardMemory(VecEnvWrapper):
-    """The same environments; the last rewards stay readable."""
+    """The same environments, which also keep their last rewards readable."""
 
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
@@ -46,7 +45,7 @@ class RewardMemory(VecEnvWrapper):
 
 
 class SB3Policy:
-    """A policy that predicts as Stable-Baselines3's recurrent policies do."""
+    """A policy with the ``predict`` of Stable-Baselines3's recurrent policies."""
 
     def __init__(self, policy: RecurrentPolicy) -> None:
         self.policy = policy
@@ -62,13 +61,13 @@ class SB3Policy:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any] | np.integer[Any], PredictState]:
-        """Actions for N environments or for one, and the state to hand back.
+        """Actions for N environments or for one, and the state for the next call.
 
         Args:
-            observation: Arrays over N, or one observation as a single environment gives it.
-            state: From the last call; None opens episodes everywhere.
-            episode_start: Where an episode opens; nowhere, if None and there is a state.
-            deterministic: The most probable action instead of a sample.
+            observation: Arrays over N, or the observation of a single environment.
+            state: The state from the last call; None opens episodes everywhere.
+            episode_start: Where an episode opens; None: nowhere, if there is a state.
+            deterministic: Choose the most probable action instead of sampling.
 
         Raises:
             ValueError: If the policy reads the previous reward and ``watch`` was not called.
@@ -92,7 +91,7 @@ class SB3Policy:
         return (actions[0] if single else actions), state
 
     def watch(self, vec_env: VecEnv) -> RewardMemory:
-        """The same VecEnv, whose rewards this policy now sees; needed if it reads them."""
+        """The same VecEnv, whose rewards the policy now reads; needed if it was trained so."""
         self._rewards = RewardMemory(vec_env)
         return self._rewards
 

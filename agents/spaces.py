@@ -1,4 +1,4 @@
-"""Gymnasium spaces as JSON and back, so that a saved policy knows what it was made for."""
+"""Gymnasium spaces as JSON and back, so that a saved policy knows its spaces."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 Json = dict[str, Any]
-# the key of a Dict observation that says which actions are possible; it is not encoded
+# the key of a Dict observation that tells which actions are possible; it is not encoded
 ACTION_MASK = "action_mask"
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -19,25 +19,25 @@ DTYPES: dict[str, type[np.generic]] = {
         *(np.float16, np.float32, np.float64),
     )
 }
-# No environment comes near these; they bound what a description can make allocate.
+# No environment comes near these limits on the memory that a description can allocate.
 MOST_LEVELS = 16
 MOST_PARTS = 256
 MOST_AXES = 16
 MOST_FACTORS = 2**16
 MOST_CHOICES = 2**24
-# In bytes: five pictures of 1920 by 1080 in colour.
+# Bytes: five pictures of 1920 by 1080 in colour.
 LARGEST_OBSERVATION = 2**25
 
 
 def one_line(space: spaces.Space[Any]) -> str:
-    """The space in words; Gymnasium spreads unequal bounds over several lines."""
+    """The space as one line; Gymnasium spreads unequal bounds over several."""
     return " ".join(str(space).split())
 
 
 def split_mask(
     space: spaces.Space[Any],
 ) -> tuple[spaces.Space[Any], spaces.Space[Any] | None]:
-    """What the encoder reads of an observation space, and the space of its action mask, if any."""
+    """The part of an observation space to encode, and the space of its action mask, if any."""
     if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
         return space, None
     parts = [(name, part) for name, part in space.spaces.items() if name != ACTION_MASK]
@@ -84,24 +84,24 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
 
 
 def space_from_json(description: Any) -> spaces.Space[Any]:
-    """The space that ``space_to_json`` described, if it is one of a size that occurs.
+    """The space that ``space_to_json`` described, within limits on its size.
 
     Raises:
-        ValueError: If the description is not one.
+        ValueError: If the description is malformed or too large.
     """
     try:
-        # all of it, before the first array is made
+        # before any array is allocated
         size = _measure(description, MOST_LEVELS)
         if size > LARGEST_OBSERVATION:
             raise ValueError(f"{size:,} bytes; it should have at most {LARGEST_OBSERVATION:,}")
         return _build(description)
-    # Gymnasium asserts what a space must be
+    # Gymnasium checks spaces with assertions
     except (KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
         raise ValueError(f"not the description of a space: {error!r}") from None
 
 
 def _measure(description: Any, levels: int) -> int:
-    """How many bytes a member of the space has; raises ValueError where that is out of bounds."""
+    """The bytes of one observation in the space; raises ValueError where a limit is passed."""
     if levels == 0:
         raise ValueError(f"spaces stand in one another for more than {MOST_LEVELS} levels")
     match description["type"]:
@@ -141,7 +141,7 @@ def _build(description: Any) -> spaces.Space[Any]:
             return _box(description)
         case "Dict":
             parts = cast(Mapping[str, Json], description["spaces"])
-            # pairs keep their order, a mapping would be sorted; encoders go by the order
+            # pairs keep their order, which encoders rely on; a mapping would be sorted
             return spaces.Dict([(name, _build(part)) for name, part in parts.items()])
         case "Tuple":
             return spaces.Tuple([_build(part) for part in description["spaces"]])
@@ -154,7 +154,7 @@ def _multi_discrete(description: Json) -> spaces.MultiDiscrete:
     nvec = np.array(description["nvec"], dtype=dtype)
     if nvec.size > MOST_FACTORS:
         raise ValueError(f"{nvec.size:,} factors; it should have at most {MOST_FACTORS:,}")
-    # before they are added, which could overflow
+    # an upper bound of their sum, which could overflow
     _choices(int(nvec.max(initial=0)) * nvec.size)
     start = np.array(description.get("start", np.zeros_like(nvec)), dtype=dtype)
     return spaces.MultiDiscrete(nvec, start=start, dtype=dtype)
@@ -163,7 +163,7 @@ def _multi_discrete(description: Json) -> spaces.MultiDiscrete:
 def _box(description: Json) -> spaces.Box:
     dtype = _dtype(description["dtype"], np.number)
     shape = tuple(int(size) for size in description["shape"])
-    # where a bound does not fit its type, Gymnasium says so, or the bound is another number
+    # a bound that does not fit its type is refused by Gymnasium, or becomes another number
     with np.errstate(all="ignore"):
         low, high = (
             np.broadcast_to(np.array(_number(description[bound]), dtype=dtype), shape)
@@ -179,14 +179,14 @@ def _choices(count: int) -> int:
 
 
 def _bound_to_json(bound: NDArray[Any]) -> Any:
-    # one number where all agree: an image would take thousands of equal ones
+    # one number if all are equal: an image would repeat it thousands of times
     if bound.size and (bound == bound.flat[0]).all():
         return _finite(bound.flat[0].item())
     return _finite(bound.tolist())
 
 
 def _finite(bound: Any) -> Any:
-    """JSON has no infinity: it is written as text."""
+    """The bound with infinities, which JSON does not have, written as text."""
     if isinstance(bound, list):
         return [_finite(part) for part in cast(list[Any], bound)]
     return str(bound) if bound in (math.inf, -math.inf) else bound
@@ -199,7 +199,7 @@ def _number(bound: Any) -> Any:
 
 
 def _dtype(name: Any, kind: type[np.generic]) -> Any:
-    # by its name alone: NumPy would read a text as the plan of a structure
+    # looked up by name: NumPy would parse any text, also as a structured type
     dtype = DTYPES.get(name)
     if dtype is None or not issubclass(dtype, kind):
         raise ValueError(f"numbers of a space cannot be of type {name!r}")

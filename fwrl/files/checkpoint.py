@@ -1,9 +1,9 @@
-"""Checkpoints: a folder of tensors (safetensors) and one JSON manifest, and nothing that runs.
+"""Checkpoints: folders with files of tensors (safetensors) and a JSON manifest, and no code.
 
-The manifest holds the size and the sha256 of every file and the sha256 of its own document, and is
-written last; the folder appears under its name by one rename. A checkpoint is therefore whole or
-absent, and a damaged one is noticed. Whoever made it: what is read is bounded by what is there, and
-only ``CheckpointError`` comes out.
+The manifest holds the size and sha256 of every file and the sha256 of its own document. It is
+written last, and one rename gives the folder its name: a checkpoint is whole or absent, and damage
+is noticed. Even where a stranger made it, reading takes memory in proportion to the files, and the
+only exception is ``CheckpointError``.
 """
 
 import hashlib
@@ -36,34 +36,34 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * MEBIBYTE
 MOST_FILES = 100
-# Names that mean the same on every system, and nothing outside the folder on any.
+# Such names mean the same on every system and never lead out of the folder.
 FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,99}\.safetensors")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-# How often a folder is moved aside, should a reader have put it back.
+# Attempts to move the old folder aside; a reader may recover it in between.
 ATTEMPTS = 3
 
 
 class CheckpointError(OneLineError):
-    """A checkpoint that cannot be read, or does not fit. The message is one line."""
+    """A checkpoint that is damaged, or is not of this policy. The message is one line."""
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint folder holds."""
+    """The content of a checkpoint: tensors by file and name, and a JSON document."""
 
     tensors: dict[str, dict[str, Tensor]]
     document: dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """What a manifest says of a file."""
+    """A file in a manifest."""
 
     sha256: str
-    # in bytes; None in a manifest of format 1
     size: int | None
+    """Bytes; None in a manifest of format 1."""
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint says of itself."""
+    """The files of a checkpoint, and its document."""
 
     files: dict[str, Entry]
     document: dict[str, Any]
@@ -72,12 +72,12 @@ class Manifest(NamedTuple):
 def save_checkpoint(
     folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], document: Mapping[str, Any]
 ) -> None:
-    """Write ``folder`` whole, or not at all.
+    """Write a checkpoint whole, or not at all.
 
     Args:
-        folder: Replaced if it exists.
-        tensors: By file (``policy`` becomes ``policy.safetensors``), then by name.
-        document: Anything JSON can say; a number that is not finite becomes null.
+        folder: The checkpoint; it is replaced if it exists.
+        tensors: Tensors by file (``policy`` becomes ``policy.safetensors``), then by name.
+        document: Any JSON values; infinite numbers and NaN become null.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_checkpoint(folder)
@@ -111,7 +111,7 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
     """Read and verify a checkpoint; no code in it can run.
 
     Args:
-        folder: Of the checkpoint.
+        folder: The checkpoint.
         only: The files to read, such as ``policy``; all of them if None.
 
     Raises:
@@ -133,10 +133,10 @@ def load_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Read a checkpoint back, to be sure of it before older ones are deleted.
+    """Read a checkpoint back, to be sure that it is whole before older ones are deleted.
 
     Raises:
-        CheckpointError: If a file is missing, or is not what was saved.
+        CheckpointError: If a file is missing or damaged.
     """
     for file, entry in _read_manifest(folder).files.items():
         path = folder / file
@@ -147,15 +147,15 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def read_document(folder: Path) -> dict[str, Any]:
-    """The JSON part alone: cheap, and enough to know what the checkpoint is."""
+    """The JSON document of a checkpoint, without reading its tensors."""
     return _read_manifest(folder).document
 
 
 def describe_tensors(folder: Path, name: str) -> dict[str, Described]:
-    """What one file of a checkpoint holds, by its header alone; nothing if there is no such file.
+    """Types and shapes of the tensors in one file, from its header; empty if it is not listed.
 
     Raises:
-        CheckpointError: If it is missing or no file of tensors.
+        CheckpointError: If the file is missing or no file of tensors.
     """
     file = f"{name}{ENDING}"
     entry = _read_manifest(folder).files.get(file)
@@ -166,22 +166,22 @@ def describe_tensors(folder: Path, name: str) -> dict[str, Described]:
 
 
 def recover_checkpoint(folder: Path) -> None:
-    """Give a checkpoint its name back, if it was moved aside for a new one that never came."""
+    """Restore a checkpoint that was moved aside for a new one which was never completed."""
     old = folder.with_name(f".{folder.name}.old")
     if (old / MANIFEST).is_file() and not old.is_symlink() and not folder.exists():
-        # another process may have been faster
+        # another process may do the same
         with suppress(OSError):
             old.rename(folder)
 
 
 def recover_checkpoints(folder: Path) -> None:
-    """Do the same for all that are in ``folder``."""
+    """Restore all checkpoints in ``folder`` that were moved aside."""
     for old in folder.glob(".*.old"):
         recover_checkpoint(folder / old.name[1:].removesuffix(".old"))
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint that travels to another process; ``unpack`` makes it again."""
+    """A checkpoint as bytes, to be sent to another process; ``unpack`` restores it."""
     document = json.dumps(checkpoint.document).encode()
     named = {"document": torch.frombuffer(bytearray(document), dtype=torch.uint8)}
     for file, group in checkpoint.tensors.items():
@@ -190,7 +190,7 @@ def pack(checkpoint: Checkpoint) -> bytes:
 
 
 def unpack(data: bytes) -> Checkpoint:
-    """What ``pack`` was given."""
+    """The checkpoint that ``pack`` turned into bytes."""
     named = load(data)
     document = json.loads(named.pop("document").numpy().tobytes())
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -201,11 +201,7 @@ def unpack(data: bytes) -> Checkpoint:
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy saved parameters and buffers into ``module``, which must have exactly these.
-
-    Raises:
-        CheckpointError: As ``check_tensors``.
-    """
+    """Copy saved parameters and buffers into a module; raises as ``check_tensors`` does."""
     check_tensors(module, tensors, where)
     module.load_state_dict(dict(tensors))
 
@@ -213,7 +209,7 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: 
 def check_tensors(
     module: torch.nn.Module, tensors: Mapping[str, Tensor | Described], where: str
 ) -> None:
-    """See that these are the parameters and buffers of ``module``, by name, shape and type.
+    """Check that tensors match a module's parameters and buffers in name, shape and type.
 
     Raises:
         CheckpointError: Naming the first tensor that is missing, unknown or of another shape.
@@ -237,7 +233,7 @@ def check_tensors(
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of its parameters, by their number and the name of it."""
+    """The state of an optimiser, such as Adam's moments, by parameter number and name."""
     return {
         f"{index}.{name}": torch.as_tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
@@ -246,10 +242,10 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser of the same parameters what ``optimizer_tensors`` returned.
+    """Load the state that ``optimizer_tensors`` returned.
 
     Raises:
-        CheckpointError: If that was an optimiser of other parameters.
+        CheckpointError: If it was the state of an optimiser of other parameters.
     """
     groups = optimizer.state_dict()["param_groups"]
     parameters = [leaf for group in optimizer.param_groups for leaf in group["params"]]
@@ -257,7 +253,7 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     entries: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        # a count of updates has no axes
+        # Adam's count of steps is a scalar
         if index not in shapes or tensor.shape not in (shapes[index], torch.Size([])):
             raise CheckpointError(f"optimizer: {key} belongs to no parameter of this model")
         entries.setdefault(int(index), {})[name] = tensor
@@ -304,7 +300,7 @@ def _entries(files: dict[str, Any], reader: Callable[[Any], Entry], path: Path) 
 
 
 def _entry_of_1(described: Any) -> Entry:
-    """Format 1 had the sha256 alone."""
+    """An entry of format 1: the sha256 alone."""
     return _entry(described, None)
 
 
@@ -321,7 +317,7 @@ def _entry(sha256: str, size: int | None) -> Entry:
     return Entry(sha256, size)
 
 
-# What a manifest says of a file, in every format that was ever written.
+# Readers of a manifest's entries, for every format that was ever written.
 READERS: dict[int, Callable[[Any], Entry]] = {1: _entry_of_1, 2: _entry_of_2}
 
 
@@ -353,9 +349,9 @@ def _document_hash(document: Mapping[str, Any]) -> str:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Give ``new`` the name of ``folder``, which keeps it if that fails.
+    """Rename ``new`` to ``folder``; if that fails, the old folder keeps its name.
 
-    Between the two renames ``recover_checkpoint`` finds the old one.
+    A crash between the two renames is repaired by ``recover_checkpoint``.
     """
     old = folder.with_name(f".{folder.name}.old")
     for attempt in range(ATTEMPTS):
@@ -366,7 +362,7 @@ def _replace(folder: Path, new: Path) -> None:
             new.rename(folder)
             break
         except OSError:
-            # a reader may just have put it back
+            # a reader may just have recovered the old folder
             if attempt + 1 == ATTEMPTS or not folder.exists():
                 recover_checkpoint(folder)
                 raise

@@ -1,4 +1,4 @@
-"""JSON as our own files have it, and nothing that another reader could understand differently."""
+"""Strict JSON: bounded in size, and read alike by every other reader."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from fwrl.files.plain_files import FileError, read_plain
 
-# More than any honest document has; they bound what its values take in memory.
+# More than any honest document has; the limits bound the memory that its values take.
 MOST_VALUES = 2_000_000
 MOST_LEVELS = 64
-# A number of 128 bits has 39.
+# A number of 128 bits has 39 digits.
 MOST_DIGITS = 100
-# The escaped halves of a surrogate pair; one without the other is no character.
+# An escaped half of a surrogate pair; alone it is no character.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -22,21 +22,21 @@ def read_json(path: Path, limit: int, links: bool = False) -> Any:
     """The value in a JSON file of at most ``limit`` bytes.
 
     Raises:
-        FileNotFoundError: If there is none.
-        FileError: If it is no regular file, too large or not strict JSON.
+        FileNotFoundError: If the file does not exist.
+        FileError: If it is not a regular file, too large or not strict JSON.
     """
     return parse_json(read_plain(path, limit, links), str(path))
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """The value that ``data`` says in JSON.
+    """The value of a JSON text.
 
     Numbers are finite and short, no object has two entries of one name, and nesting is bounded.
 
     Raises:
-        FileError: Opening with ``where``.
+        FileError: If it is not such a text; ``where`` opens the message.
     """
-    # each value is opened by one of these; those inside of texts count as well
+    # an upper bound: each value follows one of these, which may also stand in texts
     if sum(map(data.count, b",[{")) > MOST_VALUES:
         raise FileError(f"{where}: cannot be read (more than {MOST_VALUES:,} values)")
     try:
@@ -61,7 +61,7 @@ def parse_json(data: bytes, where: str) -> Any:
 
 
 def without_infinities(value: Any) -> Any:
-    """A copy in which ``None`` stands where a number is not finite: JSON has no such number."""
+    """A copy with ``None`` in place of infinities and NaN, which JSON does not have."""
     if isinstance(value, dict):
         pairs = cast(dict[Any, Any], value).items()
         return {key: without_infinities(part) for key, part in pairs}
@@ -97,7 +97,7 @@ def _short(text: str) -> int:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether containers stand in containers for more than ``levels``; without recursion."""
+    """Whether containers are nested more than ``levels`` deep, found without recursion."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         level = [part for each in level for part in _parts(each) if isinstance(part, dict | list)]

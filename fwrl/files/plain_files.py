@@ -1,7 +1,7 @@
-"""Files whose author may be anybody: read whole within a limit, or refused; written whole.
+"""Read files of strangers within limits, and write files whole.
 
-What is read is a regular file and no more than was asked for; nothing else is opened, because to
-open a pipe can wait for ever and to open a device can do something.
+Only regular files are opened: opening a pipe can wait for ever, and opening a device can have
+effects.
 """
 
 import errno
@@ -26,14 +26,14 @@ def open_plain(path: Path, links: bool = False) -> Generator[tuple[BufferedReade
     """A regular file, open for reading, and its size in bytes.
 
     Args:
-        path: Of the file.
+        path: The file.
         links: Whether the last name of the path may be a symbolic link.
 
     Raises:
-        FileNotFoundError: If there is none.
-        FileError: If it is something else, or cannot be opened.
+        FileNotFoundError: If the file does not exist.
+        FileError: If it is not a regular file, or cannot be opened.
     """
-    # without waiting, should it have become a pipe after it was looked at
+    # without waiting, in case it became a pipe after the check
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     flags |= getattr(os, "O_CLOEXEC", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
     try:
@@ -56,13 +56,13 @@ def read_plain(path: Path, limit: int, links: bool = False) -> bytes:
     """The content of a regular file of at most ``limit`` bytes.
 
     Raises:
-        FileNotFoundError: If there is none.
-        FileError: If it is something else, larger, or cannot be read.
+        FileNotFoundError: If the file does not exist.
+        FileError: If it is not a regular file, larger, or cannot be read.
     """
     with open_plain(path, links) as (file, size):
         if size > limit:
             raise FileError(f"{path}: has {size:,} bytes; it should have at most {limit:,}")
-        # a file of /proc says that it is empty, and another one may grow
+        # the size is read once: the file may grow meanwhile
         return read_exactly(file, path, size)
 
 
@@ -70,7 +70,7 @@ def read_exactly(file: BufferedReader, path: Path, size: int) -> bytes:
     """The next ``size`` bytes of an open file.
 
     Raises:
-        FileError: If there are fewer, or they do not fit into memory.
+        FileError: If the file has fewer, or they do not fit into memory.
     """
     try:
         data = file.read(size)
@@ -84,20 +84,20 @@ def read_exactly(file: BufferedReader, path: Path, size: int) -> bytes:
 
 
 def write_plain(path: Path, data: bytes) -> None:
-    """Write a new file and see that it is on the disk; its mode follows the umask."""
+    """Write a new file and flush it to the disk; its mode follows the umask."""
     with _new(path) as file:
         file.write(data)
 
 
 def replace_plain(path: Path, data: bytes) -> None:
-    """Write a file whole, or leave what was there; a link is replaced, not followed."""
+    """Write a file whole, or leave the old one; a link is replaced, not followed."""
     with replacing_plain(path) as file:
         file.write(data)
 
 
 @contextmanager
 def replacing_plain(path: Path) -> Generator[BufferedWriter]:
-    """A file that takes the place of ``path`` when the block ends, if nothing is raised in it."""
+    """A file to write, which replaces ``path`` when the block ends without an exception."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -126,7 +126,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """See that all that was written to a file is on the disk."""
+    """Flush a file to the disk."""
     _sync(os.open(path, os.O_RDWR))
 
 
