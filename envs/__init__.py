@@ -1,7 +1,7 @@
 """Environments: N of them behind one contract, wherever they come from.
 
-``make_envs(config, num_envs)`` builds them from a configuration; ``EnvStep`` and ``VectorEnv`` say
-what they do. `envs` knows nothing of agents and memories: plain NumPy and Gymnasium.
+``make_envs(config, num_envs)`` builds them from a configuration; ``EnvStep`` and ``VectorEnv`` are
+the contract. The package is plain NumPy and Gymnasium, without agents or memories.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ ENVS: dict[str, Callable[[Any, int, bool, bool], VectorEnv]] = {
 
 
 def _gymnasium_unless_said(value: Any) -> Any:
-    """A mapping without ``kind`` means Gymnasium, which nearly all environments are."""
+    """The mapping with ``kind: gymnasium``, unless it has a ``kind``."""
     if isinstance(value, Mapping) and "kind" not in value:
         return {"kind": "gymnasium", **cast(Mapping[str, Any], value)}
     return value
@@ -62,26 +62,26 @@ def make_envs(
     """The environments that ``config`` describes.
 
     Args:
-        config: Of any kind in ``ENVS``.
-        num_envs: How many; as many as the configuration says if None.
-        evaluation: Whole episodes: whatever the configuration shortens for training is not.
-        render: Whether ``render()`` shall give pictures of slot 0.
+        config: A configuration of any kind in ``ENVS``.
+        num_envs: The number of environments; None: that of the configuration.
+        evaluation: Whether to play whole episodes, even if training shortens them.
+        render: Whether ``render()`` returns pictures of slot 0.
 
     Raises:
-        EnvConfigError: When there is no such environment, or not with these options.
+        EnvConfigError: If there is no such environment, or an option is wrong.
     """
     count = config.num_envs if num_envs is None else num_envs
     return ENVS[config.kind](config, count, evaluation, render)
 
 
 def env_names() -> dict[str, list[str]]:
-    """The names of all environments that can be built here, by where they come from."""
+    """The names of all environments that can be built with the installed packages, by package."""
     for prefix, package in {**PACKAGES, "fwrl/": "envs.tasks"}.items():
         if package != "ale_py" and find_spec(package) is not None:
             register(prefix)
     names: dict[str, list[str]] = {"fwrl": [], "atari": atari_games()}
     for env_id, spec in sorted(gymnasium.registry.items()):
-        # the same games once more
+        # the ids of ale-py are the games listed above
         if not str(spec.entry_point).startswith("ale_py"):
             package = next((p for prefix, p in PACKAGES.items() if env_id.startswith(prefix)), None)
             family = "fwrl" if env_id.startswith("fwrl/") else package or "gymnasium"

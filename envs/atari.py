@@ -1,8 +1,8 @@
 """Atari 2600 games on ale-py's vector environment, preprocessed as in Machado et al. (2018).
 
-Frames are skipped, the last two of a step are joined by their maximum, turned grey and shrunk.
-Rewards are the game's own: clipping is left to the learner. With ``frame_stack`` 1 an observation
-does not tell in which direction things move: the natural setting for an agent with memory.
+Frames are skipped; the maximum of a step's last two is turned grey and shrunk. Rewards are the raw
+score: clipping is left to the learner. With ``frame_stack`` 1 an observation does not show in which
+direction things move, so that an agent needs memory.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from envs.config import Config, EnvConfigError, nearest
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv
 from envs.workers.replay import SEED_BITS, EpisodeLog, check_fit, fingerprints
 
-# These have no mode for one player.
+# games without a mode for one player
 MULTIPLAYER = {"combat", "joust", "maze_craze", "warlords"}
-# height and width of a frame as a television showed it
+# height and width of the emulator's frames
 SCREEN = (210, 160)
-# frames that an Atari 2600 showed per second
+# frames per second of an Atari 2600
 EMULATOR_FPS = 60.0
 
 
@@ -33,17 +33,17 @@ class AtariConfig(Config):
 
     kind: Literal["atari"] = "atari"
     game: str
-    """As ale-py names its files: pong, ms_pacman, ..."""
+    """Name of the game in ale-py: pong, ms_pacman, ..."""
     num_envs: int = Field(default=8, ge=1)
-    """How many are stepped together, in each process of a training."""
+    """Number of environments stepped together, in each process of a training."""
     frame_stack: int = Field(default=1, ge=1)
     """Frames in an observation, the newest last."""
     frame_skip: int = Field(default=4, ge=1)
     """Frames for which an action is repeated."""
     sticky_actions: float = Field(default=0.25, ge=0, lt=1)
-    """Probability, per frame, that the last action goes on."""
+    """Probability, per frame, that the previous action is repeated."""
     noop_max: int = Field(default=30, ge=0)
-    """An episode opens with up to so many no-ops."""
+    """Most no-ops at the start of an episode; their number is random."""
     fire_on_reset: bool = False
     """Whether an episode opens with the fire button, where there is one."""
     screen_size: int = Field(default=84, ge=8)
@@ -51,21 +51,21 @@ class AtariConfig(Config):
     grayscale: bool = True
     """False appends an axis of three colours."""
     full_action_space: bool = False
-    """All 18 actions, also without effect."""
+    """Whether to offer all 18 actions, also those without effect in the game."""
     life_loss_terminates: bool = False
     """Whether a lost life ends an episode; never in evaluation."""
     max_episode_frames: int = Field(default=108_000, ge=1)
-    """Where episodes are truncated; the default is half an hour."""
+    """Frames after which episodes are truncated; the default is half an hour."""
     num_threads: int = Field(default=0, ge=0)
     """Threads of the emulator; 0: one per core."""
     longest_replay: int = Field(default=100_000, ge=0)
-    """Steps of a game that are remembered, so that a continued run can play them again; a longer
-    game begins anew then."""
+    """Most steps of a game that are recorded, to be replayed when a run continues; a longer game is
+    then replaced by a new one."""
 
 
 def atari_games() -> list[str]:
-    """The names of all games for one player that ale-py brings."""
-    # here, because it takes time and most runs do without
+    """The names of all games for one player in ale-py."""
+    # imported here because it is slow and most runs do not need it
     from ale_py import roms  # noqa: PLC0415
 
     return sorted(set(roms.get_all_rom_ids()) - MULTIPLAYER)
@@ -87,7 +87,7 @@ def make_atari(config: AtariConfig, num_envs: int, evaluation: bool, render: boo
 
 
 def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None = None) -> Any:
-    # here, because it takes time and most runs do without
+    # imported here because it is slow and most runs do not need it
     from ale_py.vector_env import AtariVectorEnv  # noqa: PLC0415
 
     height, width = size or (config.screen_size, config.screen_size)
@@ -107,14 +107,14 @@ def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None 
         stack_num=config.frame_stack,
         frameskip=config.frame_skip,
         noop_max=config.noop_max,
-        # not `episodic_life`, which starts a new game after every life: the later lives and what
-        # they alone get to see would never be played
+        # not `episodic_life`, which starts a new game after every life: later lives, and the parts
+        # of the game that only they reach, would never be played
         life_loss_info=config.life_loss_terminates,
         reward_clipping=False,
         use_fire_reset=config.fire_on_reset,
     )
-    # The constructor wrote its mode into the dictionary of the class of all vector environments:
-    # one that somebody else built in another mode would find itself relabelled.
+    # The constructor wrote its mode into a dictionary that all vector environments share, and so
+    # relabelled those that were built in another mode.
     emulators.metadata = dict(shared)
     shared.clear()
     shared.update(before)
@@ -122,7 +122,7 @@ def _emulators(config: AtariConfig, num_envs: int, size: tuple[int, int] | None 
 
 
 def _colour_screen(config: AtariConfig) -> Any:
-    """One emulator that shows all of the screen, in colour."""
+    """One emulator with the whole screen in colour."""
     update = {"grayscale": False, "frame_stack": 1, "num_threads": 1}
     return _emulators(config.model_copy(update=update), 1, SCREEN)
 
@@ -130,10 +130,9 @@ def _colour_screen(config: AtariConfig) -> Any:
 class _Atari(VectorEnv):
     """Games under our contract.
 
-    Every game is opened with a seed of its own, so that it can be played again: ale-py opens the
-    next one by itself when a game is over, and we open that again. Its vector environment cannot
-    render. If there is a ``screen``, it plays slot 0 with the same seeds and the same actions, and
-    therefore the same games.
+    Every game has a seed of its own, so that it can be replayed: when one is over, ale-py resets
+    the emulator with an unknown seed, and we reset it again with ours. Its vector environment
+    cannot render; a second emulator, ``screen``, plays slot 0 with the same seeds and actions.
     """
 
     def __init__(self, emulators: Any, config: AtariConfig, screen: Any = None) -> None:
@@ -144,9 +143,9 @@ class _Atari(VectorEnv):
         self._emulators = emulators
         self._screen = screen
         self._picture: NDArray[np.uint8] | None = None
-        # its episodes are games: a lost life does not end them
+        # an episode in the log is a whole game, also where a lost life ends episodes
         self._log = EpisodeLog(self.num_envs, self.action_space, config.longest_replay)
-        # of the game as well
+        # frames since the game began, also across lost lives
         self._frame = np.zeros(self.num_envs, np.int32)
         self._shown = np.zeros((self.num_envs, *(self.observation_space.shape or ())), np.uint8)
 
@@ -197,9 +196,9 @@ class _Atari(VectorEnv):
         return Restored(anew, self._shown.copy())
 
     def _replay(self) -> None:
-        """Play all remembered games again, so that they come to their ends at the same time.
+        """Replay all recorded games so that all of them are where they were at the same time.
 
-        Those that are shorter wait for their turn, in games that nobody will see.
+        Slots with a shorter game play a throw-away game first.
         """
         most = int(self._log.steps.max())
         waits = most - self._log.steps
@@ -215,7 +214,7 @@ class _Atari(VectorEnv):
             self._open(waits == most)
 
     def _open(self, games: Bool[np.ndarray, " N"]) -> None:
-        """Open the games that the log has come to, where ``games`` is True."""
+        """Open the log's current game in the slots where ``games`` is True."""
         slots = np.flatnonzero(games).tolist()
         seeds = np.array([self._log.episode_seed(slot) for slot in slots], np.int64)
         # a mask is for emulators that have been reset before
@@ -237,7 +236,7 @@ class _Atari(VectorEnv):
 
     @override
     def close(self) -> None:
-        # The emulators end with the last reference to them.
+        # the emulators are freed with the last reference to them
         self._emulators.close()
         if self._screen is not None:
             self._screen.close()

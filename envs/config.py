@@ -1,4 +1,4 @@
-"""What the configurations of environments share: the base class and the one-line error."""
+"""The base class and the errors of the configurations of environments."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ class EnvConfigError(ValueError):
 
 
 class EnvFailure(RuntimeError):
-    """An environment that breaks again and again when it is reset. The message is one line."""
+    """An environment whose resets fail again and again. The message is one line."""
 
 
 class Config(BaseModel):
@@ -23,7 +23,7 @@ class Config(BaseModel):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """What would be right instead of ``name``: the most similar choice, or where to look."""
+    """A hint for a wrong ``name``: the most similar choice, or where to find the choices."""
     by_lower_case = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
     if close:
@@ -34,5 +34,5 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what ``error`` says."""
+    """The first line of an error's message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,7 +1,7 @@
-"""Any environment that Gymnasium knows by an id: our own tasks, POPGym, MiniGrid, classic control.
+"""Environments with a Gymnasium id: our own tasks, POPGym, MiniGrid, classic control and others.
 
-Our own tasks are stepped in NumPy batches; the others one by one, in this process or spread over
-worker processes.
+Our own tasks are stepped in NumPy batches, others one after another, in this process or spread
+over worker processes.
 """
 
 import importlib
@@ -24,14 +24,14 @@ from envs.wrappers import ActionMask, with_numeric_mission
 Scalar: TypeAlias = bool | int | float | str | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
 
-# Ids that Gymnasium knows only after their package has been imported.
+# prefixes of ids that are registered when a package is imported
 PACKAGES = {
     "ALE/": "ale_py",
     "BabyAI-": "minigrid",
     "MiniGrid-": "minigrid",
     "popgym-": "popgym",
 }
-# What `gymnasium.make` takes for itself, and where it is set instead.
+# arguments of `gymnasium.make` that are no options of an environment, and where each is set instead
 RESERVED = {
     "disable_env_checker": "`fwrl check-env` checks environments",
     "id": "it is the key `id`",
@@ -49,22 +49,22 @@ class GymnasiumConfig(Config):
 
     kind: Literal["gymnasium"] = "gymnasium"
     id: str
-    """As in gymnasium.make, for instance fwrl/RepeatFirst-v0."""
+    """Id as in gymnasium.make, for instance fwrl/RepeatFirst-v0."""
     options: dict[str, OptionValue] = Field(default={})
-    """Arguments of the environment."""
+    """Arguments of the environment's constructor."""
     num_envs: int = Field(default=8, ge=1)
-    """How many are stepped together, in each process of a training."""
+    """Number of environments stepped together, in each process of a training."""
     workers: int = Field(default=0, ge=0)
-    """Processes they are spread over; 0: this process."""
+    """Worker processes that the environments are spread over; 0: none."""
     worker_timeout: float = Field(default=120.0, gt=0)
     """Seconds after which a worker that does not answer is replaced; its episodes are lost."""
     max_episode_steps: int | None = Field(default=None, ge=1)
-    """Where episodes are truncated; null: where the id says."""
+    """Steps after which episodes are truncated; null: the id's own limit."""
     action_mask: bool = False
-    """Whether info["action_mask"] becomes part of the observation."""
+    """Whether to add info["action_mask"] to the observation."""
     longest_replay: int = Field(default=100_000, ge=0)
-    """Steps of an episode that are remembered, so that a continued run can play them again; a
-    longer episode begins anew then. Tasks of our own need none."""
+    """Most steps of an episode that are recorded, to be replayed when a run continues; a longer
+    episode is then replaced by a new one. Our own tasks need no replay."""
 
     @field_validator("id")
     @classmethod
@@ -74,7 +74,7 @@ class GymnasiumConfig(Config):
                 f"{value!r} asks to import code; say `--import MODULE` in the command, with the "
                 f"module that registers the environment, and give only {value.rpartition(':')[2]!r}"
             )
-        # environments of Gymnasium that make another one of any name, in a package of their own
+        # Gymnasium's wrappers of old environments, which import whatever their options name
         if value.startswith(("GymV21Environment", "GymV26Environment")):
             raise ValueError(f"{value!r} asks to import code; register the environment itself")
         return value
@@ -96,7 +96,7 @@ def make_gymnasium(
     Raises:
         EnvConfigError: For an unknown id, wrong options or a package that is not installed.
     """
-    # evaluated on what they are trained on: nothing is shortened for training
+    # these environments are the same in training and evaluation
     del evaluation
     spec = find_spec(config.id)
     _check_options(spec, config.options)
@@ -113,10 +113,10 @@ def make_gymnasium(
 
 
 def find_spec(env_id: str) -> EnvSpec:
-    """What Gymnasium knows of an id, after importing the package that registers it.
+    """Gymnasium's specification of an id, after importing the package that registers it.
 
     Raises:
-        EnvConfigError: If nobody registered the id, or its package is not installed.
+        EnvConfigError: If the id is not registered, or its package is not installed.
     """
     register(env_id)
     if env_id not in gymnasium.registry:
@@ -125,13 +125,13 @@ def find_spec(env_id: str) -> EnvSpec:
 
 
 def register(env_id: str) -> None:
-    """Let Gymnasium know the family of ids that ``env_id`` belongs to."""
+    """Register the family of ids that ``env_id`` belongs to."""
     if env_id.startswith("fwrl/"):
         tasks = importlib.import_module("envs.tasks")
         tasks.register()
     for prefix, package in PACKAGES.items():
         if env_id.startswith(prefix):
-            # pygame would greet on the standard output, into the middle of our own
+            # pygame would print a greeting into our output
             os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
             try:
                 importlib.import_module(package)
@@ -156,7 +156,7 @@ def _make_here(
         raise
     except (ImportError, gymnasium.error.Error) as error:
         raise EnvConfigError(f"{config.id}: {one_line(error)}") from error
-    # a constructor that was given something it cannot use
+    # raised by a constructor that cannot use an option's value
     except (AttributeError, AssertionError, LookupError, TypeError, ValueError) as error:
         raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
 
@@ -171,7 +171,7 @@ def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium
 
 
 def _arguments(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> dict[str, Any]:
-    """The options of the environment, and that it shall draw pictures if it can."""
+    """The options of the environment, with a render mode if it shall and can render."""
     arguments: dict[str, Any] = dict(config.options)
     if render and "rgb_array" in _render_modes(spec):
         arguments["render_mode"] = "rgb_array"
@@ -179,7 +179,7 @@ def _arguments(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> dict[str
 
 
 def _creator(spec: EnvSpec) -> Callable[..., Any]:
-    """The class or function that builds the environment, and so knows its options."""
+    """The class or function that builds the environment, whose parameters are its options."""
     if spec.id.startswith("fwrl/"):
         tasks = importlib.import_module("envs.tasks")
         return tasks.TASKS[spec.kwargs["task"]]
@@ -188,7 +188,7 @@ def _creator(spec: EnvSpec) -> Callable[..., Any]:
 
 
 def _unknown(**_: Any) -> None:
-    """Stands for a creator of which nothing is known."""
+    """In place of a creator whose options cannot be found out."""
 
 
 def _render_modes(spec: EnvSpec) -> list[str]:
@@ -197,7 +197,7 @@ def _render_modes(spec: EnvSpec) -> list[str]:
 
 
 def option_names(spec: EnvSpec) -> list[str] | None:
-    """The options that the environment takes; None if that cannot be known without trying."""
+    """The options that the environment takes; None if its constructor does not tell."""
     creator = _creator(spec)
     classes = inspect.getmro(creator) if inspect.isclass(creator) else [creator]
     names: list[str] = []
@@ -206,7 +206,7 @@ def option_names(spec: EnvSpec) -> list[str] | None:
             continue
         parameters = inspect.signature(one).parameters.values()
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        # A constructor that takes any keyword hands it on to the class above.
+        # a constructor with **kwargs passes them on to its base class
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return sorted(set(names) - set(RESERVED))
     return None

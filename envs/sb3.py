@@ -1,7 +1,4 @@
-"""The bridge to Stable-Baselines3: its vector environments under our contract, and ours under its.
-
-This is the only file that imports stable_baselines3.
-"""
+"""Bridge to Stable-Baselines3: its vector environments under our contract, and ours under its."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,8 +39,8 @@ def to_sb3(envs: VectorEnv, render: bool = False) -> VecEnv:
     ``seed(s)`` before ``reset()`` opens the same episodes as our ``reset(s)``.
 
     Args:
-        envs: They belong to the bridge from now on: stepping them elsewhere confuses both.
-        render: Whether ``envs`` was built to render. The picture is that of slot 0 alone.
+        envs: The environments, which only the bridge may step from now on.
+        render: Whether ``envs`` was built to render. Pictures show slot 0 only.
     """
     return _ToSB3(envs, "rgb_array" if render else None)
 
@@ -115,14 +112,14 @@ def _success(infos: Sequence[dict[str, Any]]) -> Bool[np.ndarray, " N"] | None:
 class _ToSB3(VecEnv):
     def __init__(self, envs: VectorEnv, render_mode: str | None) -> None:
         self.envs = envs
-        # the constructor above asks for it through `get_attr`
+        # read by the base class's constructor through `get_attr`
         self.render_mode = render_mode
         self._action: NDArray[Any] | None = None
         super().__init__(envs.num_envs, envs.observation_space, envs.action_space)
 
     @override
     def reset(self) -> Any:
-        # They are consecutive; the first says it all.
+        # seeds of the slots are consecutive
         observation = self.envs.reset(self._seeds[0])
         self._reset_seeds()
         self._reset_options()

@@ -1,8 +1,8 @@
-"""The one contract of all environments: N of them in a row, with same-step auto-reset.
+"""The contract of all environments: N of them stepped together, with same-step auto-reset.
 
 ``reset(seed) -> observation`` and ``step(action) -> EnvStep``. Where an episode ends, the returned
-observation already opens the next one, and ``final_observation`` is the one it ended on. Nobody
-above this file meets another convention.
+observation is the first of the next episode, and ``final_observation`` the last of the one that
+ended. Other conventions are translated below this file.
 """
 
 import operator
@@ -24,25 +24,25 @@ from envs.config import EnvConfigError
 ArrayTree: TypeAlias = NDArray[Any] | dict[str, Any] | tuple[Any, ...]
 
 
-# Of an environment that does not say.
+# Frames per second for environments that do not declare any.
 DEFAULT_FPS = 30.0
 
 
 class EnvStep(NamedTuple):
-    """What N environments answer to N actions. The arrays belong to the caller.
+    """The answer of N environments to N actions. The arrays belong to the caller.
 
     Args:
         observation: Where an episode ended, the first one of the next episode.
-        reward: Of this step, never clipped or scaled.
-        terminated: The task ended the episode: nothing follows, the value of what follows is zero.
-        truncated: The clock ended it: the task would have gone on.
+        reward: Reward of this step, never clipped or scaled.
+        terminated: Whether the task ended the episode; the value of what follows is zero.
+        truncated: Whether a time limit ended the episode; the task would have gone on.
         final_observation: The last observation of the episodes that ended; only their rows are
-            valid. None when none ended.
-        success: Whether the task was solved; only the rows of episodes that ended mean anything.
-            None unless the environment says so.
-        faults: What broke, in one line, by row. Where a step broke, the row is truncated, earned
-            nothing, and its last observation is the one before; where only the next episode could
-            not be opened at once, the row is as the step left it. Either way it opens an episode.
+            valid. None if none ended.
+        success: Whether the task was solved; only the rows of episodes that ended are valid. None
+            if the environment does not tell.
+        faults: One line on each environment that failed, by row. If its step failed, the row is
+            truncated with reward 0, and its final observation is the previous one. If only the
+            reset failed at first, the row is as the step left it. Either way an episode opens.
     """
 
     observation: ArrayTree
@@ -55,11 +55,11 @@ class EnvStep(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What ``VectorEnv.restore`` came to.
+    """The result of ``VectorEnv.restore``.
 
     Args:
         anew: Where the episode could not be continued, so that the next one was opened.
-        observation: What all the environments show now.
+        observation: The current observations.
     """
 
     anew: Bool[np.ndarray, " N"]
@@ -74,39 +74,38 @@ class VectorEnv(Protocol):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     render_fps: float
-    """Steps that a film should show per second."""
+    """Steps per second in a video."""
 
     def reset(self, seed: int | None = None) -> ArrayTree:
         """The first observation of N new episodes.
 
         Args:
-            seed: Slot i is seeded with ``seed + i``, and with it all episodes that follow there.
-                None goes on with the random numbers that each slot has.
+            seed: Slot i is seeded with ``seed + i``, which determines all its later episodes too.
+                None: each slot continues its random numbers.
         """
         ...
 
     def step(self, action: NDArray[Any]) -> EnvStep:
-        """Act once in every environment; ``action`` has a leading axis N."""
+        """Step every environment; ``action`` has a leading axis N."""
         ...
 
     def render(self) -> NDArray[np.uint8] | None:
-        """What slot 0 looks like now, ``[H W 3]``; None if it was not built to render."""
+        """A picture of slot 0, ``[H W 3]``; None if it was not built to render."""
         ...
 
     def state(self) -> dict[str, NDArray[Any]] | None:
-        """Copies of all that the environments will do next depends on; None if they cannot say.
+        """Copies of all state that determines later answers; None if it is not accessible.
 
-        To be asked for between two steps. ``exact`` is among the arrays: False where an episode is
-        too long to be continued. The arrays hold truth values, integers and floats of at most 64
-        bits, and do not depend on how many processes the environments are spread over.
+        Called between two steps. The array ``exact`` is False where an episode is too long to be
+        continued. The arrays hold booleans, integers and floats of at most 64 bits, and do not
+        depend on the number of worker processes.
         """
         ...
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
-        """Do from now on what the environments would have that ``state`` was asked of.
+        """Continue from a state of environments that were built from the same configuration.
 
-        These must have been built from the same configuration; they may be new or used. Where
-        ``anew`` is False, every later answer is the same, bit for bit, over all episodes.
+        Where ``anew`` is False, every later answer is equal bit for bit, over all episodes.
 
         Raises:
             ValueError: If the arrays do not fit these environments.
@@ -119,7 +118,7 @@ class VectorEnv(Protocol):
 
 
 def map_arrays(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """The same nesting with ``function`` applied to every array (of all the given trees)."""
+    """The nesting of ``tree`` with ``function`` applied to its arrays, and those of the others."""
     if isinstance(tree, Mapping):
         items = cast(Mapping[str, Any], tree).items()
         return {key: map_arrays(function, v, *(other[key] for other in others)) for key, v in items}
@@ -157,10 +156,10 @@ def replace_row(tree: ArrayTree, row: int, value: Any) -> None:
 def check_spaces(
     observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str
 ) -> None:
-    """Nothing, if policies can read the observations and make the actions.
+    """Check that policies can read the observations and choose the actions.
 
     Raises:
-        EnvConfigError: For text, graphs and other spaces that are not arrays of one shape.
+        EnvConfigError: For spaces that are not arrays of a fixed shape, such as text and graphs.
     """
     unknown = _first_unknown(observation_space, nested=True)
     if unknown is not None:
@@ -196,7 +195,7 @@ def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any]) -> VectorEnv:
         EnvConfigError: If it resets in another mode, or has spaces that policies cannot use.
     """
     name = str(envs)
-    # An instance's own attribute comes first: AtariVectorEnv writes the mode of the latest instance
+    # The instance's attribute comes first: AtariVectorEnv writes the mode of its latest instance
     # into a dictionary that all instances share.
     declared = envs.metadata.get("autoreset_mode")
     mode = getattr(envs.unwrapped, "autoreset_mode", declared)
@@ -211,7 +210,7 @@ def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any]) -> VectorEnv:
 
 @runtime_checkable
 class _Restorable(Protocol):
-    """What vector environments of our own can do, though Gymnasium does not ask for it."""
+    """A vector environment with a state, which Gymnasium's interface does not include."""
 
     def state(self) -> dict[str, NDArray[Any]]: ...
 
@@ -235,7 +234,7 @@ class _FromGymnasium(VectorEnv):
     def step(self, action: NDArray[Any]) -> EnvStep:
         action = np.asarray(action, self.action_space.dtype)
         observation, reward, terminated, truncated, info = self.envs.step(action)
-        # Many vector environments write into one buffer; what we return is never touched again.
+        # copies, as many vector environments reuse one buffer
         observation = map_arrays(np.array, observation)
         terminated = np.array(terminated, np.bool_)
         truncated = np.array(truncated, np.bool_)
@@ -253,7 +252,7 @@ class _FromGymnasium(VectorEnv):
     def render(self) -> NDArray[np.uint8] | None:
         if self.envs.render_mode != "rgb_array":
             return None
-        # Rendering all to look at the first would be a waste.
+        # rendering all to show the first would be a waste
         in_process = getattr(self.envs.unwrapped, "envs", None)
         frame = in_process[0].render() if in_process else (self.envs.render() or (None,))[0]
         return None if frame is None else np.array(frame, np.uint8)
@@ -280,7 +279,7 @@ class _FromGymnasium(VectorEnv):
 def _final_observation(
     observation: ArrayTree, ended: Bool[np.ndarray, " N"], info: Mapping[str, Any]
 ) -> ArrayTree:
-    """The observations that episodes ended on, in a tree of the form of ``observation``.
+    """The last observations of the episodes that ended, nested as ``observation`` is.
 
     Gymnasium's own vector environments give an object array of single observations, others a
     batch with stale rows where nothing ended.

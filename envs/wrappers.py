@@ -1,4 +1,4 @@
-"""What single environments are wrapped in before they are stepped together."""
+"""Wrappers of single environments: numeric missions for MiniGrid, and action masks."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from typing_extensions import override
 
 from envs.config import EnvConfigError
 
-# The key of a mask among the parts of an observation.
+# the key of the action mask in an observation or info
 MASK = "action_mask"
-# More than the words of any mission of MiniGrid.
+# no mission of MiniGrid has as many words
 MISSION_WORDS = 24
 
 
 def with_numeric_mission(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment with MiniGrid's mission, a sentence, in numbers; others as they are.
+    """The environment with MiniGrid's mission, a sentence, as numbers; other ones unchanged.
 
-    A mission that is always the same is left out; one that differs between episodes becomes the
-    numbers of its words in MiniGrid's own vocabulary (0 fills up).
+    A constant mission is left out; one that differs between episodes becomes the indices of its
+    words in MiniGrid's vocabulary, padded with 0.
     """
     space = env.observation_space
     mission = space.get("mission") if isinstance(space, spaces.Dict) else None
@@ -28,7 +28,7 @@ def with_numeric_mission(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any
         return env
     if getattr(mission, "ordered_placeholders", None) is None:
         return WithoutMission(env)
-    # here, so that minigrid is imported only where it is used
+    # imported here as minigrid is optional
     from minigrid.wrappers import DictObservationSpaceWrapper  # noqa: PLC0415
 
     return DictObservationSpaceWrapper(env, max_words_in_mission=MISSION_WORDS)
@@ -48,10 +48,10 @@ class WithoutMission(ObservationWrapper[Any, Any, Any]):
 
 
 class ActionMask(Wrapper[Any, Any, Any, Any]):
-    """An observation with the mask that the environment gives in ``info["action_mask"]``.
+    """Adds the mask in ``info["action_mask"]`` to the observation.
 
-    It is 1 where an action is allowed: one number per action, for MultiDiscrete the actions of all
-    dimensions in a row. An observation that was not a dictionary is found under ``observation``.
+    It has one number per action, 1 where that is allowed; for MultiDiscrete the actions of all
+    factors are concatenated. An observation that is no dictionary gets the key ``observation``.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -86,7 +86,7 @@ class ActionMask(Wrapper[Any, Any, Any, Any]):
             raise EnvConfigError(
                 f'action_mask: {self.env} gives no info["{MASK}"]; set it to false'
             )
-        # a tuple of masks, one per dimension, is common too
+        # some environments give a tuple with a mask per factor
         given = info[MASK]
         mask: NDArray[Any] = np.concatenate(given) if isinstance(given, tuple) else given
         parts = observation if isinstance(observation, dict) else {"observation": observation}

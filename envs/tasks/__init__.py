@@ -1,4 +1,4 @@
-"""Memory tasks of our own, stepped in batches; for Gymnasium they are ``fwrl/<Name>-v0``."""
+"""Our own memory tasks, stepped in batches; their Gymnasium ids are ``fwrl/<Name>-v0``."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,7 +27,7 @@ __all__ = [
     "register",
 ]
 
-# Each is made with ``num_envs`` and keywords of its own.
+# each is constructed with ``num_envs`` and keywords of its own
 TASKS: dict[str, type[BatchedTask]] = {
     "Autoencode": Autoencode,
     "Concentration": Concentration,
@@ -44,7 +44,7 @@ TASKS: dict[str, type[BatchedTask]] = {
 
 
 def register() -> None:
-    """Make every task known to Gymnasium as ``fwrl/<Name>-v0``; a second call changes nothing."""
+    """Register every task with Gymnasium as ``fwrl/<Name>-v0``; a second call changes nothing."""
     for name in TASKS:
         env_id = f"fwrl/{name}-v0"
         if env_id not in gymnasium.registry:
@@ -57,7 +57,7 @@ def register() -> None:
 
 
 def make_env(task: str, render_mode: str | None = None, **parameters: Any) -> TaskEnv:
-    """One environment of a task, made with the keywords given to ``gymnasium.make``."""
+    """One environment of a task, with the keywords given to ``gymnasium.make``."""
     make = cast(Callable[..., BatchedTask], TASKS[task])
     return TaskEnv(make(num_envs=1, **parameters), render_mode)
 
@@ -65,6 +65,6 @@ def make_env(task: str, render_mode: str | None = None, **parameters: Any) -> Ta
 def make_vector_env(
     task: str, num_envs: int, render_mode: str | None = None, **parameters: Any
 ) -> TaskVectorEnv:
-    """N environments of a task, made with the keywords given to ``gymnasium.make_vec``."""
+    """N environments of a task, with the keywords given to ``gymnasium.make_vec``."""
     make = cast(Callable[..., BatchedTask], TASKS[task])
     return TaskVectorEnv(make(num_envs=num_envs, **parameters), render_mode)

@@ -1,8 +1,8 @@
-"""The contract of our own tasks, and the two faces that show them to Gymnasium.
+"""The contract of our own tasks, and two adapters that make them Gymnasium environments.
 
-A task steps its N environments together, as NumPy arrays. All the chance in an episode is drawn
-when the episode begins, from the generator of its row, and never depends on what the agent does:
-N environments at once therefore equal N environments one by one, and an episode can be replayed.
+A task steps its N environments together, as NumPy arrays. All random numbers of an episode are
+drawn when it begins, from the generator of its row, and never depend on the agent's actions: N
+environments stepped together equal N environments stepped alone, and episodes can be replayed.
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,9 @@ from typing_extensions import override
 from envs.tasks.drawing.canvas import Picture
 from envs.workers.replay import check_fit
 
-# What N environments show: arrays of N rows, nested as the observation space is.
+# arrays of N rows, nested as the observation space is
 Observation: TypeAlias = NDArray[Any] | tuple[Any, ...] | dict[str, Any]
-# Reward, terminated and truncated of one step.
+# reward, terminated and truncated of one step
 Outcome: TypeAlias = tuple[
     Float32[np.ndarray, " N"], Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]
 ]
@@ -32,49 +32,47 @@ Outcome: TypeAlias = tuple[
 class BatchedTask(ABC):
     """N independent environments of one task; every call returns new arrays.
 
-    The caller ends an episode: rows of which ``advance`` said that they terminated or were
-    truncated are not advanced again before ``begin`` opened their next episode.
-
-    All that an episode changes is in attributes that are arrays over N; arrays that never change
+    The caller calls ``begin`` for rows that terminated or were truncated before it advances them
+    again. All state of an episode is in attributes that are arrays over N; arrays that never change
     are ``constant``.
     """
 
-    # of pictures, as Gymnasium wants to know it
+    # declares to Gymnasium how pictures are rendered
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     num_envs: int
-    # of one environment
+    # the spaces of one environment
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
 
     @abstractmethod
     def begin(self, rows: Int[np.ndarray, " R"], generators: Sequence[np.random.Generator]) -> None:
-        """Open a new episode in each of ``rows``, with all its chance from the row's generator."""
+        """Open a new episode in each of ``rows``, with random numbers from the row's generator."""
 
     @abstractmethod
     def advance(self, action: Int[np.ndarray, " N"]) -> Outcome:
-        """The reward, and whether the episode terminated or was truncated, of one step."""
+        """Step all environments; returns reward, terminated and truncated."""
 
     @abstractmethod
     def observe(self) -> Observation:
-        """What the environments show now, after ``begin`` or ``advance``."""
+        """The observations after ``begin`` or ``advance``."""
 
     @abstractmethod
     def picture(self, row: int) -> Picture:
-        """What a person should see of one environment now, more than the agent does."""
+        """A picture of one environment for people, which may show more than the agent sees."""
 
     def success(self) -> Bool[np.ndarray, " N"] | None:
-        """Whether the episodes that just ended succeeded; None if the task has no such notion."""
+        """Whether the episodes that just ended succeeded; None if the task defines no success."""
         return None
 
     def changing(self) -> dict[str, NDArray[Any]]:
-        """All that an episode changes, by attribute."""
+        """The state of the episodes, by attribute."""
         arrays = {n: value for n, value in vars(self).items() if isinstance(value, np.ndarray)}
         return {name: array for name, array in arrays.items() if array.flags.writeable}
 
 
 def constant(array: NDArray[Any]) -> NDArray[Any]:
-    """The same array, to which nothing can be written any more."""
+    """The same array, made read-only."""
     array.flags.writeable = False
     return array
 
@@ -82,9 +80,9 @@ def constant(array: NDArray[Any]) -> NDArray[Any]:
 class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     """N environments of a task as a Gymnasium vector environment with same-step auto-reset.
 
-    Where an episode ended, the observation already opens the next one. As in Gymnasium's own
-    vector environments ``info["final_obs"]`` holds the observation it ended on, here as one dense
-    batch whose rows mean something where ``info["_final_obs"]`` is True.
+    Where an episode ended, the observation is the first of the next one. As in Gymnasium's own
+    vector environments ``info["final_obs"]`` holds the final observation, here as one dense batch
+    whose rows are valid where ``info["_final_obs"]`` is True.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
@@ -113,9 +111,9 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """New episodes in all rows, or in those where ``options["reset_mask"]`` is True.
 
         Args:
-            seed: Row i is seeded with seed + i, or with the i-th of a sequence; None goes on with
-                the generators as they are.
-            options: Nothing, or a boolean array of N under "reset_mask".
+            seed: Row i is seeded with seed + i, or with the i-th of a sequence; None: the
+                generators continue.
+            options: None, or a boolean array over N under "reset_mask".
         """
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if np.shape(mask) != (self.num_envs,):
@@ -159,16 +157,16 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return tuple(self.task.picture(row) for row in range(self.num_envs))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Copies of all that the next steps and episodes depend on."""
+        """Copies of all state that determines the next steps and episodes."""
         arrays = {f"task.{name}": array for name, array in self.task.changing().items()}
         arrays["generator"] = np.stack([_words(generator) for generator in self._generators])
         return {name: np.array(array, order="C") for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Observation:
-        """Go on from a state of N environments of the same task: what they show.
+        """Continue from a state of N environments of the same task; returns their observations.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the state does not fit.
         """
         check_fit(state, self.state())
         for name in self.task.changing():
@@ -190,7 +188,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     metadata = BatchedTask.metadata
 
     def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
-        assert task.num_envs == 1, "a single environment wants a task with one row"
+        assert task.num_envs == 1, "a single environment needs a task with one row"
         self.metadata = task.metadata
         self.render_mode = _checked(render_mode)
         self.task = task
@@ -219,7 +217,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
 
 
 def _words(generator: np.random.Generator) -> Int64[np.ndarray, "6"]:
-    """All of a generator, in words of 64 bits."""
+    """The state of a generator in words of 64 bits."""
     inner: Any = generator.bit_generator.state
     numbers = inner["state"]["state"], inner["state"]["inc"]
     halves = [half for number in numbers for half in (number >> 64, number % 2**64)]

@@ -1,7 +1,6 @@
 """Playing cards as numbers: suit, rank and colour are functions of the number.
 
-The order of cards and the way a deck is shuffled and dealt are those of POPGym (Morad et al. 2023):
-the same seed deals the same cards.
+Cards are ordered, shuffled and dealt as in POPGym (Morad et al. 2023): equal seeds, equal cards.
 """
 
 import numpy as np
@@ -36,3 +35,7 @@ def ranks(cards: Cards) -> Cards:
 def colors(cards: Cards) -> Cards:
     """Indices into ``COLORS``."""
     return cards % len(COLORS)
+
+
+# by name: the function that tells the kind of a card, and the names of the kinds
+KINDS = {"colors": (colors, COLORS), "suits": (suits, SUITS), "ranks": (ranks, RANKS)}

@@ -19,13 +19,13 @@ from envs.tasks.parameters import choose, in_range, setting
 GRAVITY = 9.8
 POLE_MASS = 0.1
 TOTAL_MASS = 1.1
-# half of the pole
+# half the length of the pole
 LENGTH = 0.5
 FORCE = 10.0
 SECONDS_PER_STEP = 0.02
 POSITION_LIMIT = 2.4
 ANGLE_LIMIT = 12 * 2 * np.pi / 360
-# the largest size of each of the four numbers when an episode begins
+# bound on each of the four numbers when an episode begins
 START = 0.05
 
 # steps in an episode
@@ -53,9 +53,9 @@ class PositionOnlyCartPole(BatchedTask):
 
         Args:
             num_envs: Environments stepped together.
-            max_steps: After how many the clock truncates an episode.
-            noise: Standard deviation of what is added to both numbers of an observation, which
-                stays within its space.
+            max_steps: Steps after which an episode is truncated.
+            noise: Standard deviation of the noise on both numbers of an observation, which is
+                clipped to its space.
         """
         self.num_envs = in_range(f"{type(self).__name__}: num_envs", num_envs, 1)
         self._bound = constant(np.array([2 * POSITION_LIMIT, 2 * ANGLE_LIMIT], dtype=np.float32))

@@ -14,14 +14,11 @@ from envs.tasks.drawing.canvas import Picture
 from envs.tasks.drawing.pictures import PairsTable, table_of_pairs
 from envs.tasks.parameters import choose, in_range, setting
 
-# how many decks lie on the table, and what makes two cards a pair
+# number of decks on the table, and the property that makes two cards a pair
 LEVELS = {"easy": (1, "colors"), "medium": (2, "colors"), "hard": (1, "ranks")}
 
-# The suits are no kind: of each there are thirteen, an odd number.
-KINDS = {
-    "colors": (cards.colors, cards.COLORS),
-    "ranks": (cards.ranks, cards.RANKS),
-}
+# not suits, which have thirteen cards each, an odd number
+KINDS = {kind: cards.KINDS[kind] for kind in ("colors", "ranks")}
 
 NO_CARD = -1
 
@@ -66,7 +63,7 @@ class Concentration(BatchedTask):
         self._prize = 2 / num_cards
         self._kinds = np.zeros((num_envs, num_cards), dtype=np.int64)
         self._matched = np.zeros((num_envs, num_cards), dtype=bool)
-        # the places of the present turn's cards, and whether its second is still to come
+        # the places of this turn's cards, and whether the second card is yet to be turned
         self._turned = np.full((num_envs, 2), NO_CARD)
         self._one_turned = np.zeros(num_envs, dtype=bool)
         self._time = np.zeros(num_envs, dtype=np.int64)

@@ -9,14 +9,8 @@ from envs.tasks.drawing.pictures import Card
 from envs.tasks.parameters import choose, setting
 from envs.tasks.question_task import QuestionTask, Script, Seen
 
-# how many decks are dealt, and by what cards are told apart
+# number of decks, and the property of cards that is counted
 LEVELS = {"easy": (1, "colors"), "medium": (2, "suits"), "hard": (4, "ranks")}
-
-KINDS = {
-    "colors": (cards.colors, cards.COLORS),
-    "suits": (cards.suits, cards.SUITS),
-    "ranks": (cards.ranks, cards.RANKS),
-}
 
 
 class CountRecall(QuestionTask):
@@ -45,7 +39,7 @@ class CountRecall(QuestionTask):
         level_decks, level_kind = choose("CountRecall: level", level, LEVELS)
         self.num_decks = setting("CountRecall: num_decks", num_decks, level_decks, 1)
         self._kind_of, self.kinds = choose(
-            "CountRecall: kind", level_kind if kind is None else kind, KINDS
+            "CountRecall: kind", level_kind if kind is None else kind, cards.KINDS
         )
         num_kinds = len(self.kinds)
         num_cards = self.num_decks * cards.DECK_SIZE

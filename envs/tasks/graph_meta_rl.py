@@ -1,8 +1,8 @@
 """Learn a small world by walking in it, within one episode (Schlag, Munkhdalai & Schmidhuber 2021).
 
 A world is a directed graph of five places; from a place a means of transport leads to one other
-place or nowhere. The agent is told where it is and where to go; what leads where it has to find
-out, to remember and to combine.
+place or nowhere. The agent is told where it is and where to go; it has to find out, remember and
+combine where each transport leads.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ NO_WAY = -0.05
 # after more steps than these without reward, agent and goal are placed anew
 PATIENCE = 5
 
-# the last action where there is none to tell
+# in place of the last action where there is none
 NO_ACTION = NUM_TRANSPORTS
 # where the parts of an observation begin; the goal is the first
 PLACE = NUM_PLACES
@@ -71,7 +71,7 @@ class GraphMetaRL(BatchedTask):
         self.num_envs = in_range("GraphMetaRL: num_envs", num_envs, 1)
         self.patient_after_arrival = patient_after_arrival
         self.published_observation = published_observation
-        # None: every episode draws its own
+        # None: every episode draws a graph of its own
         choices = {**published_graphs(), "fresh": None}
         self._graphs = choose("GraphMetaRL: split", split, choices)
         self._first_graph = graph
@@ -83,9 +83,9 @@ class GraphMetaRL(BatchedTask):
         low[LAST_REWARD] = NO_WAY
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
         self.action_space = spaces.Discrete(NUM_TRANSPORTS)
-        # what each row walks on; for those who may know it
+        # the graph of each row, readable for oracles
         self.graph = np.full((num_envs, NUM_TRANSPORTS, NUM_PLACES), NOWHERE)
-        # the placements of an episode, and which of them holds
+        # the placements of an episode (goal, place), and the index of the current one
         self._placements = np.zeros((num_envs, NUM_STEPS + 1, 2), dtype=np.int64)
         self._placement = np.zeros(num_envs, dtype=np.int64)
         self._place = np.zeros(num_envs, dtype=np.int64)
@@ -169,7 +169,7 @@ class GraphMetaRL(BatchedTask):
 
 
 def placements(generator: np.random.Generator) -> Int[np.ndarray, "placements 2"]:
-    """Goals and first places: more than an episode can use up.
+    """Goals and first places, as many as an episode may need.
 
     A goal differs from the goal before it, a place from its goal.
     """

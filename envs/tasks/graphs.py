@@ -1,4 +1,4 @@
-"""Random graphs of five places and three means of transport, and the published twelve hundred."""
+"""Random graphs of five places and three means of transport, and the 1,200 published ones."""
 
 from collections.abc import Callable
 from functools import cache
@@ -8,10 +8,10 @@ from jaxtyping import Int
 
 NUM_PLACES = 5
 NUM_TRANSPORTS = 3
-# where a transport leads that does not leave from a place
+# the destination of a transport that does not serve a place
 NOWHERE = -1
 
-# Where each transport leads from each place: integers of [3, 5].
+# the destination of each transport from each place, integers of shape [3, 5]
 Graph = Int[np.ndarray, "transports places"]
 
 PUBLISHED_SEED = 666
@@ -25,7 +25,7 @@ def random_graph(below: Callable[[int], int]) -> Graph:
     be reached is thrown away.
 
     Args:
-        below: A uniform integer of [0, n), given n.
+        below: Draws a uniform integer in [0, n), given n.
     """
     while True:
         graph = np.full((NUM_TRANSPORTS, NUM_PLACES), NOWHERE)
@@ -60,7 +60,7 @@ def published_graphs() -> dict[str, Int[np.ndarray, "graphs transports places"]]
     unseen = [unseen_graph(below, np.stack(test)) for _ in range(GRAPHS_PER_SPLIT)]
     graphs = {"train": np.stack(unseen), "test": np.stack(test)}
     for array in graphs.values():
-        # one array for all who ask
+        # all callers share the array
         array.flags.writeable = False
     return graphs
 

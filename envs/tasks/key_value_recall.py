@@ -1,7 +1,7 @@
-"""Remember the latest value of every key: the delta rule's own task, as an environment.
+"""Remember the latest value of every key: the task that the delta rule was made for.
 
-It is the associative retrieval with replacement of Schlag, Irie & Schmidhuber (2021) asked of an
-agent: a memory that only adds what it is told mixes the old values of a key with its new one.
+It is the associative retrieval with replacement of Schlag, Irie & Schmidhuber (2021) as an
+environment: a memory that only adds mixes the old values of a key with its new one.
 """
 
 import numpy as np

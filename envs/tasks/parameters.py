@@ -1,4 +1,4 @@
-"""Checks of the parameters of tasks; a mistake is one line that says what would be right."""
+"""Checks of the parameters of tasks; an error is one line that says what would be right."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -29,5 +29,5 @@ def setting(
     lowest: Number,
     highest: Number | None = None,
 ) -> Number:
-    """What the user gave or, where that is None, what the level says; checked either way."""
+    """The given number or, if it is None, that of the level, checked to be in range."""
     return in_range(place, of_level if given is None else given, lowest, highest)

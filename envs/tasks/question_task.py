@@ -1,4 +1,4 @@
-"""What the recall tasks share: an episode is a script that no action can change."""
+"""Base class of tasks that ask questions: no action changes what an episode shows and asks."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from envs.tasks.drawing.canvas import Picture
 from envs.tasks.drawing.pictures import Answer, Card, table
 from envs.tasks.parameters import in_range
 
-# The answer at a time when the agent is not asked: whatever it does earns nothing.
+# stands for the right answer at a time step without a question, where no action is rewarded
 NOT_ASKED = -1
 
-# What is seen at each time, and after the last answer.
+# the observation at each time step, and after the last answer
 Seen = Int[np.ndarray, "seen ..."]
-# That, and the right answer at each time.
+# the observations, and the right answer at each time step
 Script = tuple[Seen, Int[np.ndarray, " asked"]]
 
 
 class QuestionTask(BatchedTask):
-    """A task that shows a script and asks for answers that depend on what it showed.
+    """A task that asks for answers which depend on earlier observations.
 
     A right answer earns one over the number of questions in an episode and a wrong one loses as
     much: returns lie in [-1, 1]. An episode succeeds if all its answers are right.
@@ -38,15 +38,15 @@ class QuestionTask(BatchedTask):
         length: int,
         num_questions: int,
     ) -> None:
-        """Room for N scripts.
+        """The task for N environments.
 
         Args:
             num_envs: N.
-            observation_space: Of one environment: Discrete, or MultiDiscrete or Tuple with one
-                number per column of the script.
-            answers: The names of the answers that there are to choose from.
+            observation_space: Discrete, or MultiDiscrete or Tuple with one number per column of the
+                script.
+            answers: The names of the possible answers.
             length: Actions in an episode.
-            num_questions: In how many of them the agent is asked.
+            num_questions: Time steps of an episode with a question.
         """
         self.num_envs = in_range(f"{type(self).__name__}: num_envs", num_envs, 1)
         self.observation_space = observation_space
@@ -69,14 +69,14 @@ class QuestionTask(BatchedTask):
 
     @abstractmethod
     def on_table(self, seen: Seen, time: int) -> list[Card]:
-        """What a picture shows of the observation at ``time``, given all of an episode."""
+        """The cards in a picture at a time step, given all observations of an episode."""
 
     @abstractmethod
     def question(self, time: int) -> str:
-        """What is asked at a time when something is asked."""
+        """The question at a time step that has one."""
 
     def waiting(self) -> str:
-        """What a picture says at the other times."""
+        """The title of a picture at the other time steps."""
         return "Remember"
 
     @override

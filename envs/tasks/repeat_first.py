@@ -16,7 +16,7 @@ LEVELS = {"easy": 1, "medium": 8, "hard": 16}
 class RepeatFirst(QuestionTask):
     """Cards are shown one by one; the answer is always the suit of the episode's first.
 
-    Nothing marks the first card but the time at which it is seen.
+    The first card looks like any other; only its time step marks it.
     """
 
     def __init__(

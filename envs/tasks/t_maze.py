@@ -19,14 +19,14 @@ MOVES = np.array([0, 0, -1, 1])
 CORRECT_TURN = 4.0
 STANDING = -0.1
 
-# the shortest time limit, unless the user says otherwise
+# the shortest default time limit
 TIME_LIMIT = 1000
-# of AGaLiTe's positions; a corridor of more squares than these can tell apart has more
+# bits of AGaLiTe's positions; a corridor too long for them has more
 POSITION_BITS = 8
 
 
 class Rules(NamedTuple):
-    """What the variants of the maze do not share; the first two are rewards."""
+    """The differences between variants of the maze; the first two are rewards."""
 
     wrong_turn: float
     moving: float
@@ -62,7 +62,7 @@ class TMaze(BatchedTask):
         time_limit: int | None = None,
         num_distractors: int | None = None,
     ) -> None:
-        """A maze.
+        """The task in one of its variants.
 
         Args:
             num_envs: Environments stepped together.
@@ -81,7 +81,7 @@ class TMaze(BatchedTask):
         distractors = setting(
             "TMaze: num_distractors", num_distractors, self.rules.num_distractors, 0, 8
         )
-        # by: is it the first observation, cue, position
+        # indexed by whether it is the first observation, cue, and position
         self._looks = constant(LOOKS[variant](corridor_length))
         self._distractor_bits = constant(bits(np.arange(2**distractors), distractors))
         self.observation_space = spaces.MultiBinary(self._looks.shape[-1] + distractors)
@@ -117,7 +117,7 @@ class TMaze(BatchedTask):
         reward[turned] = self.rules.wrong_turn
         reward[self._success] = CORRECT_TURN
         self._position = position
-        # a copy: the next episode clears it, and the caller keeps the flags
+        # a copy, as the next episode clears it while the caller keeps the flags
         self._turned = turned.copy()
         self._time += 1
         return reward.astype(np.float32), turned, ~turned & (self._time >= self.time_limit)
@@ -158,7 +158,7 @@ def bits(numbers: Int[np.ndarray, " numbers"], size: int) -> Int8[np.ndarray, "n
 
 
 def bakker_looks(corridor_length: int) -> Int8[np.ndarray, "2 2 length 3"]:
-    """What Bakker's agent sees at each position, for either cue; the first time is no exception."""
+    """Bakker's observation at each position, for either cue, whether it is the first or not."""
     looks = np.empty((2, 2, corridor_length, 3), dtype=np.int8)
     looks[:] = (1, 0, 1)
     looks[:, UP, 0] = (0, 1, 1)

@@ -1,8 +1,8 @@
 """Single environments of Gymnasium, stepped one after another in this process.
 
-Every episode is opened with a seed of its own, and its actions are remembered, so that a continued
-run can play it again. An environment that breaks costs its slot the episode and no more: it is
-built anew, and the step says what happened.
+Every episode has a seed of its own, and its actions are recorded, so that a continued run can
+replay it. An environment that raises an exception only costs its slot the episode: it is built
+again, and the step reports the fault.
 """
 
 import warnings
@@ -35,21 +35,21 @@ from envs.workers.replay import EpisodeLog, check_fit, fingerprints
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
-# in a row, of one slot, after which somebody has to look
+# failed resets of a slot in a row before an exception is raised
 MOST_FAILED_RESETS = 3
 
 
 class OneByOne(VectorEnv):
-    """N environments in a row.
+    """N environments, stepped in order.
 
     Args:
-        makers: Each builds one; again, if it broke.
-        name: What messages call the environments.
-        longest_replay: Actions of an episode that are remembered.
-        first_slot: What messages call the first of them.
+        makers: Each builds one environment, also in place of one that failed.
+        name: The environments' name in messages.
+        longest_replay: Most actions of an episode that are recorded.
+        first_slot: The number of the first environment in messages.
 
     Raises:
-        EnvConfigError: If they have spaces that policies cannot use.
+        EnvConfigError: If policies cannot use their spaces.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class OneByOne(VectorEnv):
         self.log = EpisodeLog(self.num_envs, self.action_space, longest_replay)
         self._makers = makers
         self._name, self._first_slot = name, first_slot
-        # slots whose environment raised something and has to be built anew
+        # slots whose environment raised an exception and has to be built again
         self._broken: set[int] = set()
-        # what all of them show, and room for what they will show next; nobody else sees these
-        self._shown = _room(self.observation_space, self.num_envs)
+        # buffers of the current and the next observations; callers get copies
+        self._current = _room(self.observation_space, self.num_envs)
         self._next = _room(self.observation_space, self.num_envs)
 
     @override
@@ -81,7 +81,7 @@ class OneByOne(VectorEnv):
         return self._open_all()
 
     def open(self, seeds: NDArray[np.int64], episodes: NDArray[np.int64]) -> ArrayTree:
-        """The first observations of the episodes of these numbers, of slots with these seeds."""
+        """Open the episodes of these numbers in slots with these seeds."""
         self.log.seed, self.log.episode = seeds.copy(), episodes.copy()
         self.log.steps[:] = 0
         return self._open_all()
@@ -89,10 +89,10 @@ class OneByOne(VectorEnv):
     def _open_all(self) -> ArrayTree:
         faults: dict[int, str] = {}
         for slot in range(self.num_envs):
-            replace_row(self._shown, slot, self._open(slot, faults))
+            replace_row(self._current, slot, self._open(slot, faults))
         for message in faults.values():
             warnings.warn(message, RuntimeWarning, stacklevel=3)
-        return map_arrays(np.array, self._shown)
+        return map_arrays(np.array, self._current)
 
     @override
     def step(self, action: NDArray[Any]) -> EnvStep:
@@ -110,23 +110,23 @@ class OneByOne(VectorEnv):
                 infos[slot] = outcome[4]
             except EnvConfigError:
                 raise
-            # whatever it was, it was in this environment alone
+            # any exception is the fault of this environment alone
             except Exception as error:
                 faults[slot] = self._message(slot, _summary(error))
-                observations[slot] = take_row(self._shown, slot)
+                observations[slot] = take_row(self._current, slot)
                 self._broken.add(slot)
         following = self._together(observations, faults)
         for row, what in _not_finite(following, reward).items():
             faults.setdefault(row, self._message(row, what))
         for row in faults:
-            replace_row(following, row, take_row(self._shown, row))
+            replace_row(following, row, take_row(self._current, row))
             reward[row], terminated[row], truncated[row] = 0, False, True
             infos[row] = {}
-        self._shown, self._next = following, self._shown
+        self._current, self._next = following, self._current
         return self._answer(reward, terminated, truncated, infos, faults)
 
     def _together(self, observations: list[Any], faults: dict[int, str]) -> Any:
-        """All observations as one; what has not the form of its space is a fault of its slot."""
+        """All observations as one batch; one that does not fit the space is a fault of its slot."""
         try:
             return concatenate(self.observation_space, observations, self._next)
         except Exception:
@@ -134,12 +134,12 @@ class OneByOne(VectorEnv):
                 what = self._misfit(observation)
                 if what is not None:
                     faults[slot] = self._message(slot, what)
-                    observations[slot] = take_row(self._shown, slot)
+                    observations[slot] = take_row(self._current, slot)
                     self._broken.add(slot)
             return concatenate(self.observation_space, observations, self._next)
 
     def _misfit(self, observation: Any) -> str | None:
-        """Why an observation cannot be a row of those of all; None if it can."""
+        """The reason why an observation cannot be a row of a batch; None if it can."""
         try:
             concatenate(self.observation_space, [observation], _room(self.observation_space, 1))
         except Exception as error:
@@ -154,14 +154,14 @@ class OneByOne(VectorEnv):
         infos: Sequence[Mapping[str, Any]],
         faults: dict[int, str],
     ) -> EnvStep:
-        """The step, after the next episode was opened wherever one has ended."""
+        """Open the next episode wherever one ended, and return the step."""
         ended = np.flatnonzero(terminated | truncated).tolist()
-        final_observation = map_arrays(np.array, self._shown) if ended else None
+        final_observation = map_arrays(np.array, self._current) if ended else None
         success = _success(infos, ended)
         for row in ended:
             self.log.next(row)
-            replace_row(self._shown, row, self._open(row, faults))
-        observation = map_arrays(np.array, self._shown)
+            replace_row(self._current, row, self._open(row, faults))
+        observation = map_arrays(np.array, self._current)
         return EnvStep(
             observation, reward, terminated, truncated, final_observation, success, faults
         )
@@ -170,14 +170,14 @@ class OneByOne(VectorEnv):
     def render(self) -> NDArray[np.uint8] | None:
         if self.envs[0].render_mode != "rgb_array":
             return None
-        # rendering all to look at the first would be a waste
+        # rendering all to show the first would be a waste
         frame: Any = self.envs[0].render()
         return None if frame is None else np.array(frame, np.uint8)
 
     @override
     def close(self) -> None:
         for slot, env in enumerate(self.envs):
-            # what was computed with them must not be lost for that
+            # an error here must not lose what was computed before
             try:
                 env.close()
             except Exception as error:
@@ -186,7 +186,7 @@ class OneByOne(VectorEnv):
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
-        return {**self.log.state(), "shown": fingerprints(self._shown)}
+        return {**self.log.state(), "shown": fingerprints(self._current)}
 
     @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
@@ -194,15 +194,15 @@ class OneByOne(VectorEnv):
         anew = ~self.log.load(state)
         for slot in range(self.num_envs):
             anew[slot] = anew[slot] or not self._replay(slot)
-        # what does not look as it did then is another episode, and how far has it come?
-        anew |= fingerprints(self._shown) != state["shown"]
+        # an episode whose replay ends in another observation cannot be continued
+        anew |= fingerprints(self._current) != state["shown"]
         for slot in np.flatnonzero(anew).tolist():
             self.log.next(slot)
-            replace_row(self._shown, slot, self._open(slot, {}))
-        return Restored(anew, map_arrays(np.array, self._shown))
+            replace_row(self._current, slot, self._open(slot, {}))
+        return Restored(anew, map_arrays(np.array, self._current))
 
     def _replay(self, slot: int) -> bool:
-        """Play the remembered episode of a slot again; whether it went as it had."""
+        """Replay the recorded episode of a slot; False if it failed or ended early."""
         env = self.envs[slot]
         try:
             observation, _ = env.reset(seed=self.log.episode_seed(slot))
@@ -210,7 +210,7 @@ class OneByOne(VectorEnv):
                 observation, _, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:
                     return False
-            replace_row(self._shown, slot, observation)
+            replace_row(self._current, slot, observation)
         except EnvConfigError:
             raise
         except Exception:
@@ -219,12 +219,12 @@ class OneByOne(VectorEnv):
         return True
 
     def _open(self, slot: int, faults: dict[int, str]) -> Any:
-        """The first observation of the slot's episode, or of the first later one that has any.
+        """The first observation of the slot's episode, or of a later one if its reset fails.
 
-        What broke meanwhile is added to ``faults``.
+        Failures are added to ``faults``.
 
         Raises:
-            EnvFailure: After so many attempts that more are of no use.
+            EnvFailure: After ``MOST_FAILED_RESETS``.
         """
         for _ in range(MOST_FAILED_RESETS):
             try:
@@ -262,7 +262,7 @@ def _room(space: spaces.Space[Any], num_envs: int) -> Any:
 
 
 def _not_finite(observation: ArrayTree, reward: NDArray[np.float32]) -> dict[int, str]:
-    """What is infinite or not a number, by row."""
+    """Messages about infinity and NaN, by row."""
     found: dict[int, str] = {}
     parts = [("an observation", leaf) for leaf in leaves(observation)] + [("a reward", reward)]
     for what, leaf in parts:

@@ -1,7 +1,7 @@
-"""Environments spread over processes: each worker steps its share, all workers at the same time.
+"""Environments spread over worker processes, each of which steps its share at the same time.
 
-Worthwhile where a step of one environment takes much longer than sending it through a pipe (about
-a tenth of a millisecond). A worker that ends or hangs is replaced, and its episodes are lost.
+Worthwhile if a step takes much longer than a message through a pipe (about 0.1 ms). A worker that
+ends or hangs is replaced, and its episodes are lost.
 """
 
 import time
@@ -19,25 +19,25 @@ from envs.workers.in_process import MOST_FAILED_RESETS
 from envs.workers.process import Opening, Request, Share, Worker, WorkerLostError
 from envs.workers.replay import EpisodeLog, episode_seed, join_states, split_state
 
-# for a new process to import what it needs and to build its environments, at least
+# least time limit for a new process to import packages and build its environments
 START_SECONDS = 120.0
-# for all workers together to end by themselves
+# time for all workers together to end by themselves
 GRACE_SECONDS = 3.0
 
 
 def in_workers(
     makers: Sequence[Callable[[], VectorEnv]], name: str = "environments", timeout: float = 120.0
 ) -> VectorEnv:
-    """The environments of all ``makers`` in a row, each maker's in a process of its own.
+    """The environments of all ``makers``, each maker's in a process of its own.
 
     Args:
-        makers: Called in the processes; again, if one has to be replaced.
-        name: What messages call the environments.
+        makers: Called in the worker processes, and again when a worker is replaced.
+        name: The environments' name in messages.
         timeout: Seconds after which a worker that does not answer is replaced.
 
     Raises:
         EnvConfigError: If a maker raised it.
-        EnvFailure: If a process ended while it built its environments.
+        EnvFailure: If a worker ended while it built its environments.
     """
     return _InWorkers(makers, name, timeout)
 
@@ -47,7 +47,7 @@ class _InWorkers(VectorEnv):
         self, makers: Sequence[Callable[[], VectorEnv]], name: str, timeout: float
     ) -> None:
         self._makers, self._name, self._timeout = makers, name, timeout
-        # why workers were lost that nothing has replaced yet
+        # lost workers that have not been replaced yet, with the reason
         self._lost: dict[int, str] = {}
         self._workers = [Worker(make) for make in makers]
         shares: list[Share] = self._receive([self._start_limit()] * len(makers))
@@ -60,9 +60,9 @@ class _InWorkers(VectorEnv):
         self._sizes = sizes
         ends = np.cumsum(sizes).tolist()
         self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        # of what was opened where; the actions are remembered by the workers
+        # seeds and numbers of the episodes; the workers record the actions
         self._log = EpisodeLog(self.num_envs, self.action_space, longest=0)
-        self._shown: list[Any] = [None] * len(makers)
+        self._current: list[Any] = [None] * len(makers)
 
     @override
     def reset(self, seed: int | None = None) -> ArrayTree:
@@ -73,7 +73,7 @@ class _InWorkers(VectorEnv):
         for number, answer in enumerate(self._receive()):
             self._note(number, answer)
         self._replace_all()
-        return _join(self._shown)
+        return _join(self._current)
 
     @override
     def step(self, action: NDArray[Any]) -> EnvStep:
@@ -107,7 +107,7 @@ class _InWorkers(VectorEnv):
         parts = self._receive()
         if self._lost and not self._numbered:
             return None
-        # where a worker is lost, at least which episodes are to be opened next
+        # for a lost worker, only seeds and numbers of its episodes
         known = {**self._log.state(), "shown": np.zeros(self.num_envs, np.int64)}
         known["exact"][:] = False
         substitutes = split_state(known, self._sizes)
@@ -120,7 +120,7 @@ class _InWorkers(VectorEnv):
         parts = split_state(state, self._sizes)
         for number, part in enumerate(parts):
             self._send(number, "restore", part)
-        # as long for each action to be repeated as for a step
+        # each action of a replay may take as long as a step
         answers = self._receive([self._limit(1 + len(part.get("actions", ()))) for part in parts])
         misfits = [answer for answer in answers if isinstance(answer, str)]
         if misfits:
@@ -135,7 +135,7 @@ class _InWorkers(VectorEnv):
                 self._note(number, (restored.observation, episodes))
         self._log.steps[anew] = 0
         self._replace_all()
-        return Restored(anew, _join(self._shown))
+        return Restored(anew, _join(self._current))
 
     @override
     def close(self) -> None:
@@ -163,11 +163,11 @@ class _InWorkers(VectorEnv):
     def _receive(
         self, limits: Sequence[float] | None = None, numbers: Sequence[int] | None = None
     ) -> list[Any]:
-        """The answers of the workers; None where one is or gets lost.
+        """The answers of the workers; None for a worker that is lost.
 
         Args:
-            limits: When to give up each of them; after the usual time if None.
-            numbers: Of which workers; of all if None.
+            limits: Deadlines of the workers; None: the usual timeout.
+            numbers: The workers to wait for; None: all.
         """
         numbers = range(len(self._workers)) if numbers is None else numbers
         limits = [self._limit()] * len(numbers) if limits is None else limits
@@ -189,18 +189,18 @@ class _InWorkers(VectorEnv):
         return answers
 
     def _note(self, number: int, answer: tuple[ArrayTree, NDArray[Any] | None] | None) -> None:
-        """Remember what a worker shows, and in which episodes."""
+        """Keep a worker's observations and the numbers of its episodes."""
         if answer is not None:
-            self._shown[number], episodes = answer
+            self._current[number], episodes = answer
             if episodes is not None:
                 self._log.episode[self._rows[number]] = episodes
 
     def _lost_step(self, number: int) -> EnvStep:
-        """The step of a lost worker's environments, which another one goes on with."""
-        size, before = self._sizes[number], self._shown[number]
+        """The step of a lost worker's environments, after it was replaced."""
+        size, before = self._sizes[number], self._current[number]
         faults = self._replace(number)
         reward, no, yes = np.zeros(size, np.float32), np.zeros(size, bool), np.ones(size, bool)
-        return EnvStep(self._shown[number], reward, no, yes, before, None, faults)
+        return EnvStep(self._current[number], reward, no, yes, before, None, faults)
 
     def _replace_all(self) -> None:
         for number in list(self._lost):
@@ -208,10 +208,10 @@ class _InWorkers(VectorEnv):
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
 
     def _replace(self, number: int) -> dict[int, str]:
-        """Another worker in place of a lost one, with new episodes; what was lost, by its rows.
+        """Replace a lost worker and open new episodes; returns the faults by its rows.
 
         Raises:
-            EnvFailure: If several in a row are lost while they open the episodes.
+            EnvFailure: If several workers in a row are lost while they open the episodes.
         """
         rows = self._rows[number]
         why = f"worker {number} {self._lost.pop(number)}"
@@ -239,7 +239,7 @@ def _join(trees: Sequence[ArrayTree]) -> ArrayTree:
 
 
 def _join_steps(steps: Sequence[EnvStep], first_rows: Sequence[int]) -> EnvStep:
-    """One step of all environments; where a worker has nothing to tell its rows mean nothing."""
+    """The steps of all workers as one; rows of optional parts are valid where an episode ended."""
     final_observation: ArrayTree | None = None
     if any(step.final_observation is not None for step in steps):
         trees = [

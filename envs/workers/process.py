@@ -1,4 +1,4 @@
-"""A process that steps a share of the environments, seen from outside and from within."""
+"""A worker process that steps a share of the environments, and its handle."""
 
 import multiprocessing
 import os
@@ -19,52 +19,52 @@ from envs.workers.in_process import OneByOne
 
 Request: TypeAlias = Literal["reset", "step", "render", "state", "restore"]
 
-# One thread per worker: more would only get into each other's way.
+# one thread per worker: more would compete for the cores
 ONE_THREAD = dict.fromkeys(
     ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"], "1"
 )
-# what an answer can be instead of a result; anything else is a failure of ours
+# answers that are errors: of the configuration, of the environment, of our code
 ERRORS: dict[str, type[Exception]] = {
     "mistake": EnvConfigError,
     "broken": EnvFailure,
     "failure": RuntimeError,
 }
-# until a process that was killed has ended; it cannot refuse
+# time for a killed process to end
 DYING_SECONDS = 5.0
 
 
 class WorkerLostError(Exception):
-    """A worker that ended, or does not answer in time. The message continues its name."""
+    """A worker that ended, or did not answer in time. The message follows its name."""
 
 
 class Share(NamedTuple):
-    """What a worker has."""
+    """The environments of a worker."""
 
     num_envs: int
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     render_fps: float
     numbers_episodes: bool
-    """Whether its environments are opened by the slot's seed and the number of the episode."""
+    """Whether episodes are opened by the slot's seed and the number of the episode."""
 
 
 class Opening(NamedTuple):
-    """With what the environments of a share shall open their next episodes."""
+    """Seeds for the next episodes of a worker's environments."""
 
     seed: int | None
-    """As for ``VectorEnv.reset``, where episodes have no numbers."""
+    """Seed for ``VectorEnv.reset``, used if episodes have no numbers."""
     seeds: NDArray[Any]
     episodes: NDArray[Any]
 
 
 class Worker:
-    """The process, seen from outside."""
+    """Handle of a worker process."""
 
     def __init__(self, make: Callable[[], VectorEnv]) -> None:
-        # A forked process would inherit locks that threads of this one hold.
+        # a forked process would inherit locks held by threads of this one
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        # what a script of the user's registered cannot be found by name over there
+        # cloudpickle, as the new process cannot import what a user's script registered
         self.process: Any = context.Process(
             target=_work, args=(theirs, CloudpickleWrapper(cast(Any, make))), daemon=True
         )
@@ -73,19 +73,19 @@ class Worker:
         theirs.close()
 
     def send(self, request: Request, argument: Any = None) -> None:
-        """Ask for something. That a worker has ended is noticed when its answer is missing."""
+        """Send a request; if the worker has ended, ``receive`` notices."""
         with suppress(ConnectionError):
             self._pipe.send((request, argument))
 
     def receive(self, deadline: float) -> Any:
-        """The answer to what was asked, or what a new worker has: a ``Share``.
+        """The answer to a request; first of all, the ``Share`` of a new worker.
 
         Args:
-            deadline: When to give up, by ``time.monotonic()``.
+            deadline: Time limit, by ``time.monotonic()``.
 
         Raises:
-            WorkerLostError: If it ended or does not answer.
-            EnvConfigError, EnvFailure, RuntimeError: If that is its answer.
+            WorkerLostError: If the worker ended or does not answer.
+            EnvConfigError, EnvFailure, RuntimeError: If the worker answers with an error.
         """
         try:
             if not self._pipe.poll(max(deadline - time.monotonic(), 0.0)):
@@ -98,11 +98,11 @@ class Worker:
         return result
 
     def hang_up(self) -> None:
-        """Let it end by itself, unless it hangs."""
+        """Close the pipe, so that the worker ends by itself unless it hangs."""
         self._pipe.close()
 
     def end(self, grace: float = 0.0) -> None:
-        """Wait that many seconds, then kill it."""
+        """Wait ``grace`` seconds for the worker to end, then kill it."""
         self._pipe.close()
         self.process.join(grace)
         if self.process.is_alive():
@@ -118,10 +118,10 @@ class Worker:
 
 
 def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
-    """A worker's life: build, answer requests, end when the other end of the pipe closes."""
-    # An interrupt is for the main process, which then closes the pipe.
+    """Main function of a worker: build environments and answer requests until the pipe closes."""
+    # an interrupt is for the main process, which then closes the pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # so is what a launcher of several processes sends to the main process and all it has started
+    # so are signals that a launcher sends to the main process and its children
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     with suppress(EOFError, ConnectionError):
@@ -140,7 +140,7 @@ def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
             pipe.send(("mistake", one_line(error)))
         except EnvFailure as error:
             pipe.send(("broken", one_line(error)))
-        # whatever broke must reach the main process
+        # any other exception is reported to the main process
         except Exception:
             pipe.send(("failure", traceback.format_exc()))
 
@@ -161,7 +161,7 @@ def _answer(envs: VectorEnv, request: Request, argument: Any) -> tuple[str, Any]
             try:
                 result = envs.restore(argument), _episodes(envs)
             except ValueError as error:
-                # a line instead: the environments are as they were
+                # the message instead of a result: the environments are unchanged
                 result = one_line(error)
     return "result", result
 
@@ -178,7 +178,7 @@ def _episodes(envs: VectorEnv) -> NDArray[Any] | None:
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Generator[None]:
-    """Processes started inside see these environment variables."""
+    """Set environment variables for processes started within the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,8 +1,8 @@
-"""Episodes that can be played again: the seed of each, and the actions since it opened.
+"""Recording of episodes for replay: the seed of each, and its actions.
 
-Environments that we did not write tell nobody what they will do next. But seeded alike and acted
-upon alike they do the same, so the way to a state can be kept instead of the state. Every episode
-has a seed of its own, and with it can be repeated without those before it.
+Foreign environments have no access to their state. But with the same seed and actions they do the
+same, so the actions can be saved instead. Every episode has a seed of its own, and can be replayed
+without those before it.
 """
 
 import zlib
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from envs.vector import leaves
 
-# Named arrays; all but "actions" have a leading axis over the N slots.
+# arrays by name; all but "actions" have a leading axis over the N slots
 State: TypeAlias = dict[str, NDArray[Any]]
 
-# a sign and 31 bits: what every emulator and generator takes for a seed
+# every emulator and generator takes seeds of 31 bits
 SEED_BITS = 31
-# episodes of a slot whose seeds are made together
+# seeds of consecutive episodes that are drawn together
 BLOCK = 64
-# rows of actions that there is room for at first
+# initial capacity for actions
 ROOM = 64
 
 
@@ -35,7 +35,7 @@ def episode_seed(seed: int, episode: int) -> int:
     return _seeds(seed, episode // BLOCK)[episode % BLOCK]
 
 
-# short episodes open often: a block of seeds takes as long to make as one
+# drawing a block of seeds takes as long as drawing one, and short episodes open often
 @lru_cache(maxsize=1024)
 def _seeds(seed: int, block: int) -> list[int]:
     words = np.random.SeedSequence([seed, block]).generate_state(BLOCK)
@@ -43,17 +43,17 @@ def _seeds(seed: int, block: int) -> list[int]:
 
 
 class EpisodeLog:
-    """What N slots need to play their running episodes again.
+    """Seeds and actions of the running episodes of N slots.
 
     Args:
         num_envs: N.
-        action_space: Of one environment; its actions are arrays of one shape.
-        longest: Actions that are remembered of an episode; one that gets longer is forgotten.
+        action_space: The action space of one environment.
+        longest: Most actions of an episode that are recorded; a longer one cannot be replayed.
     """
 
     def __init__(self, num_envs: int, action_space: spaces.Space[Any], longest: int) -> None:
         self.longest = longest
-        # of the slot, whose episodes are numbered from 0
+        # seed of each slot, and the number of its episode, from 0
         self.seed: Int64[np.ndarray, " N"] = np.zeros(num_envs, np.int64)
         self.episode: Int64[np.ndarray, " N"] = np.full(num_envs, -1)
         # actions since the episode opened
@@ -63,7 +63,7 @@ class EpisodeLog:
         self._actions = np.zeros(room, action_space.dtype)
 
     def restart(self, seed: int | None) -> None:
-        """New seeds, ``seed + i`` for slot i, and the first episode; None: the next episode."""
+        """Begin with seed ``seed + i`` and episode 0 in slot i; None: with the next episode."""
         num_envs = len(self.seed)
         if seed is None and self.episode[0] >= 0:
             self.next(self._rows)
@@ -75,16 +75,16 @@ class EpisodeLog:
         self.steps[:] = 0
 
     def next(self, slots: Any) -> None:
-        """The next episode opens in these slots."""
+        """Begin the next episode in these slots."""
         self.episode[slots] += 1
         self.steps[slots] = 0
 
     def episode_seed(self, slot: int) -> int:
-        """With what the running episode of a slot opened."""
+        """The seed of a slot's running episode."""
         return episode_seed(int(self.seed[slot]), int(self.episode[slot]))
 
     def record(self, action: NDArray[Any]) -> None:
-        """Remember one action for every slot."""
+        """Record one action for every slot."""
         most = int(self.steps.max())
         if most < self.longest:
             if most == self._actions.shape[1]:
@@ -96,15 +96,15 @@ class EpisodeLog:
         self.steps += 1
 
     def actions(self, slot: int) -> NDArray[Any]:
-        """Those of the running episode, in order."""
+        """The actions of a slot's running episode, in order."""
         return self._actions[slot, : self.steps[slot]].copy()
 
     def describe(self, slot: int) -> str:
-        """Where a slot is, for somebody who wants to go there again."""
+        """The position of a slot, in words, for error messages."""
         return f"episode seed {self.episode_seed(slot)}, after {self.steps[slot]} actions"
 
     def state(self) -> State:
-        """All of the above. Of forgotten episodes, where ``exact`` is False, there is no action."""
+        """The log as arrays; an episode that is too long has no actions, and ``exact`` is False."""
         exact = self.steps <= self.longest
         length = np.where(exact, self.steps, 0)
         actions = [self._actions[slot, :many] for slot, many in enumerate(length.tolist())]
@@ -117,10 +117,10 @@ class EpisodeLog:
         }
 
     def load(self, state: Mapping[str, NDArray[Any]]) -> Bool[np.ndarray, " N"]:
-        """Go on from a state; True for the slots of which it has all the actions.
+        """Load a state; True for the slots whose actions are complete.
 
         Raises:
-            ValueError: If the state is not one of as many slots with such actions.
+            ValueError: If the state is of other slots or actions.
         """
         own = self.state()
         check_fit(state, {**own, "actions": state.get("actions", own["actions"])})
@@ -144,7 +144,7 @@ class EpisodeLog:
 
 
 def fingerprints(observation: Any) -> Int64[np.ndarray, " N"]:
-    """A number for each row of a batch of observations; rows that differ hardly ever share it."""
+    """A checksum (CRC-32) for each row of a batch of observations."""
     parts = leaves(observation)
     numbers = np.zeros(len(parts[0]), np.int64)
     for row in range(len(numbers)):
@@ -156,10 +156,10 @@ def fingerprints(observation: Any) -> Int64[np.ndarray, " N"]:
 
 
 def check_fit(state: Mapping[str, NDArray[Any]], like: Mapping[str, NDArray[Any]]) -> None:
-    """Nothing, if the state has arrays of these names, types and shapes.
+    """Check that a state has arrays of the names, types and shapes of ``like``.
 
     Raises:
-        ValueError: The first one that it does not have, in one line.
+        ValueError: On the first difference, in one line.
     """
     for name, array in like.items():
         if name not in state:
@@ -174,10 +174,10 @@ def _misfit(name: str, array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) 
 
 
 def split_state(state: Mapping[str, NDArray[Any]], sizes: Sequence[int]) -> list[State]:
-    """The states of the first ``sizes[0]`` slots, of the ``sizes[1]`` after them, and so on.
+    """The states of the first ``sizes[0]`` slots, of the next ``sizes[1]``, and so on.
 
     Raises:
-        ValueError: If these are not all the slots there are.
+        ValueError: If the sizes do not add up to the number of slots.
     """
     parts: list[State] = [{} for _ in sizes]
     for name, array in state.items():
@@ -194,5 +194,5 @@ def split_state(state: Mapping[str, NDArray[Any]], sizes: Sequence[int]) -> list
 
 
 def join_states(parts: Sequence[State]) -> State:
-    """The state of all the slots in a row."""
+    """The state of all slots, from those of consecutive shares."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 320, 240
-# Drawn larger and then shrunk: that makes edges smooth.
+# pictures are drawn larger and then shrunk, for smooth edges
 SCALE = 4
 
 Picture: TypeAlias = UInt8[np.ndarray, "240 320 3"]
@@ -20,7 +20,7 @@ Points: TypeAlias = Float[np.ndarray, "points 2"] | Sequence[Point]
 
 PAPER, WHITE = (250, 249, 246), (255, 255, 255)
 INK, GRAY, FAINT = (38, 43, 52), (112, 118, 127), (212, 213, 211)
-# what to look at, what is right, what is wrong
+# highlights, right answers, wrong answers
 BLUE, GREEN, RED = (36, 98, 200), (20, 138, 80), (206, 44, 50)
 PALE_BLUE, PALE_GREEN = (186, 206, 240), (212, 238, 222)
 
@@ -30,7 +30,7 @@ CLOCK_HEIGHT = 4
 
 
 class Canvas:
-    """A picture being drawn: title, a bar of the time that is left, and what is put between.
+    """A picture to draw on, with a title and a bar that shows the time left.
 
     Coordinates are pixels of the finished picture, y downwards; later strokes cover earlier ones.
     """
@@ -39,8 +39,8 @@ class Canvas:
         """An empty canvas.
 
         Args:
-            title: What the agent is to do.
-            time_left: 1 when the episode begins, 0 when its time is over.
+            title: The agent's task.
+            time_left: Fraction of the episode's time that is left, from 1 to 0.
         """
         self._image = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT), PAPER)
         self._draw = ImageDraw.Draw(self._image)
@@ -61,7 +61,7 @@ class Canvas:
         """A rectangle, given its upper left corner, with corners rounded by ``radius``."""
         left, top = corner
         width, height = size
-        # Pillow counts the last pixel in
+        # Pillow includes the last pixel
         right, bottom = SCALE * (left + width) - 1, SCALE * (top + height) - 1
         frame = (SCALE * left, SCALE * top, max(right, SCALE * left), bottom)
         self._draw.rounded_rectangle(frame, SCALE * radius, fill, edge, 2 * SCALE)
@@ -94,7 +94,7 @@ class Canvas:
         self._draw.text((SCALE * x, SCALE * y), text, color, _font(SCALE * size), anchor="mm")
 
     def symbol(self, middle: Point, name: str, radius: Real) -> None:
-        """What is in ``SHAPES``, drawn, or any other name, written; a question mark is blue."""
+        """The drawing ``name`` of ``SHAPES``, or the name as text; a question mark is blue."""
         if name not in SHAPES:
             self.text(middle, name, round(1.7 * radius), BLUE if name == "?" else INK)
             return
@@ -142,7 +142,7 @@ _STEM = np.array([(0.0, -0.2), (0.4, 1.0), (-0.4, 1.0)])
 _DIAMOND = np.array([(0.0, -1.05), (0.78, 0.0), (0.0, 1.05), (-0.78, 0.0)])
 _TRIANGLE = np.array([(0.0, -0.85), (0.9, 0.75), (-0.9, 0.75)])
 
-# The colour and the parts of what is drawn, about 2 wide and high around (0, 0).
+# colour and polygons of each drawing, about 2 wide and high around (0, 0)
 SHAPES = {
     "spades": (INK, (_heart() * (0.9, -0.8) - (0, 0.2), _STEM)),
     "diamonds": (RED, (_DIAMOND,)),

@@ -1,6 +1,6 @@
-"""Pictures of the tasks for people: what a video of an agent shows.
+"""Pictures of the tasks, for videos of agents.
 
-A task hands over what there is to see; nothing here knows the rules of a task.
+A task describes the scene; nothing here knows the rules of a task.
 """
 
 import math
@@ -33,14 +33,14 @@ from envs.tasks.drawing.canvas import (
 
 
 class Card(NamedTuple):
-    """What lies on the table: a symbol, and what is written below it."""
+    """A card on the table: a symbol, and the caption below it."""
 
     symbol: str
     caption: str
 
 
 class Answer(NamedTuple):
-    """What the agent answered last, and what would have been right; None if nothing was asked."""
+    """The agent's last answer, and the right one; None if nothing was asked."""
 
     given: str
     right: str | None
@@ -77,17 +77,17 @@ def _draw_answer(canvas: Canvas, answer: Answer) -> None:
 
 
 class PairsTable(NamedTuple):
-    """Cards in rows of thirteen, face down but for those turned just now and the pairs found."""
+    """Cards in rows of thirteen, face down but for those of this turn and the pairs found."""
 
     symbols: Sequence[str]
     matched: Bool[np.ndarray, " cards"]
     turned: Int[np.ndarray, "2"]
-    """The places of the cards turned just now; -1 where there is none."""
+    """The places of this turn's cards; -1 where there is none."""
     time_left: Real
 
 
 def table_of_pairs(pairs: PairsTable) -> Picture:
-    """All cards of a game of pairs; those turned just now have a blue edge."""
+    """All cards of a game of pairs; those of this turn have a blue edge."""
     canvas = Canvas("Find the pairs", pairs.time_left)
     columns, top, bottom = 13, 42, 196
     width = (WIDTH - 2 * MARGIN) / columns
@@ -110,9 +110,9 @@ def table_of_pairs(pairs: PairsTable) -> Picture:
     return canvas.pixels()
 
 
-# width of the maze's corridor and its arms, which are twice as long
+# width of the maze's corridor and of its arms, which are twice as long
 SIDE, CORRIDOR_Y = 30, 116
-# a square is told from its neighbours if it is at least so wide
+# squares are separated by lines if they are at least this wide
 NARROWEST = 8
 
 
@@ -123,11 +123,11 @@ class Maze(NamedTuple):
     """From the start to the junction, both included."""
     position: int
     cue: int
-    """Which arm is right."""
+    """The right arm."""
     cue_is_seen: bool
-    """Whether the agent sees it now."""
+    """Whether the agent sees the cue now."""
     arm: int | None
-    """The arm that the agent turned into; None before that."""
+    """The arm that the agent turned into; None before its turn."""
     time_left: Real
 
 
@@ -158,7 +158,7 @@ def _draw_corridor(canvas: Canvas, squares: Float[np.ndarray, " squares"], cue: 
     start, end = float(squares[0]) - SIDE / 2, float(squares[-1]) - SIDE / 2
     top, upper_end = CORRIDOR_Y - SIDE / 2, CORRIDOR_Y - 2.5 * SIDE
     corridor, shaft = (end + SIDE - start, SIDE), (SIDE, 5 * SIDE)
-    # the walls are what is left of grey boxes under white ones
+    # white boxes on larger grey ones leave the walls
     for (x, y), (width, height) in (((start, top), corridor), ((end, upper_end), shaft)):
         canvas.box((x - 2, y - 2), (width + 4, height + 4), GRAY)
     canvas.box((end, upper_end), shaft, WHITE)
@@ -186,21 +186,21 @@ POLE_LENGTH = 104
 
 
 class Pole(NamedTuple):
-    """Where a cart is, and the angle in radians of the pole on it, clockwise from upright."""
+    """Position of a cart, and the angle of its pole in radians, clockwise from upright."""
 
     position: float
     angle: float
 
 
 class Limits(NamedTuple):
-    """Beyond which position and angle, to either side, the pole counts as fallen."""
+    """Position and angle, to either side, beyond which the pole counts as fallen."""
 
     position: float
     angle: float
 
 
 def cart_pole(pole: Pole, seen: Pole | None, limits: Limits, time_left: Real) -> Picture:
-    """A cart on its track with its pole; ``seen`` is what the agent sees, if that differs."""
+    """A cart on its track with its pole; ``seen`` is the agent's observation, if that differs."""
     canvas = Canvas("Keep the pole upright", time_left)
     fell = abs(pole.position) > limits.position or abs(pole.angle) > limits.angle
     reach = WIDTH / 2 - MARGIN - CART[0] / 2
@@ -232,14 +232,14 @@ NODE_RADIUS = 13
 
 
 class Walk(NamedTuple):
-    """A directed graph whose edges have kinds, an agent on a node of it, and its goal."""
+    """A directed graph with kinds of edges, an agent on one of its nodes, and the goal."""
 
     destinations: Int[np.ndarray, "kinds nodes"]
-    """Where an edge of each kind leads from each node; negative where there is none."""
+    """The node that an edge of each kind leads to from each node; negative: no such edge."""
     node: int
     goal: int
     note: str
-    """What the last step came to."""
+    """The outcome of the last step, in words."""
     note_color: Color
     time_left: Real
 
@@ -250,7 +250,7 @@ def graph_walk(walk: Walk) -> Picture:
     num_nodes = walk.destinations.shape[1]
     angle = 2 * np.pi * np.arange(num_nodes) / num_nodes
     nodes = np.stack([WIDTH / 2 + 92 * np.sin(angle), 124 - 70 * np.cos(angle)], axis=1)
-    # those from the agent's node come last, to lie on top
+    # edges from the agent's node are drawn last, on top
     for origin in sorted(range(num_nodes), key=lambda node: node == walk.node):
         _draw_edges(canvas, nodes, origin, walk)
     for node, (x, y) in enumerate(nodes.tolist()):
@@ -273,7 +273,7 @@ def _draw_edges(
             continue
         along = nodes[destination] - nodes[origin]
         along /= np.hypot(*along)
-        # a second edge to the same node runs farther out and is labelled farther on
+        # a second edge to the same node is drawn farther aside, its label farther along
         rank = drawn.count(destination)
         drawn.append(destination)
         aside = np.array([-along[1], along[0]]) * (4 + 9 * rank)
