@@ -1,8 +1,7 @@
-"""What a training run is made of, before its first step."""
+"""The parts of a training run, made before its first step."""
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from agents import distributed
@@ -12,24 +11,30 @@ from envs import EnvConfigError, VectorEnv, make_envs
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import package_versions
-from fwrl.run.process import choose_device, seed_generators
+from fwrl.run.process import choose_device, derived_seed, seed_generators
 from fwrl.run.state import Learner
 
 
 class Setup(NamedTuple):
-    """What a run needs; making it finds the mistakes before anything is written."""
+    """Environments and a learner; making them finds mistakes before anything is written."""
 
     envs: VectorEnv
     evaluation_envs: VectorEnv | None
     """None in all processes but the first."""
     learner: Learner
 
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()
+        if self.evaluation_envs is not None:
+            self.evaluation_envs.close()
+
 
 def join(config: RunConfig) -> None:
     """Meet the other processes of this run, if a launcher has started several.
 
     Raises:
-        ConfigError: If that is impossible, or they were not started alike.
+        ConfigError: If that is impossible, or if they were started with different configurations.
     """
     device = choose_device(config.device)
     distributed.join(distributed.own_device(device))
@@ -61,15 +66,5 @@ def prepare(config: RunConfig) -> Setup:
     distributed.copy_from_first(policy)
     if not distributed.is_first():
         # the same policy everywhere, but not the same actions
-        seed_generators(_seed(config.seed, 0, distributed.rank()))
+        seed_generators(derived_seed(config.seed, 0, distributed.rank()))
     return Setup(envs, evaluation_envs, Learner(policy, make_optimizer(policy, config.ppo)))
-
-
-def episodes_seed(config: RunConfig, *numbers: int) -> int:
-    """Of the streams of this process; other numbers, other episodes."""
-    return _seed(config.seed, *numbers) + distributed.rank() * config.env.num_envs
-
-
-def _seed(*numbers: int) -> int:
-    """One made of several: another for each part of a run that was continued, and each process."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -93,7 +93,7 @@ LAYOUT = {
 }
 # What its page of hyper-parameters compares.
 RESULTS = ("eval/mean_reward", "rollout/ep_rew_mean")
-FILM_FPS = 10.0
+VIDEO_FPS = 10.0
 
 
 class RecentEpisodes:
@@ -208,19 +208,22 @@ class RunLog:
 
         self._try(images)
 
-    def show_film(self, step: int, name: str, frames: Sequence[NDArray[np.uint8]]) -> None:
-        """Record a film, which TensorBoard plays among its images."""
+    def show_video(self, step: int, name: str, frames: Sequence[NDArray[np.uint8]]) -> None:
+        """Record a video, which TensorBoard plays among its images."""
 
-        def film() -> None:
+        def video() -> None:
             height, width = frames[0].shape[:2]
             kinds: Any = summary_pb2
             image = kinds.Summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=gif(frames, FILM_FPS)
+                height=height,
+                width=width,
+                colorspace=3,
+                encoded_image_string=gif(frames, VIDEO_FPS),
             )
             value = kinds.Summary.Value(tag=name, image=image)
             self._add_summary(kinds.Summary(value=[value]), step)
 
-        self._try(film)
+        self._try(video)
 
     def positions(self) -> dict[str, int]:
         """The size of each file once everything was brought to the disk."""

@@ -68,6 +68,11 @@ def seed_generators(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
+def derived_seed(*numbers: int) -> int:
+    """A seed made of several numbers, such as a seed, the steps so far and a process's rank."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)
+
+
 def generator_states(device: torch.device) -> dict[str, Tensor]:
     """Where torch's, Python's and NumPy's generators of this process are."""
     _, words, pending = random.getstate()

@@ -1,4 +1,4 @@
-"""When and how a run is saved: whole or not at all, and nothing older is deleted before."""
+"""Saving a run: when, and how: whole or not at all, and nothing older is deleted before."""
 
 import shutil
 import time
@@ -7,86 +7,141 @@ from pathlib import Path
 
 import torch
 
+from agents.distributed import any_process, from_first, num_processes
+from agents.policy import RecurrentPolicy
 from agents.saving import CHECKPOINTS, best_checkpoint, list_checkpoints
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import (
     Checkpoint,
     CheckpointError,
     load_checkpoint,
+    pack,
     save_checkpoint,
+    unpack,
     verify_checkpoint,
 )
-from fwrl.run.config import CheckpointConfig
+from fwrl.run.config import RunConfig
+from fwrl.run.log import RunLog
+from fwrl.run.state import Run, capture, joined
 
-# Seconds until a save that failed is tried again: doubled each time, up to the second number.
+# Seconds until a failed save is tried again: doubled each time, up to the second number.
 FIRST_RETRY, LAST_RETRY = 2.0, 600.0
-# A training that has something new to save and cannot, so many times in a row, ends.
+# Training ends after so many failed saves in a row.
 MAX_FAILURES = 10
-# In a row, when a training is about to end.
+# Attempts to save when a training is about to end.
 LAST_TRIES = 3
 
 
-class Saver:
-    """Writes the checkpoints of one run, in the process that does."""
+class NotFiniteError(Exception):
+    """NaN or infinity in what would be saved. The message is one line."""
 
-    def __init__(self, run: Path, config: CheckpointConfig, say: Callable[[str], None]) -> None:
-        self.run, self.config, self.say = run, config, say
+
+class Saver:
+    """Keeps a copy of what its run has reached, and writes it as a checkpoint.
+
+    Training saves at its start, at every evaluation, ``checkpoint.every_minutes`` after the last
+    checkpoint and at its end, however it ends. Of several processes the first one writes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: RunConfig,
+        policy: RecurrentPolicy,
+        log: RunLog | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Save nothing yet.
+
+        Args:
+            directory: The run's directory.
+            config: The run's configuration.
+            policy: Described in every checkpoint, so that it can be built again.
+            log: Each checkpoint says how far its files had come. None in all processes but the
+                first.
+            say: Reports in one line a checkpoint that could not be written.
+        """
+        self.directory, self._config, self._policy = directory, config, policy
+        self._log, self._say = log, say
         self.errors = self.failures = 0
         self.seconds = 0.0
-        self.latest, self.is_saved = Checkpoint({}, {}), False
+        self._latest, self._is_saved = Checkpoint({}, {}), False
         self._saved_at = self._failed_at = time.monotonic()
 
-    def reached(self, captured: Checkpoint) -> None:
-        """What would be saved if the training ended now."""
-        self.latest, self.is_saved = captured, False
+    def reached(self, run: Run) -> None:
+        """Copy the run as it is now: ``save`` writes this copy."""
+        self._latest, self._is_saved = capture(run), False
 
-    def due(self) -> bool:
-        """Whether it is time, by the clock, to save or to try again."""
+    @property
+    def late(self) -> bool:
+        """Whether it is time, by the first process's clock, to save or to try again."""
+        if self._log is None:
+            return False
         now = time.monotonic()
         if self.failures:
             wait = min(FIRST_RETRY * 2 ** (self.failures - 1), LAST_RETRY)
             return now - self._failed_at >= wait
-        return now - self._saved_at >= 60 * self.config.every_minutes
+        return now - self._saved_at >= 60 * self._config.checkpoint.every_minutes
 
     @property
     def lost(self) -> bool:
         """Whether saving has failed too often for the training to go on."""
         return self.failures >= MAX_FAILURES
 
-    def save(self, checkpoint: Checkpoint, at_last: bool = False) -> bool:
-        """Write what was reached and delete what it replaces; whether that went well.
+    def save(self, tries: int = 1) -> bool:
+        """Save the copy unless it is saved; returns whether it is. All processes call it together.
 
-        Args:
-            checkpoint: All of it, of all processes.
-            at_last: There will be no later time: try a few times now.
+        Raises:
+            NotFiniteError: In all processes, if the state of one of them is not finite.
         """
-        for attempt in range(LAST_TRIES if at_last else 1):
+        undefined = undefined_in(self._latest)
+        spoilt, missing = any_process(undefined is not None, not self._is_saved)
+        if spoilt:
+            what = undefined or "a state of another process"
+            raise NotFiniteError(f"{what} is not finite, it is not saved")
+        if missing:
+            checkpoint = joined(self._latest, self._policy, self._config)
+            failed = self._log is not None and not self._write(checkpoint, self._log, tries)
+            self._is_saved = not any_process(failed)[0]
+        return self._is_saved
+
+    def save_at_last(self) -> bool:
+        """Save the copy when no later time will come; returns whether it is saved."""
+        try:
+            return self.save(LAST_TRIES)
+        except NotFiniteError as error:
+            self._say(f"{self.directory}: {error}; the last checkpoint stays")
+            return False
+
+    def _write(self, checkpoint: Checkpoint, log: RunLog, tries: int) -> bool:
+        document = checkpoint.document | {"log": log.positions()}
+        for attempt in range(tries):
             time.sleep(FIRST_RETRY * attempt)
-            if self._try_to_save(checkpoint):
+            if self._try_to_write(checkpoint._replace(document=document)):
                 return True
         return False
 
-    def _try_to_save(self, checkpoint: Checkpoint) -> bool:
+    def _try_to_write(self, checkpoint: Checkpoint) -> bool:
         began = time.monotonic()
-        folder = self.run / CHECKPOINTS / str(checkpoint.document["counters"]["steps"])
+        folder = self.directory / CHECKPOINTS / str(checkpoint.document["counters"]["steps"])
         try:
             save_checkpoint(folder, checkpoint.tensors, checkpoint.document)
             # read back, before anything older is given up
             verify_checkpoint(folder)
-            prune_checkpoints(self.run, self.config.keep)
+            prune_checkpoints(self.directory, self._config.checkpoint.keep)
         except (OSError, CheckpointError) as error:
             self.errors += 1
             self.failures += 1
             self._failed_at = time.monotonic()
-            self.say(f"{folder}: not saved ({error})")
+            self._say(f"{folder}: not saved ({error})")
             return False
-        self.failures, self.is_saved, self._saved_at = 0, True, time.monotonic()
+        self.failures, self._saved_at = 0, time.monotonic()
         self.seconds = self._saved_at - began
         return True
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest ``keep``, two at least, and the best."""
+    """Delete all checkpoints but the newest ``keep``, at least two, and the best."""
     folders = list_checkpoints(run)
     if folders:
         best = best_checkpoint(folders)
@@ -97,11 +152,19 @@ def prune_checkpoints(run: Path, keep: int) -> None:
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None]) -> Checkpoint:
-    """The newest one that is whole; those that are not are told, and left where they are.
+    """The newest whole checkpoint; damaged ones are reported, and left where they are.
+
+    All processes call it together: the first one reads for all.
 
     Raises:
         CheckpointError: If there is none.
     """
+    if num_processes() == 1:
+        return _read_newest(run, say)
+    return unpack(from_first(lambda: pack(_read_newest(run, say))))
+
+
+def _read_newest(run: Path, say: Callable[[str], None]) -> Checkpoint:
     folders = list_checkpoints(run)
     for folder in reversed(folders):
         try:
@@ -115,7 +178,7 @@ def newest_checkpoint(run: Path, say: Callable[[str], None]) -> Checkpoint:
 
 
 def undefined_in(checkpoint: Checkpoint) -> str | None:
-    """The first tensor that must not be saved, because NaN or infinity is in it."""
+    """The name of the first tensor that has NaN or infinity in it, and must not be saved."""
     for file, group in checkpoint.tensors.items():
         if file == "metrics":
             continue
@@ -128,10 +191,10 @@ def undefined_in(checkpoint: Checkpoint) -> str | None:
 
 
 def check_space(run: Path, keep: int) -> None:
-    """Nothing, if the checkpoints that a run keeps fit on the disk, judged by its newest.
+    """Check that the checkpoints of a run fit on the disk, judged by the size of its newest.
 
     Raises:
-        ConfigError: If they do not.
+        ConfigError: If as many as are kept do not fit.
     """
     newest = list_checkpoints(run)[-1]
     size = sum(path.stat().st_size for path in newest.iterdir())

@@ -1,9 +1,9 @@
-"""All of a training that goes on from one iteration to the next, as a checkpoint and back.
+"""The state of a training between two iterations, as a checkpoint and back.
 
-What is the same in all processes of a training (the policy, the optimiser, the counters) is saved
-once; what each has of its own (its environments, what its streams remember, its random numbers) in
-a file for each. A training that is continued with the same versions, threads and processes goes on
-bit for bit as if it had never stopped.
+The policy, the optimiser and the counters are the same in all processes of a training and are saved
+once; environments, memory states and random numbers are saved in a file for each process. A
+training that is continued with the same versions, threads and processes goes on bit for bit as if
+it had never stopped.
 """
 
 import math
@@ -32,15 +32,15 @@ from fwrl.files.checkpoint import (
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import package_versions
 from fwrl.run.log import RecentEpisodes
-from fwrl.run.process import generator_states, load_generators
+from fwrl.run.process import derived_seed, generator_states, load_generators
 from fwrl.state import map_tensors, tensors_in, where_state
 
-# Of the file of one process; the number is its rank.
+# The file of one process, by its rank.
 PROCESS = "process.{}"
 
 
 class Counters(NamedTuple):
-    """How far a run has come, and what it has met with."""
+    """How far a run has come, and how often something went wrong."""
 
     steps: int = 0
     iterations: int = 0
@@ -53,12 +53,12 @@ class Counters(NamedTuple):
     """Iterations in a row, until now, in which an update was skipped."""
     rollbacks: int = 0
     tries: int = 0
-    """Of these, how many in a row, with few iterations in between."""
+    """Rollbacks in a row, with few iterations in between."""
     rolled_back_at: int = 0
-    """The iterations at the last one."""
+    """The iterations at the last rollback."""
 
     def after(self, steps: int, seconds: float, faults: int, skipped: int) -> "Counters":
-        """One rollout and update later."""
+        """The counters one rollout and update later."""
         return self._replace(
             steps=self.steps + steps,
             iterations=self.iterations + 1,
@@ -69,7 +69,7 @@ class Counters(NamedTuple):
         )
 
     def rolled_back(self, sound: int) -> "Counters":
-        """After another rollback; ``sound`` iterations end a row of them."""
+        """The counters after another rollback; ``sound`` iterations end a row of them."""
         again = self.tries > 0 and self.iterations - self.rolled_back_at < sound
         return self._replace(
             skipping=0,
@@ -80,10 +80,16 @@ class Counters(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """What an update changes."""
+    """The policy and its optimiser, which an update changes."""
 
     policy: RecurrentPolicy
     optimizer: Optimizer
+
+
+class Pending(NamedTuple):
+    """An iteration whose evaluation is still to come; only then are its metrics written."""
+
+    metrics: dict[str, float]
 
 
 @dataclass
@@ -94,13 +100,17 @@ class Run:
     envs: VectorEnv
     carry: Carry
     episodes: EpisodeCounter
-    """Those under way."""
+    """Returns and lengths, so far, of the episodes under way."""
     recent: RecentEpisodes = field(default_factory=RecentEpisodes)
     counters: Counters = field(default_factory=Counters)
-    unfinished: dict[str, float] | None = None
-    """What the last iteration measured, as long as its evaluation is still to come."""
+    pending: Pending | None = None
     score: float | None = None
     """The mean return of an evaluation at this very step, if there was one."""
+
+
+def episodes_seed(config: RunConfig, *numbers: int) -> int:
+    """The seed of the episodes that this process opens; other numbers give other episodes."""
+    return derived_seed(config.seed, *numbers) + rank() * config.env.num_envs
 
 
 def begin(learner: Learner, envs: VectorEnv, seed: int) -> Run:
@@ -109,7 +119,7 @@ def begin(learner: Learner, envs: VectorEnv, seed: int) -> Run:
 
 
 def capture(run: Run) -> Checkpoint:
-    """A copy of all of it, of this process; no later step changes it."""
+    """A copy of the run's state in this process, which no later step changes."""
     tensors = {
         "policy": run.learner.policy.state_dict(),
         "optimizer": optimizer_tensors(run.learner.optimizer),
@@ -124,7 +134,7 @@ def capture(run: Run) -> Checkpoint:
 
 
 def joined(captured: Checkpoint, policy: RecurrentPolicy, config: RunConfig) -> Checkpoint:
-    """What is saved of the captures of all processes, which must all call this."""
+    """The checkpoint made of the captures of all processes, which must all call this."""
     own = Checkpoint({"process": captured.tensors["process"]}, {})
     shared = {file: group for file, group in captured.tensors.items() if file != "process"}
     parts = [unpack(data) for data in gather_bytes(pack(own))] if num_processes() > 1 else [own]
@@ -135,7 +145,7 @@ def joined(captured: Checkpoint, policy: RecurrentPolicy, config: RunConfig) -> 
 
 
 def surroundings_of(policy: RecurrentPolicy, threads: int) -> dict[str, Any]:
-    """What must be the same for a continued training to compute the same bits."""
+    """Versions and settings that must be equal for a continued training to compute equal bits."""
     return package_versions() | {
         "device": policy.device.type,
         "threads": threads,
@@ -144,54 +154,64 @@ def surroundings_of(policy: RecurrentPolicy, threads: int) -> dict[str, Any]:
 
 
 def resume(
-    learner: Learner, envs: VectorEnv, checkpoint: Checkpoint, seed: int, exact: bool
-) -> tuple[Run, list[str]]:
+    learner: Learner, envs: VectorEnv, checkpoint: Checkpoint, config: RunConfig
+) -> tuple[Run, str]:
     """The training that a checkpoint holds.
 
     Args:
-        learner: Built by the same configuration; gets what was saved.
+        learner: Built by the same configuration; receives what was saved.
         envs: Built by the same configuration; continued where that is possible.
-        checkpoint: Of a training.
-        seed: Of the episodes that begin anew.
-        exact: Continue the episodes that were under way; otherwise all begin anew.
+        checkpoint: Saved by a training.
+        config: Says by ``checkpoint.resume`` whether episodes under way are continued.
 
     Returns:
-        The run, and in what it differs from one that never stopped.
+        The run, and in words whether it continues bit for bit, and if not, why.
 
     Raises:
-        CheckpointError: If it does not fit.
+        CheckpointError: If the checkpoint does not fit.
     """
     load_learner(learner, checkpoint)
-    run = begin(learner, envs, seed)
-    own = checkpoint.tensors.get(PROCESS.format(rank()))
+    counters = counters_of(checkpoint)
+    run = begin(learner, envs, episodes_seed(config, counters.steps))
     try:
-        run.counters, run.score = counters_of(checkpoint), checkpoint.document["score"]
+        run.counters, run.score = counters, checkpoint.document["score"]
         _load_metrics(run, checkpoint.tensors.get("metrics", {}))
-        if own is None:
-            # not those of its last part in this training, if it ever had one
-            torch.manual_seed(torch.initial_seed() + run.counters.steps)
-            return run, ["the episodes under way were not saved"]
-        notes = _load_streams(run, own) if exact else ["checkpoint.resume is 'fast'"]
-        # last, so that nothing that was built or played again has used any of them
-        load_generators(own, learner.policy.device)
+        notes = _load_process(run, checkpoint, exact=config.checkpoint.resume == "exact")
     except CheckpointError:
         raise
     except KeyError as error:
         raise CheckpointError(f"{error} is missing; it was saved by something else") from None
     except (TypeError, ValueError, RuntimeError, OverflowError, IndexError) as error:
         raise CheckpointError(f"it cannot be continued: {' '.join(str(error).split())}") from None
-    return run, notes
+    before = checkpoint.document.get("surroundings", {})
+    for name, now in surroundings_of(learner.policy, config.num_threads).items():
+        if before.get(name) != now:
+            notes.append(f"{name} was {before.get(name, 'not recorded')} and is {now}")
+    return run, f"but not bit for bit: {'; '.join(notes)}" if notes else "bit for bit"
+
+
+def _load_process(run: Run, checkpoint: Checkpoint, exact: bool) -> list[str]:
+    """Load what this process had for itself; returns what will differ from then."""
+    own = checkpoint.tensors.get(PROCESS.format(rank()))
+    if own is None:
+        # other random numbers than in its last part of this training, if it ever had one
+        torch.manual_seed(torch.initial_seed() + run.counters.steps)
+        return ["the episodes under way were not saved"]
+    notes = _load_streams(run, own) if exact else ["checkpoint.resume is 'fast'"]
+    # last, so that nothing that was built or played again has used any of them
+    load_generators(own, run.learner.policy.device)
+    return notes
 
 
 def counters_of(checkpoint: Checkpoint) -> Counters:
-    """How far the training had come that a checkpoint holds.
+    """The counters of the training that a checkpoint holds.
 
     Raises:
-        CheckpointError: If it does not say.
+        CheckpointError: If it holds none.
     """
     try:
         counters = Counters(**checkpoint.document["counters"])
-        # what is no number cannot be compared
+        # comparing fails for anything but numbers
         if all(number >= 0 for number in counters):
             return counters
     except (KeyError, TypeError):
@@ -200,10 +220,10 @@ def counters_of(checkpoint: Checkpoint) -> Counters:
 
 
 def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
-    """Give the learner what was saved of it.
+    """Load the policy and the optimiser of a checkpoint.
 
     Raises:
-        CheckpointError: If it does not fit.
+        CheckpointError: If they are of another configuration.
     """
     try:
         load_tensors(learner.policy, checkpoint.tensors["policy"], "policy")
@@ -214,7 +234,7 @@ def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
 
 
 def describe(policy: RecurrentPolicy) -> str:
-    """One line on what is trained."""
+    """A line that says which memory is trained, how large it is, and where."""
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     remembered = sum(leaf.numel() for leaf in tensors_in(policy.initial_state(1)))
     return (
@@ -224,7 +244,7 @@ def describe(policy: RecurrentPolicy) -> str:
 
 
 def _own(run: Run) -> dict[str, Tensor]:
-    """What this process has for itself."""
+    """The part of the state that each process has for itself."""
     carried = {f"carry.{i}": leaf for i, leaf in enumerate(tensors_in(run.carry))}
     arrays = {f"envs.{name}": array for name, array in (run.envs.state() or {}).items()}
     arrays |= {"returns": run.episodes.returns, "lengths": run.episodes.lengths}
@@ -233,7 +253,7 @@ def _own(run: Run) -> dict[str, Tensor]:
 
 
 def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
-    """Continue the episodes under way, as far as the environments can; what they cannot."""
+    """Continue the episodes under way where the environments can; returns what they cannot."""
     state = {n.removeprefix("envs."): own[n].numpy() for n in own if n.startswith("envs.")}
     if not state:
         return ["these environments cannot say where they are: all episodes begin anew"]
@@ -262,12 +282,13 @@ def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
 
 
 def _metrics(run: Run) -> dict[str, Tensor]:
-    """Numbers that may be NaN, which JSON cannot say."""
+    """Metrics as tensors: they may be NaN, which JSON cannot say."""
     numbers: dict[str, list[float]] = {
         f"recent.{name}": [math.nan if value is None else value for value in column]
         for name, column in vars(run.recent).items()
     }
-    numbers |= {f"unfinished.{name}": [value] for name, value in (run.unfinished or {}).items()}
+    waiting = {} if run.pending is None else run.pending.metrics
+    numbers |= {f"unfinished.{name}": [value] for name, value in waiting.items()}
     return {name: torch.tensor(each, dtype=torch.float64) for name, each in numbers.items()}
 
 
@@ -283,4 +304,4 @@ def _load_metrics(run: Run, saved: Mapping[str, Tensor]) -> None:
         for name, value in saved.items()
         if name.startswith("unfinished.")
     }
-    run.unfinished = waiting or None
+    run.pending = Pending(waiting) if waiting else None

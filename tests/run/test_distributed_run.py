@@ -24,6 +24,7 @@ from envs import GymnasiumConfig, make_envs
 from fwrl.files.checkpoint import Checkpoint, load_checkpoint, pack, unpack
 from fwrl.run import build as setup
 from fwrl.run import loop as training
+from fwrl.run import saver
 from fwrl.run import state as run_state
 from fwrl.run.config import load_run_config
 from fwrl.run.directory import open_run
@@ -84,7 +85,7 @@ def run_here(config, directory, *overrides):
         seeds.append(seed)
         return original_start(envs, policy, seed)
 
-    original_joined, original_start = training.joined, run_state.start
+    original_joined, original_start = saver.joined, run_state.start
     run_config = load_run_config(config, overrides)
     setup.join(run_config)
     made = setup.prepare(run_config)
@@ -92,7 +93,7 @@ def run_here(config, directory, *overrides):
     continued = distributed.from_first(lambda: b"yes" if open_run(directory, run_config) else b"")
     quiet = Console(quiet=True)
     with (
-        mock.patch.object(training, "joined", joined),
+        mock.patch.object(saver, "joined", joined),
         mock.patch.object(run_state, "start", start),
     ):
         code = training.train(run_config, made, directory, bool(continued), [], quiet)
@@ -153,9 +154,10 @@ def test_two_processes_go_on_as_if_they_had_never_stopped(pair, config, tmp_path
 
 def restored(config, run):
     """The counters, the learner and the random numbers after a restore in this process."""
-    made = setup.prepare(load_run_config(config))
-    content = unpack(distributed.from_first(lambda: pack(newest_checkpoint(run, str))))
-    gone_on, _ = run_state.resume(made.learner, made.envs, content, 7, exact=True)
+    run_config = load_run_config(config)
+    made = setup.prepare(run_config)
+    checkpoint = newest_checkpoint(run, str)
+    gone_on, _ = run_state.resume(made.learner, made.envs, checkpoint, run_config)
     learned = digest(made.learner.policy.state_dict().values())
     return gone_on.counters, learned, digest([torch.get_rng_state()])
 
