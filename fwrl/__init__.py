@@ -42,37 +42,24 @@ __all__ = [
     "where_state",
 ]
 
-# Where each name is at home.
-_HOMES = {
-    "CORES": "cores",
-    "FEATURE_MAPS": "feature_maps",
-    "KERNELS": "kernels",
-    "UPDATE_RULES": "update_rules",
-    "ConfigError": "config",
-    "CoreConfig": "cores",
-    "FeatureMap": "feature_maps",
-    "MemoryCore": "core",
-    "ResidualStack": "stack",
-    "StackConfig": "stack",
-    "Write": "update_rules",
-    "detach_state": "state",
-    "kernel_for": "kernels",
-    "map_tensors": "state",
-    "redraw_when_due": "feature_maps.random",
-    "scan": "kernels",
-    "state_size": "core",
-    "take_rows": "state",
-    "tensors_in": "state",
-    "unroll_by_steps": "core",
-    "use_kernel": "kernels",
-    "where_state": "state",
+_NAMES = {
+    "config": ("ConfigError",),
+    "core": ("MemoryCore", "state_size", "unroll_by_steps"),
+    "cores": ("CORES", "CoreConfig"),
+    "feature_maps": ("FEATURE_MAPS", "FeatureMap"),
+    "feature_maps.random": ("redraw_when_due",),
+    "kernels": ("KERNELS", "kernel_for", "scan", "use_kernel"),
+    "stack": ("ResidualStack", "StackConfig"),
+    "state": ("detach_state", "map_tensors", "take_rows", "tensors_in", "where_state"),
+    "update_rules": ("UPDATE_RULES", "Write"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'fwrl' has no attribute {name!r}")
-    found = getattr(import_module(f"fwrl.{_HOMES[name]}"), name)
+    found = getattr(import_module(f"fwrl.{_MODULES[name]}"), name)
     globals()[name] = found
     return found
 

@@ -1,4 +1,4 @@
-"""The commands. What a command needs is imported when it runs, so that help comes at once."""
+"""The commands. Each imports its modules when it runs, so that help comes at once."""
 
 import os
 import shlex
@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fwrl.config import ConfigError
+from fwrl.config import OneLineError
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
-# Seconds.
+# Seconds that a process waits for the first one to report an error.
 TIME_TO_SPEAK = 2.0
 
 app = typer.Typer(
@@ -27,7 +27,10 @@ app = typer.Typer(
 )
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")]
-
+Checkpoint = Annotated[str, typer.Option(help="best, last, a step or a path.")]
+Stochastic = Annotated[
+    bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
+]
 Imports = Annotated[
     list[str] | None,
     typer.Option(
@@ -53,17 +56,12 @@ def train(
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.run.build import join, prepare
     from fwrl.run.config import load_run_config
-    from fwrl.run.directory import (
-        claimed,
-        command_typed,
-        default_run_directory,
-        find_config,
-        open_run,
-    )
+    from fwrl.run.directory import claimed, command_typed, default_run_directory, open_run
     from fwrl.run.loop import STOPPED, train
     from fwrl.run.modules import import_modules, import_words
     from fwrl.run.process import keep_freed_memory
     from fwrl.run.signals import stop_signals
+    from fwrl.run.yaml_files import find_config
 
     keep_freed_memory()
     changes = overrides or []
@@ -77,7 +75,7 @@ def train(
         setup = prepare(run_config)
 
         def open_it() -> bytes:
-            # what a launcher starts again after a failure goes on from what it saved
+            # processes that a launcher starts again after a failure continue what was saved
             stack.enter_context(claimed(directory, fresh and not restarted()))
             return b"yes" if open_run(directory, run_config) else b""
 
@@ -101,10 +99,8 @@ def evaluate(
     ] = None,
     *,
     episodes: Annotated[int, typer.Option(min=1)] = 100,
-    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
-    stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
-    ] = False,
+    checkpoint: Checkpoint = "best",
+    stochastic: Stochastic = False,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     video: Annotated[Path | None, typer.Option(help="A folder for a video of one episode.")] = None,
@@ -115,22 +111,21 @@ def evaluate(
     imports: Imports = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
-    from fwrl.run.evaluation import Wish, evaluate_run, report
+    from fwrl.run.evaluation import Request, evaluate_run, report
     from fwrl.run.modules import import_modules
     from fwrl.run.process import keep_freed_memory
 
     keep_freed_memory()
     import_modules(imports or [])
-    wish = Wish(episodes, checkpoint, stochastic, seed, video, recall, overrides or ())
-    result = evaluate_run(run, wish)
-    typer.echo(report(result, as_json))
+    request = Request(episodes, checkpoint, stochastic, seed, video, recall, overrides or ())
+    typer.echo(report(evaluate_run(run, request), as_json))
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     file: Annotated[Path, typer.Argument(help="Its name ends with .safetensors, or with .onnx.")],
-    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
+    checkpoint: Checkpoint = "best",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Insist on an .onnx file.")] = False,
 ) -> None:
@@ -139,7 +134,7 @@ def export(
     FILE.safetensors is read by evaluate and load_policy. FILE.onnx is one step with its memory as
     explicit inputs and outputs, for other programs.
     """
-    from fwrl.cli.export import export_run
+    from fwrl.run.export import export_run
 
     folder = export_run(run, file, checkpoint, force, onnx)
     again = "" if file.suffix == ".onnx" else f"\nfwrl evaluate {file}"
@@ -152,13 +147,11 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="The page; RUN/report.html unless given.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, a step or a path.")] = "best",
+    checkpoint: Checkpoint = "best",
     episodes: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     max_steps: Annotated[int, typer.Option(min=1, max=2000, help="Of each episode.")] = 500,
-    stochastic: Annotated[
-        bool, typer.Option("--stochastic", help="Sample actions instead of taking the best.")
-    ] = False,
+    stochastic: Stochastic = False,
     imports: Imports = None,
 ) -> None:
     """Write a page that shows what a trained policy's memory recalled in an episode."""
@@ -291,13 +284,13 @@ def list_(
 
 
 def _complain(error: Exception) -> int:
-    # of processes that a launcher started on this machine one speaks
+    # of the processes that a launcher started on this machine, one reports
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        # which of the options is meant
+        # only the formatted message names the option
         text = error.format_message() if isinstance(error, typer.BadParameter) else str(error)
         typer.echo(f"fwrl: {' '.join(text.split())}", err=True)
     else:
-        # a launcher ends all processes when one has: the first must have spoken by then
+        # a launcher ends all processes when one has ended: the first must have reported by then
         time.sleep(TIME_TO_SPEAK)
     return MISTAKE
 
@@ -308,9 +301,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except (ConfigError, typer.TyperException) as error:
-        code = _complain(error)
-    except _checkpoint_error() as error:
+    except (OneLineError, typer.TyperException) as error:
         code = _complain(error)
     except _environment_errors() as error:
         _complain(error)
@@ -318,15 +309,8 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _checkpoint_error() -> type[Exception]:
-    """What an unusable checkpoint raises; asked for only once something was raised."""
-    from fwrl.files.checkpoint import CheckpointError
-
-    return CheckpointError
-
-
 def _environment_errors() -> tuple[type[Exception], ...]:
-    """What environments raise that fail again and again."""
+    """The errors of environments that fail again and again; imported once something was raised."""
     from agents.evaluation import EvaluationError
     from envs import EnvFailure
 

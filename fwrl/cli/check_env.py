@@ -16,7 +16,8 @@ from envs.config import nearest
 from envs.gymnasium_env import register
 from fwrl.config import Config, ConfigError, validate
 from fwrl.files.json_files import without_infinities
-from fwrl.run.yaml_files import apply_overrides, read_yaml
+from fwrl.run.progress import say
+from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
 
 PREFIX = "env."
 STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
@@ -48,9 +49,6 @@ def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConf
 
 def _named(name: str) -> Any:
     if Path(name).suffix in {".yaml", ".yml"}:
-        # imported here because it imports PyTorch
-        from fwrl.run.directory import find_config
-
         values = read_yaml(find_config(Path(name)))
         if "env" not in values:
             raise ConfigError(f"{name}: has no part env")
@@ -118,19 +116,15 @@ def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console
             table.add_row(name, Text(verdict, style=STYLES.get(verdict, "")), Text(what))
         console.print(table)
     else:
-        _say(console, name_of(config))
+        say(console, name_of(config))
         for name, verdict, what in rows:
-            _say(console, f"  {name:<14}{verdict:<8}{what}")
+            say(console, f"  {name:<14}{verdict:<8}{what}")
         for name, what in _costs(report):
-            _say(console, f"  {name:<22}{what}")
+            say(console, f"  {name:<22}{what}")
     for finding in report.findings:
         if finding.advice:
-            _say(console, f"{finding.name}: {finding.advice}")
-    _say(console, f"{name_of(config)}: {_verdict(report)}")
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, f"{finding.name}: {finding.advice}")
+    say(console, f"{name_of(config)}: {_verdict(report)}")
 
 
 def _verdict(report: Report) -> str:

@@ -1,8 +1,9 @@
 """One run's whole configuration: a YAML file that says what differs, and overrides after it."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,10 +11,10 @@ from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, RewardConfig
 from agents.ppo import PPOConfig
 from envs import EnvConfig
-from fwrl.config import Config, validate
+from fwrl.config import Config, ConfigError, validate
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.run.yaml_files import apply_overrides, read_yaml
+from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
 from fwrl.stack import StackConfig
 
 
@@ -116,3 +117,27 @@ def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfi
     values = read_yaml(Path(path))
     apply_overrides(values, overrides)
     return validate(RunConfig, values)
+
+
+def base_values(config: str | dict[str, Any]) -> dict[str, Any]:
+    """The values in a configuration file, or a copy of those that stand in its place."""
+    return (
+        read_yaml(find_config(Path(config))) if isinstance(config, str) else copy.deepcopy(config)
+    )
+
+
+def variant(
+    name: str, base: dict[str, Any], overrides: Sequence[Sequence[str]], seed: int
+) -> RunConfig:
+    """The configuration made of a base by the overrides of each group in turn.
+
+    Raises:
+        ConfigError: Opening with ``name``.
+    """
+    values = copy.deepcopy(base)
+    try:
+        for group in overrides:
+            apply_overrides(values, group)
+        return validate(RunConfig, values | {"seed": seed})
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None

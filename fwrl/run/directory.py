@@ -21,7 +21,7 @@ from agents.saving import list_checkpoints, no_run
 from fwrl.config import Config, ConfigError, ConfigType, validate
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.log import TABLE
-from fwrl.run.yaml_files import configs_directory, differences, read_yaml
+from fwrl.run.yaml_files import differences, read_yaml
 
 CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
 # Written before the configuration.
@@ -42,13 +42,6 @@ def command_typed(leave_out: Sequence[str] = ()) -> str:
     started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
     kept = [PASSWORD.sub(r"\1***@", word) for word in words if word not in leave_out]
     return f"{started} {shlex.join(kept)}"
-
-
-def find_config(path: Path) -> Path:
-    """The file that is meant: as given, or else one of ours, with or without ``configs/``."""
-    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    ours = configs_directory() / inside
-    return ours if not path.exists() and not path.is_absolute() and ours.is_file() else path
 
 
 def default_run_directory(config_file: Path, overrides: Sequence[str]) -> Path:

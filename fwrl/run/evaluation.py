@@ -26,7 +26,7 @@ from fwrl.run.video.video import LONGEST, ending, write_video
 from fwrl.run.yaml_files import apply_overrides
 
 
-class Wish(NamedTuple):
+class Request(NamedTuple):
     """How to evaluate, and what to film."""
 
     episodes: int = 100
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
     steps: int
 
 
-def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
+def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     """Play whole episodes and write what they gave to ``evaluations/`` of the run.
 
     Of an exported file it is only returned: there is no run directory. With ``env.KEY=VALUE``
@@ -61,20 +61,20 @@ def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
         EnvFailure: If the environment cannot be reset.
         EvaluationError: If it fails again and again.
     """
-    trained = _find(run, wish.checkpoint)
-    config = elsewhere(trained.config, wish.overrides)
+    trained = _find(run, request.checkpoint)
+    config = elsewhere(trained.config, request.overrides)
     folder = trained.path
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
-    count = min(config.evaluation.num_envs, wish.episodes)
+    count = min(config.evaluation.num_envs, request.episodes)
     # what can fail comes first, because an evaluation can take long
     results = None if is_exported(run) else _results_folder(run)
     try:
         with closing(make_envs(config.env, count, evaluation=True)) as envs:
-            check_spaces(policy, envs, wish.overrides)
-            film = _film(trained._replace(config=config), policy, wish)
-            torch.manual_seed(wish.seed)
-            played = evaluate(policy, envs, wish.episodes, wish.seed, not wish.stochastic)
+            check_spaces(policy, envs, request.overrides)
+            film = _film(trained._replace(config=config), policy, request)
+            torch.manual_seed(request.seed)
+            played = evaluate(policy, envs, request.episodes, request.seed, not request.stochastic)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     summary = summarise(played)
@@ -83,10 +83,10 @@ def evaluate_run(run: Path, wish: Wish) -> dict[str, Any]:
         "core": config.core.kind,
         "checkpoint": str(folder),
         "steps": trained.steps,
-        "episodes": wish.episodes,
-        "deterministic": not wish.stochastic,
-        "seed": wish.seed,
-        "overrides": list(wish.overrides),
+        "episodes": request.episodes,
+        "deterministic": not request.stochastic,
+        "seed": request.seed,
+        "overrides": list(request.overrides),
         **summary._asdict(),
         "return_ci95": list(summary.return_ci95),
         **film,
@@ -174,18 +174,18 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def _film(trained: Trained, policy: RecurrentPolicy, wish: Wish) -> dict[str, str]:
+def _film(trained: Trained, policy: RecurrentPolicy, request: Request) -> dict[str, str]:
     """One episode as a video; returns the file, and what its recall strip is."""
-    if wish.video is None:
+    if request.video is None:
         return {}
-    torch.manual_seed(wish.seed)
+    torch.manual_seed(request.seed)
     config = trained.config
-    stem = _folder(wish.video) / f"episode_{trained.path.name}_seed{wish.seed}"
+    stem = _folder(request.video) / f"episode_{trained.path.name}_seed{request.seed}"
     with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
         longest = LONGEST[ending()]
-        episode = moments(envs, policy, wish.seed, longest, not wish.stochastic)
+        episode = moments(envs, policy, request.seed, longest, not request.stochastic)
         said: dict[str, str] = {}
-        if wish.recall:
+        if request.recall:
             frames, said["recall_strip"] = with_recall(policy, episode)
         else:
             frames = pictures_of(episode)

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from fwrl.run.config import RunConfig
+from fwrl.run.config import MAY_CHANGE, RunConfig
+from fwrl.run.directory import claimed, open_directory
 from fwrl.run.loop import STOPPED
+from fwrl.run.modules import import_words
 from fwrl.run.process import choose_device
 
 # In the directory of a run: what its process has printed.
@@ -20,6 +22,22 @@ OUTPUT = "output.txt"
 # Seconds: between two looks at the processes, and that one may take to save.
 INTERVAL, PATIENCE = 0.25, 120.0
 OF_A_GROUP = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
+
+
+def prepare_directory(directory: Path, config: RunConfig) -> None:
+    """Make the directory this configuration's run, for a process that will train it.
+
+    Raises:
+        ConfigError: If it holds another run, or another process works in it.
+    """
+    with claimed(directory):
+        open_directory(directory, config, MAY_CHANGE, "choose another --out")
+
+
+def train_words(directory: Path, imports: Sequence[str]) -> list[str]:
+    """The command that begins or continues the run of a prepared directory."""
+    words = ["train", str(directory / "config.yaml"), "--run-dir", str(directory)]
+    return [*words, *import_words(imports)]
 
 
 class Ended(NamedTuple):

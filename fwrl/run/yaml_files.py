@@ -30,6 +30,13 @@ def configs_directory() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
+def find_config(path: Path) -> Path:
+    """The file that is meant: as given, or else one of ours, with or without ``configs/``."""
+    inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    ours = configs_directory() / inside
+    return ours if not path.exists() and not path.is_absolute() and ours.is_file() else path
+
+
 def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
     """The mapping in a YAML file.
 

@@ -16,7 +16,7 @@ from agents.saving import load_policy, read_exported
 from fwrl.cli import main
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.tensor_files import from_bytes, to_bytes
-from fwrl.run.evaluation import Wish, evaluate_run
+from fwrl.run.evaluation import Request, evaluate_run
 
 
 def fwrl(monkeypatch, capsys, *words):
@@ -158,10 +158,10 @@ def test_a_run_that_cannot_be_is_said(tmp_path):
     altered(path, lambda document, _: document["run"].update(seed=-1))
     load_policy(path)
     with pytest.raises(CheckpointError, match="seed is -1"):
-        evaluate_run(path, Wish(1))
+        evaluate_run(path, Request(1))
     altered(path, lambda document, _: document.update(run={"env": {"id": "os:system"}}))
     with pytest.raises(CheckpointError, match="--import MODULE"):
-        evaluate_run(path, Wish(1))
+        evaluate_run(path, Request(1))
 
 
 def test_one_wrong_bit_is_noticed(tmp_path):

@@ -23,7 +23,7 @@ from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.saving import describe_policy, load_policy
 from fwrl.config import LONGEST_MESSAGE, ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError, save_checkpoint
-from fwrl.run.evaluation import Wish, evaluate_run
+from fwrl.run.evaluation import Request, evaluate_run
 
 # Seconds of the processor; the promise is two on a machine of its own.
 PATIENCE = 4.0
@@ -206,7 +206,7 @@ def test_results_do_not_leave_a_run_by_a_link(tmp_path):
     elsewhere.mkdir()
     (run / "evaluations").symlink_to(elsewhere)
     with pytest.raises(ConfigError, match="evaluations: is a symbolic link"):
-        evaluate_run(run, Wish(1))
+        evaluate_run(run, Request(1))
     # and not by a link for the file: that is replaced
     (run / "evaluations").unlink()
     (run / "evaluations").mkdir()
@@ -214,6 +214,6 @@ def test_results_do_not_leave_a_run_by_a_link(tmp_path):
     target.write_text("kept")
     link = run / "evaluations" / "16_seed0_best.json"
     link.symlink_to(target)
-    evaluate_run(run, Wish(1))
+    evaluate_run(run, Request(1))
     assert target.read_text() == "kept"
     assert json.loads(link.read_text())["episodes"] == 1

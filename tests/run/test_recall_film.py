@@ -15,7 +15,7 @@ from agents.inspection import follow, look_into, play_episodes, recall_rows
 from agents.saving import find_checkpoint, load_policy
 from envs import make_envs
 from fwrl.run.directory import read_run_config
-from fwrl.run.evaluation import Wish, evaluate_run, report
+from fwrl.run.evaluation import Request, evaluate_run, report
 from fwrl.run.video import filming, strip, video
 from fwrl.run.video.filming import moments, pictures_of, with_recall
 from fwrl.run.video.strip import Band, Shown, in_words, ticks, with_strip
@@ -169,7 +169,7 @@ def test_a_memory_without_a_map_has_no_strip(kind, tmp_path, monkeypatch):
     run = saved_run(tmp_path / "run", core={"kind": kind})
     for plain, shown in zip(frames_of(run, False), frames_of(run, True), strict=True):
         np.testing.assert_array_equal(plain, shown)
-    result = evaluate_run(run, Wish(episodes=1, video=tmp_path / "films"))
+    result = evaluate_run(run, Request(episodes=1, video=tmp_path / "films"))
     assert result["recall_strip"].startswith("none: no exact map; it")
     lines = report(result, as_json=False).splitlines()
     assert lines[-1] == f"recall  {result['recall_strip']}"
@@ -179,7 +179,7 @@ def test_the_command_makes_both_videos(tmp_path):
     run = shutil.copytree(SOLVED, tmp_path / "run")
     for recall in (True, False):
         folder = tmp_path / str(recall)
-        result = evaluate_run(run, Wish(episodes=1, video=folder, recall=recall))
+        result = evaluate_run(run, Request(episodes=1, video=folder, recall=recall))
         assert ("recall_strip" in result) == recall
         (stored,) = (run / "evaluations").glob("*.json")
         assert json.loads(stored.read_text()) == result

@@ -18,7 +18,7 @@ from fwrl.config import ConfigError
 from fwrl.files.checkpoint import CheckpointError, load_checkpoint, verify_checkpoint
 from fwrl.run.config import load_run_config
 from fwrl.run.directory import read_run_config
-from fwrl.run.evaluation import Wish, evaluate_run
+from fwrl.run.evaluation import Request, evaluate_run
 
 # Bytes that loading may take beyond what the process had before; the promise is 200 MB.
 ROOM = 200 * 10**6
@@ -38,7 +38,7 @@ ROUTES = {
     "config": load_run_config,
     "run": lambda path: read_run_config(Path(path)),
     "best": lambda path: find_checkpoint(Path(path)),
-    "evaluate": lambda path: evaluate_run(Path(path), Wish(1)),
+    "evaluate": lambda path: evaluate_run(Path(path), Request(1)),
     "table": lambda path: read_rows(Path(path)),
     # must be reported, or the audit hook does not work
     "canary system": lambda _: os.system("true"),

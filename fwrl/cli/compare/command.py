@@ -18,15 +18,24 @@ from fwrl.cli.compare.settings import ComparisonConfig, Run, load_comparison, ru
 from fwrl.cli.compare.table import MARKDOWN, write_results
 from fwrl.config import ConfigError
 from fwrl.run.build import prepare
-from fwrl.run.directory import claimed, find_config, named_directory, open_directory
+from fwrl.run.directory import claimed, named_directory, open_directory
 from fwrl.run.evaluation import check_spaces, elsewhere
-from fwrl.run.jobs import INTERVAL, Children, Ended, failure, jobs_at_once
+from fwrl.run.jobs import (
+    INTERVAL,
+    Children,
+    Ended,
+    failure,
+    jobs_at_once,
+    prepare_directory,
+    train_words,
+)
 from fwrl.run.log import steps_so_far
 from fwrl.run.loop import FINISHED, STOPPED
 from fwrl.run.modules import import_modules, import_words
 from fwrl.run.process import Clock
+from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
-from fwrl.run.variants import prepare_directory, train_words
+from fwrl.run.yaml_files import find_config
 
 # What tells no other comparison apart.
 MAY_CHANGE = frozenset(ComparisonConfig.model_fields)
@@ -77,9 +86,9 @@ def run_comparison(request: Request, console: Console) -> int:
         if transfer:
             files += draw_transfer(comparison, transfer, out)
     for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
-        _say(console, line)
+        say(console, line)
     if outcome.stopped:
-        _say(console, f"stopped, {len(missing)} runs missing; the same command continues")
+        say(console, f"stopped, {len(missing)} runs missing; the same command continues")
         return STOPPED
     return FAILED if outcome.failed or unscored else FINISHED
 
@@ -98,9 +107,7 @@ def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple
         setup = prepare(run.config)
         policy: RecurrentPolicy = setup.learner.policy
         counts[run.task, run.column] = sum(each.numel() for each in policy.parameters())
-        setup.envs.close()
-        if setup.evaluation_envs is not None:
-            setup.evaluation_envs.close()
+        setup.close()
         for overrides in comparison.transfer.values():
             _check_transfer(run, policy, overrides)
     return counts
@@ -151,7 +158,7 @@ def _train_missing(
                     failed += _report_end(by_name[ended.name], ended, comparison, report)
                 if received or stopped:
                     stopped = True
-                    _say(console, f"{len(children.running)} runs save and stop")
+                    say(console, f"{len(children.running)} runs save and stop")
                     break
                 if clock.due():
                     for name in children.running:
@@ -226,7 +233,3 @@ def _left_out(comparison: ComparisonConfig, unscored: Sequence[Run]) -> list[str
         "choose eval/mean_reward"
         for task in tasks
     ]
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

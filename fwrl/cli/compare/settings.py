@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from fwrl.config import Config, validate
-from fwrl.run.config import RunConfig
-from fwrl.run.directory import find_config, named_directory
-from fwrl.run.variants import base_values, variant
-from fwrl.run.yaml_files import apply_overrides, read_yaml
+from fwrl.run.config import RunConfig, base_values, variant
+from fwrl.run.directory import named_directory
+from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
 
 Score = Literal["eval/mean_reward", "eval/iqm", "eval/success_rate", "mmer"]
 # The batch of one iteration in the published comparison (Morad et al. 2023).

@@ -15,14 +15,23 @@ from fwrl.cli.tune.settings import TuningConfig, load_tuning, trial_config
 from fwrl.cli.tune.study import FOLDER, Study, optuna
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
-from fwrl.run.directory import claimed, find_config, named_directory, open_directory
-from fwrl.run.jobs import INTERVAL, Children, Ended, failure, jobs_at_once
+from fwrl.run.directory import claimed, named_directory, open_directory
+from fwrl.run.jobs import (
+    INTERVAL,
+    Children,
+    Ended,
+    failure,
+    jobs_at_once,
+    prepare_directory,
+    train_words,
+)
 from fwrl.run.log import read_metrics, steps_so_far
 from fwrl.run.loop import FAILED, FINISHED, STOPPED
 from fwrl.run.modules import import_modules
 from fwrl.run.process import Clock
+from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
-from fwrl.run.variants import prepare_directory, train_words
+from fwrl.run.yaml_files import find_config
 
 # Seconds between two looks into what the trials have written.
 LOOK = 1.0
@@ -77,7 +86,7 @@ def run_tuning(request: Request, console: Console) -> int:
         trials = search.study.trials()
         files = write_results(tuning, trials, out)
     for file in files:
-        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+        say(console, str(file))
     if stopped:
         console.print(f"stopped after {len(trials)} trials; the same command continues")
         return STOPPED

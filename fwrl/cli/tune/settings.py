@@ -9,10 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fwrl.config import Config, validate
-from fwrl.run.config import RunConfig
-from fwrl.run.directory import find_config
-from fwrl.run.variants import base_values, variant
-from fwrl.run.yaml_files import apply_overrides, read_yaml
+from fwrl.run.config import RunConfig, base_values, variant
+from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
 
 Choice = bool | int | float | str | None
 # Of each key of a trial.

@@ -1,4 +1,4 @@
-"""``fwrl export``: a trained policy as one file, with all that is needed to evaluate it."""
+"""A trained policy as one file, with all that is needed to evaluate it."""
 
 from pathlib import Path
 
