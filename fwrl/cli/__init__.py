@@ -1,4 +1,4 @@
-"""The command line: the roof of the house, where everything is wired together."""
+"""The command line: commands parse, call and print."""
 
 from fwrl.cli.app import main
 

@@ -150,7 +150,7 @@ def inspect(
     checkpoint: Checkpoint = "best",
     episodes: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    max_steps: Annotated[int, typer.Option(min=1, max=2000, help="Of each episode.")] = 500,
+    max_steps: Annotated[int, typer.Option(min=1, max=2000, help="Steps of each episode.")] = 500,
     stochastic: Stochastic = False,
     imports: Imports = None,
 ) -> None:
@@ -198,8 +198,12 @@ def check_env(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="such as options.level=hard"),
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="To see in each of two.")] = 5,
-    steps: Annotated[int, typer.Option(min=2, help="After which it is enough.")] = 2000,
+    episodes: Annotated[
+        int, typer.Option(min=1, help="Episodes to see in each of two environments.")
+    ] = 5,
+    steps: Annotated[
+        int, typer.Option(min=2, help="Steps after which no more episodes are played.")
+    ] = 2000,
     seed: Annotated[int, typer.Option(min=0, max=2**30)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     imports: Imports = None,
@@ -248,7 +252,8 @@ def tune(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as seeds=[0,1]")
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Of the whole study; as in the file unless given.")
+        int | None,
+        typer.Option(min=1, help="Trials of the whole study; as in the file unless given."),
     ] = None,
     storage: Annotated[
         str | None,

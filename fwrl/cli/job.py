@@ -1,7 +1,7 @@
-"""What runs in a process that compare or tune has started: commands of ``fwrl``, one after another.
+"""The process that compare or tune starts: it runs commands of ``fwrl``, one after another.
 
-Each argument is one command, its words as a JSON list. The process stops and saves, as by a signal,
-when its standard input ends: whoever started it has ended then, however that came about.
+Each argument is one command, its words as a JSON list. When standard input ends, its parent has
+ended, however that came about; the process then saves and stops, as by a signal.
 """
 
 import json
@@ -16,7 +16,7 @@ STANDARD_INPUT = 0
 
 
 def main() -> None:
-    """Run the commands up to the first that does not go well; its exit code is that of all."""
+    """Run the commands up to the first that fails, and leave with its exit code."""
     threading.Thread(target=_stop_with_the_parent, daemon=True).start()
     for words in sys.argv[1:]:
         sys.argv = ["fwrl", *json.loads(words)]
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _stop_with_the_parent() -> None:
-    # nothing is ever sent
+    # the parent never sends anything
     while os.read(STANDARD_INPUT, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,4 @@
-"""``fwrl list``: what there is to choose from, read from the tables themselves.
-
-Whatever can be shown without PyTorch is: only the sizes of the cores need it.
-"""
+"""``fwrl list``: the choices, read from the tables themselves; only core sizes need PyTorch."""
 
 import ast
 from collections.abc import Callable
@@ -111,7 +108,7 @@ LISTS: dict[str, Callable[[], list[str]]] = {
     "configs": _configs,
     "benchmarks": _benchmarks,
 }
-# What stands for those that take their time, where all are shown.
+# Shorter lists in place of slow ones, where all are shown.
 SHORT: dict[str, Callable[[], list[str]]] = {"cores": _cores_in_short, "envs": _envs_in_short}
 
 

@@ -34,7 +34,7 @@ def join(config: RunConfig) -> None:
     """Meet the other processes of this run, if a launcher has started several.
 
     Raises:
-        ConfigError: If that is impossible, or if they were started with different configurations.
+        ConfigError: If that is impossible, or if they were started differently.
     """
     device = choose_device(config.device)
     distributed.join(distributed.own_device(device))
@@ -46,7 +46,7 @@ def join(config: RunConfig) -> None:
 
 
 def prepare(config: RunConfig) -> Setup:
-    """Environments, policy and optimiser of a configuration.
+    """The environments, policy and optimiser of a configuration.
 
     Raises:
         ConfigError: If they cannot be made.

@@ -1,4 +1,4 @@
-"""One run's whole configuration: a YAML file that says what differs, and overrides after it."""
+"""The whole configuration of a run: a YAML file of differences from defaults, and overrides."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -19,31 +19,31 @@ from fwrl.stack import StackConfig
 
 
 class EvaluationConfig(Config):
-    """Evaluations during training, on environments of their own."""
+    """Evaluations during training, in environments of their own."""
 
     every_steps: int = Field(default=100_000, ge=1)
     """Environment steps from one evaluation to the next."""
     episodes: int = Field(default=20, ge=1)
     """Episodes of each evaluation."""
     num_envs: int = Field(default=10, ge=1)
-    """Environments that are stepped together in an evaluation."""
+    """Environments that an evaluation steps together."""
     deterministic: bool = True
-    """The most probable action; otherwise a sample, as in training."""
+    """Take the most probable action; otherwise sample one, as in training."""
     film_steps: int = Field(default=0, ge=0)
-    """So many steps of an evaluated episode are shown as a film in TensorBoard, where the
-    environment draws pictures; 0: none."""
+    """Steps of an evaluated episode that TensorBoard shows as a video, if the environment draws
+    pictures; 0: none."""
 
 
 class CheckpointConfig(Config):
-    """What is saved. A checkpoint is written at the start, at every evaluation, and at the end."""
+    """Checkpoints: they are written at the start, at every evaluation and at the end."""
 
     keep: int = Field(default=3, ge=1)
-    """How many of the newest stay, two at least; the best one stays in any case."""
+    """Keep so many of the newest checkpoints, at least two; the best one is always kept."""
     every_minutes: float = Field(default=10.0, gt=0)
-    """Minutes after which one is written between two evaluations."""
+    """Minutes after the last checkpoint until another one is written between evaluations."""
     resume: Literal["exact", "fast"] = "exact"
-    """How a run continues: ``exact`` goes on with the episodes that were under way, which are
-    played again as far as that is needed; ``fast`` opens new ones."""
+    """How a run continues: ``exact`` goes on with the episodes that were under way, replaying them
+    where necessary; ``fast`` opens new ones."""
 
 
 class RunConfig(Config):
@@ -66,28 +66,28 @@ class RunConfig(Config):
     stack: StackConfig = StackConfig()
     """The layers around the memory."""
     encoder: EncoderConfig = EncoderConfig()
-    """What makes features of observations, and of the last action and reward."""
+    """The encoder, which makes features of observations and of the last action and reward."""
     reward: RewardConfig = RewardConfig()
-    """What the learner makes of rewards."""
+    """How the learner scales rewards."""
     ppo: PPOConfig = PPOConfig()
     """The algorithm: rollouts, updates and losses."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Evaluations during training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """What is saved, when, and how a run continues."""
+    """When checkpoints are saved, how many are kept, and how a run continues."""
     total_steps: int = Field(ge=1)
-    """Environment steps, over all environments of all processes."""
+    """Environment steps of the training, over all environments of all processes."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of parameters, environments and sampled actions."""
+    """The seed of parameters, environments and sampled actions."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes CUDA where there is some."""
+    """The device to train on; ``auto`` takes CUDA if it is available."""
     num_threads: int = Field(default=1, ge=1, le=2**10)
-    """Threads of PyTorch on the CPU. Two make small recurrent work 1.2 to 1.5 times as fast on idle
-    cores, and much slower on busy ones."""
+    """Threads of PyTorch on the CPU. Two make small recurrent networks 1.2 to 1.5 times as fast on
+    idle cores, and much slower on busy ones."""
 
     @property
     def policy(self) -> PolicyConfig:
-        """The part that a checkpoint must know to build the policy again."""
+        """The part of the configuration that a checkpoint needs to build the policy again."""
         return PolicyConfig(
             encoder=self.encoder, core=self.core, stack=self.stack, reward=self.reward
         )
@@ -104,7 +104,7 @@ class RunConfig(Config):
         return self
 
 
-# What may differ when a run is continued: how long, how often, and on what.
+# Fields that may change when a run is continued.
 MAY_CHANGE = frozenset({"total_steps", "evaluation", "checkpoint", "device", "num_threads"})
 
 

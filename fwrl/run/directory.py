@@ -24,19 +24,19 @@ from fwrl.run.log import TABLE
 from fwrl.run.yaml_files import differences, read_yaml
 
 CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
-# Written before the configuration.
+# The files that are written before the configuration.
 FIRST = {"versions.json", "command.txt"}
-# Of two configurations, told in one message.
+# Differences between two configurations that one message lists.
 MOST_DIFFERENCES = 5
-# In an address, as of a database.
+# A password in the address of a database or the like.
 PASSWORD = re.compile(r"(\w://[^/:@]*:)[^/@]*@")
-# Bytes of a name; what stands around it must fit into the 255 of a file system as well.
+# Bytes of a name: with prefixes and endings it must fit into the 255 of a file system.
 LONGEST_NAME = 200
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
 
 
 def command_typed(leave_out: Sequence[str] = ()) -> str:
-    """What the user typed, without some words, and without the passwords of addresses."""
+    """The command that the user typed, without ``leave_out`` and without passwords in addresses."""
     program, *words = sys.argv
     name = Path(program).name
     started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
@@ -51,10 +51,10 @@ def default_run_directory(config_file: Path, overrides: Sequence[str]) -> Path:
 
 
 def named_directory(parts: Sequence[str]) -> Path:
-    """The place under ``runs`` of what is told apart by these texts."""
+    """The directory under ``runs`` whose name is made of these texts."""
     name = "".join(c if c.isalnum() or c in "._-=+," else "-" for c in "__".join(parts))
     if len(name.encode()) > LONGEST_NAME:
-        # what has to be cut off still tells names apart
+        # names that differ only behind the cut still differ
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
         name = f"{name.encode()[: LONGEST_NAME // 2].decode(errors='ignore')}__{digest}"
     return Path("runs") / name
@@ -62,14 +62,14 @@ def named_directory(parts: Sequence[str]) -> Path:
 
 @contextmanager
 def claimed(directory: Path, fresh: bool = False) -> Generator[None]:
-    """The directory belongs to this process alone while inside; it is made if it is not there.
+    """Lock a directory for this process alone, and make it if it does not exist.
 
     Args:
-        directory: Of a run, or of results.
-        fresh: Start anew; what is there is kept under another name.
+        directory: The directory of a run or of results.
+        fresh: Start anew; an existing directory is kept under another name.
 
     Raises:
-        ConfigError: If another process works in it, or it cannot be made.
+        ConfigError: If another process has locked it, or it cannot be made.
     """
     if fresh and directory.is_dir() and _content(directory):
         with _lock(directory):
@@ -80,7 +80,7 @@ def claimed(directory: Path, fresh: bool = False) -> Generator[None]:
 
 @contextmanager
 def _lock(directory: Path) -> Generator[None]:
-    # the system lets go of it when the process ends, however it ends
+    # the system releases the lock when the process ends, however it ends
     lock, owner = FileLock(directory / LOCK, timeout=0), directory / OWNER
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _lock(directory: Path) -> Generator[None]:
 
 
 def open_run(directory: Path, config: RunConfig) -> bool:
-    """Make the directory this configuration's run; True if one is there to be continued.
+    """Make the directory this configuration's run; returns whether there is one to continue.
 
     Raises:
         ConfigError: If the directory holds something else, or has lost its checkpoints.
@@ -111,7 +111,7 @@ def open_run(directory: Path, config: RunConfig) -> bool:
     if list_checkpoints(directory):
         return True
     table = directory / TABLE
-    # a checkpoint is written before the first line
+    # a run writes its first checkpoint before its first row
     if table.is_file() and len(table.read_text().splitlines()) > 1:
         raise ConfigError(
             f"{directory}: has a {TABLE} and no checkpoints; bring them back, "
@@ -123,13 +123,13 @@ def open_run(directory: Path, config: RunConfig) -> bool:
 def open_directory(
     directory: Path, config: Config, may_change: Collection[str], otherwise: str
 ) -> None:
-    """Make the directory this configuration's own; what is there of the same is kept.
+    """Write the configuration into a directory that is empty or has the same one.
 
     Args:
-        directory: Claimed already.
-        config: What the user asked for now.
-        may_change: The fields in which the configuration that is there may differ.
-        otherwise: What to do where the directory holds something else.
+        directory: Locked by ``claimed``.
+        config: The configuration that the user asks for now.
+        may_change: The fields in which the stored configuration may differ.
+        otherwise: The advice given if the directory holds something else.
 
     Raises:
         ConfigError: If it does.
@@ -154,7 +154,7 @@ def open_directory(
 
 
 def _content(directory: Path) -> list[Path]:
-    """What is there, but for what says nothing yet without a configuration."""
+    """The files of a directory, without locks and without a start that came to no configuration."""
     marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
     return [
         path
@@ -176,7 +176,7 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
     """The configuration in a directory.
 
     Raises:
-        ConfigError: If the directory has none, or another one.
+        ConfigError: If the directory has none, or one of another kind.
     """
     if not directory.is_dir():
         raise ConfigError(no_run(directory))
@@ -194,7 +194,7 @@ def set_aside(directory: Path) -> Path:
 
 
 def _create(directory: Path, config: Config) -> None:
-    # last what the directory is known by: before it is there nothing has begun
+    # the configuration comes last: without it nothing has begun
     (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
     (directory / "command.txt").write_text(command_typed() + "\n")
     _write_config(directory, config)
@@ -208,20 +208,20 @@ def _write_config(directory: Path, config: Config) -> None:
 
 
 def versions() -> dict[str, Any]:
-    """Of Python, the system and the packages that decide about results."""
+    """The versions of Python, the system and the packages that affect results."""
     machine = {"python": platform.python_version(), "platform": system()}
     return machine | package_versions()
 
 
 def package_versions() -> dict[str, str]:
-    """Of the packages that decide about results."""
+    """The versions of the packages that affect results."""
     return {name: version(name) for name in PACKAGES}
 
 
 def system() -> str:
     """The operating system, the machine and the C library, such as "Linux x86_64, glibc 2.36".
 
-    Not more: the name of a kernel's build tells who runs it, and nothing about results.
+    The name of the kernel's build is left out: it tells who runs it, and nothing about results.
     """
     library = " ".join(filter(None, platform.libc_ver()))
     return ", ".join(filter(None, [f"{platform.system()} {platform.machine()}", library]))

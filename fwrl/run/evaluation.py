@@ -1,4 +1,4 @@
-"""Evaluation of a finished or running run, from its directory alone."""
+"""Evaluation of a run from its directory alone, or of an exported policy."""
 
 import json
 from collections.abc import Sequence
@@ -27,21 +27,22 @@ from fwrl.run.yaml_files import apply_overrides
 
 
 class Request(NamedTuple):
-    """How to evaluate, and what to film."""
+    """The options of an evaluation."""
 
     episodes: int = 100
     checkpoint: str = "best"
     stochastic: bool = False
     seed: int = 0
-    # a folder for a video, and whether it shall have the recall strip
     video: Path | None = None
+    """A folder for a video of one episode."""
     recall: bool = True
-    # env.KEY=VALUE: another environment than the policy was trained in
+    """Whether the video has a recall strip."""
     overrides: Sequence[str] = ()
+    """``env.KEY=VALUE`` texts: another environment than the policy was trained in."""
 
 
 class Trained(NamedTuple):
-    """A policy that can be evaluated: where it is, and the run that it comes from."""
+    """A policy on disk, and the run that it comes from."""
 
     path: Path
     config: RunConfig
@@ -49,17 +50,16 @@ class Trained(NamedTuple):
 
 
 def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
-    """Play whole episodes and write what they gave to ``evaluations/`` of the run.
+    """Play whole episodes, write their results to ``evaluations/`` of the run, and return them.
 
-    Of an exported file it is only returned: there is no run directory. With ``env.KEY=VALUE``
-    overrides the policy plays in another environment than it was trained in.
+    Results of an exported file, which has no run directory, are only returned.
 
     Raises:
         ConfigError: If the directory is no run or cannot be written, or its environment cannot be
-            made here, or is one that the policy cannot read or act in.
+            made here or does not fit the policy.
         CheckpointError: If there is no such checkpoint, or it is damaged.
         EnvFailure: If the environment cannot be reset.
-        EvaluationError: If it fails again and again.
+        EvaluationError: If the environment fails again and again.
     """
     trained = _find(run, request.checkpoint)
     config = elsewhere(trained.config, request.overrides)
@@ -67,12 +67,12 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     policy = load_policy(folder, device=choose_device(config.device).type)
     torch.set_num_threads(config.num_threads)
     count = min(config.evaluation.num_envs, request.episodes)
-    # what can fail comes first, because an evaluation can take long
+    # an evaluation can take long: whatever can fail comes before it
     results = None if is_exported(run) else _results_folder(run)
     try:
         with closing(make_envs(config.env, count, evaluation=True)) as envs:
             check_spaces(policy, envs, request.overrides)
-            film = _film(trained._replace(config=config), policy, request)
+            video = _write_video(trained._replace(config=config), policy, request)
             torch.manual_seed(request.seed)
             played = evaluate(policy, envs, request.episodes, request.seed, not request.stochastic)
     except EnvConfigError as error:
@@ -89,7 +89,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
         "overrides": list(request.overrides),
         **summary._asdict(),
         "return_ci95": list(summary.return_ci95),
-        **film,
+        **video,
     }
     if results is not None:
         _write(results, folder.name, result)
@@ -97,7 +97,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
 
 
 def _find(run: Path, checkpoint: str) -> Trained:
-    """What there is to evaluate, in a run directory or in a file that was exported."""
+    """The policy of a checkpoint of a run, or of an exported file."""
     if not is_exported(run):
         config, folder = read_run_config(run), find_checkpoint(run, checkpoint)
         return Trained(folder, config, steps_of(read_document(folder), folder))
@@ -113,7 +113,7 @@ def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The run's configuration with another environment.
 
     Raises:
-        ConfigError: If the overrides say something else, or nothing that can be.
+        ConfigError: If an override is wrong, or is not of the environment.
     """
     wrong = [text for text in overrides if not text.startswith("env.")]
     if wrong:
@@ -129,10 +129,10 @@ def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[str]) -> None:
-    """Nothing, if the policy can read and act in the environments.
+    """Check that environments have the observation and action spaces of a policy.
 
     Raises:
-        ConfigError: If it cannot; the message opens with the overrides.
+        ConfigError: If they have not; the message opens with the overrides.
     """
     pairs = (
         ("observations", policy.observation_space, envs.observation_space),
@@ -152,7 +152,7 @@ def env_name(config: RunConfig) -> str:
 
 
 def report(result: dict[str, Any], as_json: bool) -> str:
-    """The result as JSON, or as a few lines for people."""
+    """The result of an evaluation as JSON, or as a few lines for people."""
     if as_json:
         return json.dumps(without_infinities(result))
     low, high = result["return_ci95"]
@@ -174,8 +174,8 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def _film(trained: Trained, policy: RecurrentPolicy, request: Request) -> dict[str, str]:
-    """One episode as a video; returns the file, and what its recall strip is."""
+def _write_video(trained: Trained, policy: RecurrentPolicy, request: Request) -> dict[str, str]:
+    """Write a video of one episode; returns its file and a description of its recall strip."""
     if request.video is None:
         return {}
     torch.manual_seed(request.seed)
@@ -197,14 +197,13 @@ def _film(trained: Trained, policy: RecurrentPolicy, request: Request) -> dict[s
 
 def _results_folder(run: Path) -> Path:
     path = run / "evaluations"
-    # a run may be a stranger's, and the link lead anywhere
+    # a stranger's run may have a link that leads anywhere
     if path.is_symlink():
         raise ConfigError(f"{path}: is a symbolic link; it should be a folder of the run")
     return _folder(path)
 
 
 def _folder(path: Path) -> Path:
-    """A folder that is made if it is not there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -224,10 +223,10 @@ def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
 
 
 def steps_of(document: dict[str, object], where: Path) -> int:
-    """How many environment steps a checkpoint or an exported file says that it took.
+    """The environment steps of the training that wrote a checkpoint or an exported file.
 
     Raises:
-        CheckpointError: If it does not say.
+        CheckpointError: If the document does not say.
     """
     counters = document.get("counters", document)
     steps = counters.get("steps") if isinstance(counters, dict) else None

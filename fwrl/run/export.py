@@ -1,4 +1,4 @@
-"""A trained policy as one file, with all that is needed to evaluate it."""
+"""Export of a trained policy as one file, with all that its evaluation needs."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool =
 
     Args:
         run: A run directory.
-        file: Ends with ``.safetensors``, or with ``.onnx``.
+        file: Ends with ``.safetensors``, or with ``.onnx``: one step, for other programs.
         checkpoint: ``best``, ``last``, a step or a path.
-        force: Replace a file that is there.
-        onnx: Insist on ``.onnx``: one step for other programs, not read by this library.
+        force: Replace an existing file.
+        onnx: Refuse any ending but ``.onnx``.
 
     Raises:
         ConfigError: If the file cannot be written, or the directory is no run.

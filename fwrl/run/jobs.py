@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, several at once, which save when they are to stop."""
+"""Trainings in processes of their own, several at once, which save when they are stopped."""
 
 import json
 import os
@@ -17,11 +17,12 @@ from fwrl.run.loop import STOPPED
 from fwrl.run.modules import import_words
 from fwrl.run.process import choose_device
 
-# In the directory of a run: what its process has printed.
+# The file in a run's directory with the output of its process.
 OUTPUT = "output.txt"
-# Seconds: between two looks at the processes, and that one may take to save.
+# Seconds between two looks at the processes, and seconds that one may take to save.
 INTERVAL, PATIENCE = 0.25, 120.0
-OF_A_GROUP = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
+# Environment variables that make a process one of several of the same training.
+GROUP_VARIABLES = {"WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"}
 
 
 def prepare_directory(directory: Path, config: RunConfig) -> None:
@@ -45,16 +46,16 @@ class Ended(NamedTuple):
 
     name: str
     code: int
-    """The exit code; minus the signal, where one has killed it."""
+    """The exit code, or minus the signal that killed it."""
 
     @property
     def was_stopped(self) -> bool:
-        """Whether somebody asked it to stop; the same commands continue."""
+        """Whether a signal has stopped it; the same commands continue."""
         return self.code in (STOPPED, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Children:
-    """The processes that run. Leaving the context stops them, and waits until they have saved."""
+    """Running processes. Leaving the context stops them and waits until they have saved."""
 
     def __init__(self) -> None:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -62,13 +63,13 @@ class Children:
     def start(
         self, name: str, commands: Sequence[Sequence[str]], directory: Path, num_threads: int
     ) -> None:
-        """Start the commands of ``fwrl``, one after another, in one process.
+        """Start a process that runs commands of ``fwrl`` one after another.
 
         Args:
-            name: Of this process, for ``ended`` and ``stop``.
-            commands: The words of each.
-            directory: Where what it prints is added to ``output.txt``.
-            num_threads: Of PyTorch.
+            name: Names the process in ``ended`` and ``stop``.
+            commands: The words of each command.
+            directory: Receives the output, in ``output.txt``.
+            num_threads: Threads of PyTorch.
         """
         words = [sys.executable, "-m", "fwrl.cli.job", *map(json.dumps, commands)]
         with (directory / OUTPUT).open("ab") as output:
@@ -77,13 +78,13 @@ class Children:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_surroundings(num_threads),
-                # what is typed reaches the parent alone, which decides
+                env=_variables(num_threads),
+                # Ctrl-C reaches the parent alone, which decides
                 start_new_session=True,
             )
 
     def ended(self) -> list[Ended]:
-        """Those that have ended since this was asked last."""
+        """The processes that have ended since the last call."""
         codes = {name: process.poll() for name, process in self.running.items()}
         found = [Ended(name, code) for name, code in codes.items() if code is not None]
         for each in found:
@@ -91,7 +92,7 @@ class Children:
         return found
 
     def stop(self, names: Iterable[str]) -> None:
-        """Ask processes to save and stop; they end a little later."""
+        """Tell processes to save and stop; they end a little later."""
         for name in names:
             self.running[name].terminate()
 
@@ -109,7 +110,7 @@ class Children:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            # also where the user does not want to wait
+            # also if the user interrupts the wait
             for process in self.running.values():
                 process.kill()
                 process.wait()
@@ -121,14 +122,14 @@ def _let_go(process: "subprocess.Popen[bytes]") -> None:
         process.stdin.close()
 
 
-def _surroundings(num_threads: int) -> Mapping[str, str]:
-    """The environment variables, without those that would make a process one of a group."""
-    own = {name: value for name, value in os.environ.items() if name not in OF_A_GROUP}
+def _variables(num_threads: int) -> Mapping[str, str]:
+    """The environment variables of a process that trains alone."""
+    own = {name: value for name, value in os.environ.items() if name not in GROUP_VARIABLES}
     return own | {"OMP_NUM_THREADS": str(num_threads)}
 
 
 def failure(directory: Path, ended: Ended) -> str:
-    """Why a process has failed, in one line: the last that it said."""
+    """The reason why a process has failed, in one line: the last line of its output."""
     text = (directory / OUTPUT).read_text(errors="replace").strip()
     last = text.splitlines()[-1] if text else "nothing"
     how = f"exit code {ended.code}" if ended.code >= 0 else signal.Signals(-ended.code).name
@@ -136,7 +137,7 @@ def failure(directory: Path, ended: Ended) -> str:
 
 
 def jobs_at_once(asked: int | None, configs: Iterable[RunConfig]) -> int:
-    """How many processes: as asked, or one on CUDA, or one for each processor."""
+    """How many processes to run at once: as asked, or one on CUDA, or one for each processor."""
     if asked is not None:
         return asked
     configs = list(configs)
@@ -146,6 +147,6 @@ def jobs_at_once(asked: int | None, configs: Iterable[RunConfig]) -> int:
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """How many processors this process may use."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return available or 1

@@ -1,4 +1,4 @@
-"""What a run reports: TensorBoard, ``metrics.csv``, and the names of all metrics."""
+"""The log of a run: TensorBoard, ``metrics.csv``, and the names of all metrics."""
 
 import csv
 import math
@@ -30,7 +30,7 @@ from fwrl.state import tensors_in
 
 TABLE = "metrics.csv"
 
-# Name -> meaning. Stable-Baselines3's names wherever it has one; docs/metrics.md is made of this.
+# Name -> meaning. Names are Stable-Baselines3's where it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
     "rollout/ep_rew_mean": "mean return of the last 100 training episodes, of unclipped rewards",
     "rollout/ep_len_mean": "mean length of the last 100 training episodes, in steps",
@@ -78,7 +78,7 @@ METRICS: dict[str, str] = {
     "health/save_s": "seconds taken by the last checkpoint",
 }
 
-# Of TensorBoard's page of custom scalars: title -> chart -> metrics in it.
+# TensorBoard's page of custom scalars: title -> chart -> metrics in it.
 LAYOUT = {
     "learning": {
         "return": ["Multiline", ["rollout/ep_rew_mean", "eval/mean_reward"]],
@@ -91,13 +91,13 @@ LAYOUT = {
     },
     "health": {"counts": ["Multiline", ["health/.*(faults|updates|rollbacks|errors)"]]},
 }
-# What its page of hyper-parameters compares.
+# The results on TensorBoard's page of hyper-parameters.
 RESULTS = ("eval/mean_reward", "rollout/ep_rew_mean")
 VIDEO_FPS = 10.0
 
 
 class RecentEpisodes:
-    """The last training episodes, of which the curves are the mean."""
+    """The last training episodes, whose means are the training curves."""
 
     def __init__(self, count: int = 100) -> None:
         self.returns: deque[float] = deque(maxlen=count)
@@ -105,13 +105,13 @@ class RecentEpisodes:
         self.successes: deque[bool | None] = deque(maxlen=count)
 
     def add(self, episodes: Episodes) -> None:
-        """Count in the episodes that ended in a rollout."""
+        """Add the episodes that ended in a rollout."""
         self.returns.extend(episodes.returns)
         self.lengths.extend(episodes.lengths)
         self.successes.extend(episodes.successes)
 
     def metrics(self) -> dict[str, float]:
-        """Nothing before the first episode has ended."""
+        """Means under the names of ``METRICS``; empty before the first episode has ended."""
         columns = {"rollout/ep_rew_mean": self.returns, "rollout/ep_len_mean": self.lengths}
         means = {name: float(np.mean(column)) for name, column in columns.items() if column}
         rate = success_rate(self.successes)
@@ -119,20 +119,20 @@ class RecentEpisodes:
 
 
 def gather_episodes(episodes: Episodes) -> Episodes:
-    """Those that ended in the rollouts of all processes of a training."""
+    """The episodes that ended in the rollouts of all processes."""
     if num_processes() == 1:
         return episodes
-    told = gather_bytes("\n".join(episodes.faults).encode())
-    faults = [line for text in told for line in text.decode().splitlines()]
+    texts = gather_bytes("\n".join(episodes.faults).encode())
+    faults = [line for text in texts for line in text.decode().splitlines()]
     successes = [math.nan if success is None else success for success in episodes.successes]
     columns = torch.tensor([episodes.returns, episodes.lengths, successes], dtype=torch.float64)
     returns, lengths, successes = gather_rows(columns.T).T.tolist()
-    said = [None if math.isnan(success) else bool(success) for success in successes]
-    return Episodes(returns, [int(length) for length in lengths], said, faults)
+    known = [None if math.isnan(success) else bool(success) for success in successes]
+    return Episodes(returns, [int(length) for length in lengths], known, faults)
 
 
 def evaluation_metrics(summary: EvaluationSummary) -> dict[str, float]:
-    """An evaluation under the names of ``METRICS``."""
+    """The results of an evaluation under the names of ``METRICS``."""
     metrics = {
         "eval/mean_reward": summary.return_mean,
         "eval/mean_ep_length": summary.length_mean,
@@ -146,7 +146,7 @@ def evaluation_metrics(summary: EvaluationSummary) -> dict[str, float]:
 
 
 def state_norm(memory: Any) -> float:
-    """Root mean square of all numbers in a state; 0 for a memory that has none."""
+    """The root mean square of all numbers in a memory state; 0 for a memory without state."""
     leaves = tensors_in(memory)
     count = sum(leaf.numel() for leaf in leaves)
     return float((sum(leaf.square().sum() for leaf in leaves) / count) ** 0.5) if count else 0.0
@@ -155,8 +155,8 @@ def state_norm(memory: Any) -> float:
 class RunLog:
     """Writes scalars to TensorBoard and ``metrics.csv``; a continued run goes on in both.
 
-    What cannot be written is counted in ``errors`` and otherwise ignored: no training ends because
-    of a line in a log.
+    Failed writes are counted in ``errors`` and otherwise ignored: no training ends because of a
+    line in a log.
     """
 
     def __init__(
@@ -165,14 +165,13 @@ class RunLog:
         """Open both.
 
         Args:
-            directory: Of the run.
-            config: Told in TensorBoard when the run begins.
-            positions: As ``positions()`` gave them with the checkpoint from which the run
-                continues: what came later will come again, and is cut off. None where there is
-                nothing yet.
+            directory: The run's directory.
+            config: Written to TensorBoard when the run begins.
+            positions: The ``positions()`` in the checkpoint from which the run continues: later
+                lines will be written again, and are cut off. None for a new run.
         """
         self.directory, self.errors = directory, 0
-        threading.excepthook = _say_nothing_of_full_disks
+        threading.excepthook = _ignore_full_disks
         if positions is not None:
             _cut(directory, positions)
         self.writer: SummaryWriter | None = None
@@ -200,7 +199,7 @@ class RunLog:
         self._try(lambda: self.rows.writerow({"step": step, **metrics}))
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Record pictures, ``[H W 3]`` each."""
+        """Record pictures in TensorBoard, ``[H W 3]`` each."""
 
         def images() -> None:
             for name, picture in pictures.items():
@@ -226,7 +225,7 @@ class RunLog:
         self._try(video)
 
     def positions(self) -> dict[str, int]:
-        """The size of each file once everything was brought to the disk."""
+        """The size of each file, after everything has been written to the disk."""
         self._try(lambda: self._tensorboard().flush())
         self._try(self.file.flush)
         files = _files(self.directory)
@@ -235,17 +234,17 @@ class RunLog:
         return {path.name: path.stat().st_size for path in files}
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close both."""
         self._try(lambda: self.writer.close() if self.writer else None)
         self._try(self.file.close)
 
     def _add_settings(self, config: RunConfig) -> None:
-        """What TensorBoard's page of hyper-parameters compares runs by."""
+        """Fill TensorBoard's page of hyper-parameters."""
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in flat(config.model_dump(mode="json", exclude={*MAY_CHANGE})).items()
         }
-        # the results are among the scalars already: here they are only named
+        # the values of the results are among the scalars already
         for summary in hparams(settings, dict.fromkeys(RESULTS, 0.0)):
             self._add_summary(summary)
 
@@ -263,16 +262,13 @@ class RunLog:
         try:
             write()
         except (OSError, ValueError):
-            # a writer that has failed once fails for ever; the next line gets another one
+            # a writer that has failed once always fails: the next line opens another one
             self.errors += 1
             self.writer = None
 
 
-def _say_nothing_of_full_disks(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread of its own; what fails there is raised here at the next line.
-
-    Without this each such failure would be told besides, at length.
-    """
+def _ignore_full_disks(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's writing thread: the next line raises its error."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
 
@@ -293,7 +289,7 @@ def _cut(directory: Path, positions: Mapping[str, int]) -> None:
 
 
 def _columns(path: Path) -> list[str]:
-    """Of a table that is there already, perhaps from a version with other metrics."""
+    """The columns of an existing table, perhaps of a version with other metrics."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -304,10 +300,10 @@ STEP = "step"
 
 
 def read_metrics(run: Path, names: Sequence[str]) -> Float[np.ndarray, "rows columns"]:
-    """The steps and these metrics, where all of them were recorded; one row for each such step."""
+    """Steps and metrics, one row for each step at which all of these metrics were recorded."""
     path = run / TABLE
     text = path.read_text() if path.is_file() else ""
-    # what stands behind the last end of a line is not written yet
+    # the last line may not be written to its end
     lines = text[: text.rfind("\n") + 1].splitlines()
     rows = [
         [float(row[name]) for name in (STEP, *names)]
@@ -318,6 +314,6 @@ def read_metrics(run: Path, names: Sequence[str]) -> Float[np.ndarray, "rows col
 
 
 def steps_so_far(run: Path) -> int:
-    """The step of the last row that is on the disk; 0 where there is none."""
+    """The step of the last row on the disk; 0 if there is none."""
     steps = read_metrics(run, [])
     return int(steps[-1, 0]) if len(steps) else 0

@@ -1,6 +1,6 @@
 """Modules that the user asks to import: the only way in which a command runs somebody else's code.
 
-No file can ask for it; a configuration names environments that are registered already.
+No file can ask for it: a configuration only names environments that are registered already.
 """
 
 import importlib
@@ -31,6 +31,6 @@ def import_modules(names: Sequence[str]) -> None:
             raise ConfigError(f"--import is {name!r}; it should be the name of a module, like a.b")
         try:
             importlib.import_module(name)
-        # whatever its author did
+        # the module's author may raise anything
         except Exception as error:
             raise ConfigError(f"--import {name}: {type(error).__name__}: {error}") from error

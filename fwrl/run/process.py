@@ -1,4 +1,4 @@
-"""How this process keeps memory that it has freed."""
+"""Settings and state of this process: freed memory, device, random generators, and a clock."""
 
 import ctypes
 import math
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from fwrl.config import ConfigError
 
-# The parameters of glibc's mallopt, and the most that the first of them may be.
+# Parameters of glibc's mallopt, and the largest value that it takes for the second.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Give tensors up to 32 MiB memory that was used before, and give none back until the end.
+    """Reuse freed memory for tensors up to 32 MiB, and return none to the system.
 
-    By default glibc maps large blocks anew each time, and the kernel then clears every page: for
-    states of some megabytes that took longer than to compute them. Elsewhere nothing happens.
+    By default glibc maps large blocks anew each time, and the system clears every page: for states
+    of some megabytes that took longer than computing them. Without glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -34,13 +34,13 @@ def keep_freed_memory() -> None:
 
 
 class Clock:
-    """Tells when it is time again for what is not worth every step."""
+    """Tells when an interval has passed, for work that is not worth doing at every step."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()
 
     def due(self) -> bool:
-        """Whether the interval has passed since this was last true, or since the beginning."""
+        """Whether the interval has passed since this last returned True, or since the start."""
         now = time.monotonic()
         if now - self.last < self.seconds:
             return False
@@ -49,10 +49,10 @@ class Clock:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that a configuration means.
+    """The device of this name; ``auto`` is CUDA if it is available.
 
     Raises:
-        ConfigError: If it is not there.
+        ConfigError: If there is no such device.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda'; this machine has no CUDA device, use auto or cpu")
@@ -62,7 +62,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def seed_generators(seed: int) -> None:
-    """Let torch's, Python's and NumPy's begin with a seed."""
+    """Seed the generators of torch, Python and NumPy."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -74,9 +74,9 @@ def derived_seed(*numbers: int) -> int:
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Where torch's, Python's and NumPy's generators of this process are."""
+    """The states of this process's generators of torch, Python and NumPy."""
     _, words, pending = random.getstate()
-    # environments of others may draw from it
+    # environments of other packages may draw from the legacy generator
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002
     key, position = legacy["state"]["key"], legacy["state"]["pos"]
     states = {
@@ -92,7 +92,7 @@ def generator_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def load_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put them where ``generator_states`` found them."""
+    """Restore the states that ``generator_states`` returned."""
     torch.set_rng_state(states["generator.torch"])
     if device.type == "cuda" and "generator.cuda" in states:
         torch.cuda.set_rng_state(states["generator.cuda"], device)
@@ -107,5 +107,5 @@ def load_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 def _pending(normal: float | None) -> Tensor:
-    """Normal numbers are drawn in pairs: the second one, or NaN if it is used."""
+    """The second of a pair of normal numbers, drawn with the first; NaN if it is used."""
     return torch.tensor(math.nan if normal is None else normal, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What is seen while a run trains: a progress bar, or plain lines where there is no terminal."""
+"""Progress of a training: a bar, or plain lines where there is no terminal."""
 
 import time
 from contextlib import suppress
@@ -11,14 +11,13 @@ LINE_INTERVAL = 10.0
 
 
 def say(console: Console, line: str) -> None:
-    """One line as it is, also above a bar; none if nothing can be written there."""
-    # the output may go to a file on a full disk
+    """Print a line as it is, above a bar if there is one; output to a full disk is lost."""
     with suppress(OSError):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressReport:
-    """Steps, steps per second, the mean return and the time that is left."""
+    """Shows steps, steps per second, the mean return and the time left."""
 
     def __init__(self, console: Console, total_steps: int, step: int) -> None:
         self.console, self.total_steps = console, total_steps
@@ -44,7 +43,7 @@ class ProgressReport:
         return (step - self.first_step) / max(time.monotonic() - self.began, 1e-9)
 
     def show(self, step: int, mean_return: float | None) -> None:
-        """Report where the run is."""
+        """Show the progress at this step."""
         score = "-" if mean_return is None else f"{mean_return:.3g}"
         speed = self.speed(step)
         self.bar.update(self.task, completed=step, steps=_steps(step), speed=speed, score=score)
@@ -53,14 +52,11 @@ class ProgressReport:
         if time.monotonic() - self.last_line >= LINE_INTERVAL or step >= self.total_steps:
             self.last_line = time.monotonic()
             left = max(self.total_steps - step, 0) / max(speed, 1e-9)
-            self.say(
+            say(
+                self.console,
                 f"{_steps(step)} of {_steps(self.total_steps)} steps  {speed:,.0f} steps/s  "
-                f"return {score}  {left / 60:.1f} min left"
+                f"return {score}  {left / 60:.1f} min left",
             )
-
-    def say(self, line: str) -> None:
-        """One line above the bar."""
-        say(self.console, line)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: remembered at once, obeyed at the next safe point."""
+"""Signals that stop a training: remembered at once, obeyed at the next safe point."""
 
 import signal
 from collections.abc import Generator, Mapping
@@ -14,22 +14,23 @@ from typing_extensions import override
 from agents import distributed
 from envs import ArrayTree, EnvStep, Restored, VectorEnv
 
-# What a scheduler sends before it takes the machine away, and what a person does.
-ASKING = [
+# Sent by a scheduler before it takes the machine away, or by a person.
+STOPPING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]
 
 
 class Interrupted(Exception):
-    """A signal has come: what was under way is left as it is and goes no further."""
+    """A signal has come; the work under way is abandoned."""
 
 
 @contextmanager
 def stop_signals() -> Generator[list[int]]:
-    """A list that the first signal fills; a second SIGINT interrupts at once.
+    """A list that receives the signals; a second SIGINT interrupts at once.
 
-    With several processes it does not, and afterwards signals are ignored: a launcher may repeat
-    what the system has sent to everybody, and ends those that are leaving as soon as one has left.
+    With several processes no signal interrupts at once, and after the context signals are ignored:
+    a launcher may repeat a signal that the system has sent to all processes, and terminates the
+    remaining ones as soon as one has left.
     """
     received: list[int] = []
 
@@ -38,24 +39,24 @@ def stop_signals() -> Generator[list[int]]:
             signal.default_int_handler(number, frame)
         received.append(number)
 
-    previous = [signal.signal(number, remember) for number in ASKING]
+    previous = [signal.signal(number, remember) for number in STOPPING]
     try:
         yield received
     finally:
-        for number, handler in zip(ASKING, previous, strict=True):
+        for number, handler in zip(STOPPING, previous, strict=True):
             signal.signal(number, handler if _alone() else signal.SIG_IGN)
 
 
 def interruptible(envs: VectorEnv, received: list[int]) -> VectorEnv:
-    """The environments, whose next step raises ``Interrupted`` once a signal has come.
+    """The same environments, but their next step raises ``Interrupted`` once a signal has come.
 
-    Several processes must stop together and therefore go on to the end of their iteration.
+    Several processes must stop together, and therefore finish their iteration instead.
     """
     return _Interruptible(envs, received) if _alone() else envs
 
 
 def interrupt_updates(optimizer: Optimizer, received: list[int]) -> None:
-    """Let the next update raise ``Interrupted`` once a signal has come."""
+    """Make the next gradient step raise ``Interrupted`` once a signal has come."""
 
     def check(*_: Any) -> None:
         _check(received)

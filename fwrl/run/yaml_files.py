@@ -1,4 +1,4 @@
-"""Configurations as their authors write them: YAML files, and dotted overrides after them."""
+"""YAML files of configurations, and dotted ``key=value`` overrides."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,20 @@ MOST_LEVELS = 32
 MOST_DIGITS = 100
 NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 TEXT = "tag:yaml.org,2002:str"
-# What a word without quotes may be, beside text.
+# The types, beside text, of words without quotes.
 PLAIN = {*NUMBERS, "tag:yaml.org,2002:bool", "tag:yaml.org,2002:null"}
-# What is meant where a file names no kind.
+# The kinds of parts that name none.
 DEFAULT_KINDS = {"core": "fast_weight", "env": "gymnasium"}
 
 
 def configs_directory() -> Path:
-    """Where our own configurations are: beside the packages, or inside an installed wheel."""
+    """The folder of fwrl's configurations: inside an installed wheel, or beside the packages."""
     inside = Path(__file__).parent / "configs"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def find_config(path: Path) -> Path:
-    """The file that is meant: as given, or else one of ours, with or without ``configs/``."""
+    """The path as given, or else the file of that name, or ``configs/`` name, among fwrl's own."""
     inside = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     ours = configs_directory() / inside
     return ours if not path.exists() and not path.is_absolute() and ours.is_file() else path
@@ -41,8 +41,8 @@ def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Args:
-        path: Of the file.
-        links: Whether the last name of the path may be a symbolic link.
+        path: The file.
+        links: Whether the file may be a symbolic link.
 
     Raises:
         ConfigError: If there is no such file, or no mapping in it.
@@ -65,23 +65,23 @@ def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value that a text says in the part of YAML that configurations need.
+    """The value of a text in the part of YAML that configurations need.
 
-    That is mappings with keys of text, each once; lists, texts, numbers, true, false and null. What
-    names types or repeats what stands elsewhere is refused, and so is deep nesting.
+    These are mappings whose keys are different texts; lists, texts, numbers, true, false and null.
+    Tags, anchors, aliases and deep nesting are refused.
 
     Raises:
-        yaml.YAMLError: If it says none.
+        yaml.YAMLError: If the text is anything else.
     """
     try:
         return _Loader(text).get_single_data()
-    # numbers that are none after all, such as 0b
+    # texts that begin like numbers and are none, such as 0b
     except (ValueError, OverflowError) as error:
         raise yaml.YAMLError(str(error)) from None
 
 
 def _words(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the picture of the place."""
+    """The mistake and its line and column, without the excerpt that PyYAML adds."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
@@ -89,7 +89,7 @@ def _words(error: yaml.YAMLError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Strict where YAML is generous; and 3e-4, a text in YAML 1.1, is a number."""
+    """A loader that is stricter than PyYAML's, and reads 3e-4, a text in YAML 1.1, as a number."""
 
     levels = 0
 
@@ -136,7 +136,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_scalar(node)
 
 
-# Without dates, merged keys and the like, which no configuration has.
+# No configuration has dates, merged keys and the like.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in PLAIN]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -149,10 +149,10 @@ _Loader.add_implicit_resolver(
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the keys of ``key=value`` texts; where one sets a kind, it comes first.
+    """Set the keys of ``key=value`` texts, those that set a ``kind`` first.
 
     Raises:
-        ConfigError: For a text that is no override, or leads into what has no keys.
+        ConfigError: For a text that is no override, or a dotted key inside a plain value.
     """
     for text in sorted(overrides, key=lambda text: not _sets_kind(text)):
         _apply(values, text)
@@ -163,7 +163,7 @@ def _sets_kind(override: str) -> bool:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key. Another ``kind`` starts from that kind's own defaults."""
+    """Set one dotted key; another ``kind`` discards the values of the former one."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: not an override; it should be KEY=VALUE, like seed=1")
@@ -185,9 +185,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """The dotted keys that differ between two configurations written as mappings.
+    """The dotted keys that differ between two configurations, and their values.
 
-    Of two kinds, which have different keys, only the kinds.
+    Parts of two kinds, which have different keys, differ only in their kind.
     """
     found: list[str] = []
     kinds_differ = old.get("kind") != new.get("kind")

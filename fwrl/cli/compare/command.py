@@ -1,4 +1,4 @@
-"""``fwrl compare``: trains what is missing of a comparison, then tells all that there is."""
+"""``fwrl compare``: trains the missing runs of a comparison, then writes and draws all results."""
 
 import time
 from collections.abc import Sequence
@@ -37,14 +37,14 @@ from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
 from fwrl.run.yaml_files import find_config
 
-# What tells no other comparison apart.
+# Everything may change: a directory may hold the runs of several versions of a comparison.
 MAY_CHANGE = frozenset(ComparisonConfig.model_fields)
-# Seconds between two looks into what the runs have written.
+# Seconds between two looks into the logs of the runs.
 LOOK = 1.0
 
 
 class Request(NamedTuple):
-    """What the user asked for."""
+    """The words of the command."""
 
     file: Path
     overrides: Sequence[str]
@@ -55,23 +55,23 @@ class Request(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How the runs have ended."""
+    """How training the missing runs has ended."""
 
     failed: int
     stopped: bool
 
 
 def run_comparison(request: Request, console: Console) -> int:
-    """Train what is missing, evaluate, write and draw; returns the exit code.
+    """Train and evaluate the missing runs, write and draw; returns the exit code.
 
     Raises:
-        ConfigError: If what is asked for is not possible; nothing was trained then.
+        ConfigError: If the comparison is impossible; nothing has been trained then.
     """
     import_modules(request.imports)
     comparison = load_comparison(request.file, request.overrides)
     out = request.out or _default_directory(request)
     runs = runs_of(comparison, out)
-    # before anything is written
+    # building every policy finds mistakes before anything is written
     parameters = _parameters(comparison, runs)
     with claimed(out, request.fresh):
         open_directory(out, comparison, MAY_CHANGE, "choose another --out")
@@ -99,7 +99,7 @@ def _default_directory(request: Request) -> Path:
 
 
 def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple[str, str], int]:
-    """How many numbers each column learns in each task; making each policy finds the mistakes."""
+    """The number of parameters of each column in each task."""
     counts: dict[tuple[str, str], int] = {}
     for run in runs:
         if (run.task, run.column) in counts:
@@ -172,7 +172,7 @@ def _train_missing(
 
 
 def _missing(comparison: ComparisonConfig, run: Run) -> list[tuple[str, ...]]:
-    """The overrides of each evaluation that a run lacks."""
+    """The environment overrides of each evaluation that a run lacks."""
     wanted = [(), *comparison.transfer.values()]
     return [each for each in wanted if final_evaluation(comparison, run, each) is None]
 
@@ -193,7 +193,7 @@ def _evaluate_words(
 
 
 def _report_end(run: Run, ended: Ended, comparison: ComparisonConfig, report: PointReport) -> int:
-    """Tell what came of a run; 1 where it has failed."""
+    """Report how a run has ended; returns 1 if it has failed, otherwise 0."""
     if ended.was_stopped:
         return 0
     final = final_evaluation(comparison, run)
@@ -211,7 +211,7 @@ def _show(run: Run, report: PointReport) -> None:
 def _rows(
     comparison: ComparisonConfig, runs: Sequence[Run], parameters: dict[tuple[str, str], int]
 ) -> tuple[list[Row], list[Run]]:
-    """The lines of results.csv, and the runs whose environment does not say the score."""
+    """The rows of results.csv, and the runs whose environment does not report the score."""
     found: list[Row] = []
     unscored: list[Run] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the runs of a comparison have reached, and what that says together."""
+"""The scores of the runs of a comparison, and their means and intervals."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -17,7 +17,7 @@ from fwrl.files.json_files import read_json
 from fwrl.files.plain_files import MEBIBYTE, FileError
 from fwrl.run.log import read_metrics
 
-# Of the final evaluation, as `fwrl evaluate` calls what metrics.csv calls so.
+# Names in metrics.csv -> names in the JSON of `fwrl evaluate`.
 EVALUATED = {
     "eval/mean_reward": "return_mean",
     "eval/iqm": "return_iqm",
@@ -36,12 +36,12 @@ class Estimate(NamedTuple):
 def final_evaluation(
     comparison: ComparisonConfig, run: Run, overrides: Sequence[str] = ()
 ) -> Mapping[str, Any] | None:
-    """What ``fwrl evaluate`` has found in the end; None where the run is not there yet.
+    """The result of ``fwrl evaluate`` after training; None if the run is not there yet.
 
     Args:
-        comparison: Says how it is evaluated.
+        comparison: Says how its runs are evaluated.
         run: One of its runs.
-        overrides: Of the environment.
+        overrides: Changes to the environment.
     """
     try:
         folder = find_checkpoint(run.directory, comparison.checkpoint)
@@ -55,7 +55,6 @@ def final_evaluation(
         comparison.episodes,
         comparison.evaluation_seed,
         run.config.evaluation.deterministic,
-        # evaluations of old know no others
         list(overrides),
     )
     for file in sorted((run.directory / "evaluations").glob("*.json")):
@@ -78,12 +77,12 @@ def _read(file: Path) -> Mapping[str, Any]:
 def row_of(
     comparison: ComparisonConfig, run: Run, final: Mapping[str, Any], parameters: int
 ) -> Row | None:
-    """The line of results.csv of a run; None where it has no such score."""
+    """The row of results.csv of a run; None if its evaluation has no such score."""
     row: Row = {**run.point, "return_mean": final["return_mean"], "return_iqm": final["return_iqm"]}
     if final["success_rate"] is not None:
         row["success_rate"] = final["success_rate"]
     evaluations = read_metrics(run.directory, ["eval/mean_reward"])
-    # lines of metrics.csv can be lost where a disk is full; the final evaluation is not among them
+    # a full disk may lose rows of metrics.csv, but never the final evaluation
     if len(evaluations):
         row["best_evaluation"] = float(evaluations[:, 1].max())
     highest = highest_epoch_mean(
@@ -100,7 +99,7 @@ def row_of(
 
 
 def transfer_rows(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[Row]:
-    """What the trained policies have reached in the other environments, as far as it is there."""
+    """The scores of trained policies in the other environments, as far as they are evaluated."""
     rows: list[Row] = []
     for run in runs:
         for name, overrides in comparison.transfer.items():
@@ -127,9 +126,9 @@ def transfer_estimates(
 def highest_epoch_mean(curve: Float[np.ndarray, "rows 2"], epoch_steps: int) -> float | None:
     """The highest mean return of the training episodes of one epoch (Morad et al. 2023).
 
-    ``rollout/ep_rew_mean`` is of the last hundred episodes at each row; its mean over the rows of
-    an epoch stands for that of all episodes in it. What is left behind the last whole epoch does
-    not count, unless there is no whole one.
+    In each row ``rollout/ep_rew_mean`` is the mean over the last hundred episodes; its mean over
+    the rows of an epoch stands for the mean over all episodes in it. An incomplete last epoch
+    counts only if it is the first.
 
     Args:
         curve: Steps and ``rollout/ep_rew_mean``.

@@ -1,4 +1,4 @@
-"""What is compared: tasks, the columns of the table, seeds, and the score."""
+"""The settings of a comparison: tasks, the columns of the table, seeds, and the score."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,18 +17,17 @@ POPGYM_EPOCH = 65_536
 
 
 class TaskConfig(Config):
-    """A line of the table."""
+    """One row of the table."""
 
     config: str | dict[str, Any]
-    """A configuration file, as ``fwrl train`` takes it, or what would stand in one."""
+    """A configuration file, as ``fwrl train`` takes it, or its content."""
     overrides: tuple[str, ...] = ()
-    """``KEY=VALUE``, for all columns."""
+    """``KEY=VALUE`` overrides for all columns."""
     range: tuple[float, float] | None = None
-    """The scores that count as 0 and as 1 where tasks are put together; None: the lowest and the
-    highest score of any run of this task."""
-
+    """The scores that count as 0 and 1 when tasks are averaged; None: the lowest and the highest
+    score of any run of this task."""
     published: dict[str, float] = Field(default_factory=dict)
-    """Scores of others, by name: further columns of the table, and marks in ``tasks.png``."""
+    """Published scores, by name: further columns of the table, and marks in ``tasks.png``."""
     chance: float | None = None
     """The expected score of guessing: a dotted line in the figures."""
 
@@ -41,38 +40,38 @@ class TaskConfig(Config):
 
 
 class ComparisonConfig(Config):
-    """A table of tasks and memories, or of whatever overrides tell apart."""
+    """A table of tasks and memories, or of any other overrides."""
 
     tasks: dict[str, TaskConfig] = Field(min_length=1)
-    """The lines of the table, by name."""
+    """The rows of the table, by name."""
     columns: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """The columns of the table: ``KEY=VALUE`` overrides, by name. They come after a task's own."""
+    """The columns of the table: ``KEY=VALUE`` overrides, by name, applied after a task's own."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=1)
-    """Every column is trained on every task with each."""
+    """The seeds with which every column is trained on every task."""
     total_steps: PositiveInt | None = None
-    """Environment steps of every run; None: as many as each task's configuration says."""
+    """Environment steps of every run; None: those of each task's configuration."""
     score: Score = "eval/mean_reward"
-    """Of one run: what the final evaluation gave, or ``mmer``, the highest mean return of the
-    training episodes of one epoch (Morad et al. 2023)."""
+    """The score of a run: a metric of the final evaluation, or ``mmer``, the highest mean return of
+    the training episodes of one epoch (Morad et al. 2023)."""
     episodes: PositiveInt = 100
-    """Of the final evaluation."""
+    """Episodes of the final evaluation."""
     evaluation_seed: NonNegativeInt = 1_000_000
-    """Of the final evaluation: other episodes than those that evaluations in training play."""
+    """The seed of the final evaluation, whose episodes differ from evaluations during training."""
     checkpoint: Literal["last", "best"] = "last"
-    """What is evaluated in the end."""
+    """The checkpoint of the final evaluation."""
     epoch_steps: PositiveInt = POPGYM_EPOCH
-    """Environment steps of an epoch of ``mmer``."""
+    """Environment steps of an epoch in ``mmer``."""
     transfer: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Other environments in which every trained policy is evaluated as well: ``env.KEY=VALUE``
-    overrides, by name."""
+    """Other environments in which trained policies are evaluated too: ``env.KEY=VALUE`` overrides,
+    by name."""
     transfer_label: str = "environment"
-    """What the names in ``transfer`` are, such as "squares in the corridor"."""
+    """The heading of the names in ``transfer``, such as "squares in the corridor"."""
     published_label: str = "published"
-    """What the scores in ``published`` are, such as "published (MMER, 15 million steps)"."""
+    """The label of the scores in ``published``, such as "published (MMER, 15 million steps)"."""
 
     @property
     def score_in_words(self) -> str:
-        """What is told about a run."""
+        """The score's name in figures and tables."""
         words = {
             "eval/mean_reward": "mean return",
             "eval/iqm": "interquartile mean of the returns",
@@ -115,12 +114,12 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its process."""
+        """The name of its process."""
         return f"{self.task}, {self.column}, seed {self.seed}"
 
     @property
     def point(self) -> dict[str, str | int | float]:
-        """What tells its line of results.csv apart."""
+        """The fields that identify its row of results.csv."""
         return {"task": self.task, "column": self.column, "seed": self.seed}
 
 
@@ -136,15 +135,15 @@ def load_comparison(file: Path, overrides: Sequence[str]) -> ComparisonConfig:
 
 
 def folder_name(name: str) -> str:
-    """A name as that of a directory."""
+    """A name as the name of a directory."""
     return named_directory([name]).name
 
 
 def runs_of(comparison: ComparisonConfig, out: Path) -> list[Run]:
-    """All runs; one seed of everything comes before the next seed.
+    """All runs; one seed of all tasks and columns comes before the next seed.
 
     Raises:
-        ConfigError: If one cannot be configured so.
+        ConfigError: If overrides do not fit a task.
     """
     bases = {name: _base(task, comparison.total_steps) for name, task in comparison.tasks.items()}
     return [

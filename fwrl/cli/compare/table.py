@@ -29,13 +29,13 @@ def write_results(
     transfer: Sequence[Row],
     out: Path,
 ) -> None:
-    """All that there is so far, whole.
+    """Write the results so far.
 
     Args:
-        comparison: What was compared.
+        comparison: The settings.
         missing: The runs that are not trained and evaluated to the end.
-        rows: Of all others, as far as they have a score.
-        transfer: What they reach in other environments.
+        rows: A row for each other run that has a score.
+        transfer: A row for each evaluation in another environment.
         out: The directory.
     """
     write_rows(out / TABLE, rows)
@@ -58,7 +58,7 @@ def write_results(
 def markdown(
     comparison: ComparisonConfig, rows: Sequence[Row], transfer: Sequence[Row], missing: int
 ) -> str:
-    """The table with its explanation, what other environments give, and what each column costs."""
+    """The table with its explanation, scores in other environments, and parameters and speeds."""
     blocks = [_explanation(comparison, missing), _scores(comparison, rows)]
     if _complete(comparison, rows):
         blocks.append(_scale(comparison, rows))
@@ -120,7 +120,7 @@ def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
 
 
 def _complete(comparison: ComparisonConfig, rows: Sequence[Row]) -> list[str]:
-    """The tasks that are put together; none where there is nothing to be put together."""
+    """The tasks that are averaged: those without missing runs; none if there is but one task."""
     tasks = complete_tasks(comparison, rows)
     return tasks if len(comparison.tasks) > 1 else []
 

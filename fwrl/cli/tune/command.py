@@ -1,4 +1,4 @@
-"""``fwrl tune``: trials as ordinary runs, of which the hopeless ones end early."""
+"""``fwrl tune``: searches configurations; trials are ordinary runs, and hopeless ones end early."""
 
 import time
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
 from fwrl.run.yaml_files import find_config
 
-# Seconds between two looks into what the trials have written.
+# Seconds between two looks into the logs of the trials.
 LOOK = 1.0
 
 
 class Request(NamedTuple):
-    """What the user asked for."""
+    """The words of the command."""
 
     file: Path
     overrides: Sequence[str]
@@ -53,25 +53,25 @@ class Running(NamedTuple):
     """A trial whose process runs."""
 
     trial: Any
-    """Optuna's."""
+    """Optuna's object."""
     directory: Path
     configs: Sequence[RunConfig]
-    """Of each seed."""
+    """One for each seed."""
 
 
 class Evaluation(NamedTuple):
-    """What a trial is worth so far."""
+    """The value of a trial at an evaluation."""
 
     step: int
-    """Environment steps of all its trainings, rounded down to a multiple of the evaluations'."""
+    """Environment steps of all its trainings, rounded down to a multiple of ``every_steps``."""
     value: float
 
 
 def run_tuning(request: Request, console: Console) -> int:
-    """Try until there are enough trials, write and draw; returns the exit code.
+    """Run trials until there are enough, write and draw; returns the exit code.
 
     Raises:
-        ConfigError: If what is asked for is not possible.
+        ConfigError: If the search is impossible.
     """
     optuna()
     import_modules(request.imports)
@@ -94,7 +94,7 @@ def run_tuning(request: Request, console: Console) -> int:
 
 
 class Search:
-    """The trials that run, and how they end."""
+    """Runs the trials of a study in processes."""
 
     def __init__(
         self, tuning: TuningConfig, study: Study, out: Path, imports: Sequence[str]
@@ -102,10 +102,10 @@ class Search:
         self.tuning, self.study, self.out, self.imports = tuning, study, out, imports
         self.running: dict[str, Running] = {}
         self.pruned: set[str] = set()
-        self.told: dict[str, int] = {}
+        self.reported: dict[str, int] = {}
 
     def run(self, jobs: int, console: Console) -> bool:
-        """Try until there are enough; True if it was stopped before."""
+        """Run trials until there are enough; returns whether it was stopped before."""
         finished = sum(trial.state.is_finished() for trial in self.study.trials())
         report = PointReport(console, self.tuning.trials, finished)
         clock = Clock(LOOK)
@@ -128,7 +128,7 @@ class Search:
         except KeyboardInterrupt:
             stopped = True
         finally:
-            # what still ran has saved by now
+            # trials that were still running have saved by now
             for name, running in self.running.items():
                 give_back = self.study.prune if name in self.pruned else self.study.set_back
                 give_back(running.trial)
@@ -158,35 +158,35 @@ class Search:
         children.start(name, words, directory, configs[0].num_threads)
 
     def _look(self, children: Children, report: PointReport) -> None:
-        """Tell what was evaluated meanwhile, and stop what is hopeless."""
+        """Report new evaluations, and stop hopeless trials."""
         total = self.tuning.total_steps * len(self.tuning.seeds)
         for name in set(children.running) - self.pruned:
             running = self.running[name]
-            if self._tell_evaluations(name):
+            if self._report_evaluations(name):
                 self.pruned.add(name)
                 children.stop([name])
             runs = [running.directory / str(seed) for seed in self.tuning.seeds]
             report.show({"trial": name}, sum(map(steps_so_far, runs)), total, "")
 
-    def _tell_evaluations(self, name: str) -> bool:
-        """Whether one of those that are new says that the trial shall end."""
+    def _report_evaluations(self, name: str) -> bool:
+        """Report the new evaluations of a trial; returns whether it is to end."""
         running = self.running[name]
         for step, value in evaluations(self.tuning, running):
-            if step > self.told.get(name, 0):
-                self.told[name] = step
+            if step > self.reported.get(name, 0):
+                self.reported[name] = step
                 if self.study.report(running.trial, step, value):
                     return True
         return False
 
     def _conclude(self, ended: Ended, report: PointReport) -> bool:
-        """Tell how a trial has ended; True if somebody else has stopped it."""
+        """Report how a trial has ended; returns whether somebody else has stopped it."""
         name = ended.name
         running = self.running[name]
         if ended.was_stopped and name not in self.pruned:
             return True
         if name not in self.pruned:
-            # it is at its end already: too late to prune
-            self._tell_evaluations(name)
+            # the trial has reached its end: it is too late to prune it
+            self._report_evaluations(name)
         del self.running[name]
         found = evaluations(self.tuning, running)
         point: Row = {"trial": name}
@@ -204,14 +204,14 @@ class Search:
 
 
 def evaluations(tuning: TuningConfig, running: Running) -> list[Evaluation]:
-    """What the trial was worth at each evaluation: in the mean of its trainings so far."""
+    """The values of a trial at its evaluations: means over its trainings so far."""
     found: list[Evaluation] = []
     before: list[float] = []
     for i, config in enumerate(running.configs):
         table = read_metrics(running.directory / str(config.seed), [tuning.metric])
         every = config.evaluation.every_steps
         for step, value in table.tolist():
-            # rollouts of other lengths end at other steps, and are compared nevertheless
+            # trials with rollouts of different lengths are compared at the same steps
             rounded = (
                 int(step) // every * every if step < tuning.total_steps else tuning.total_steps
             )

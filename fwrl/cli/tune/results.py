@@ -22,21 +22,21 @@ from fwrl.files.plain_files import replace_plain
 TRIALS, BEST, FIGURE = "trials.csv", "best.yaml", "trials.png"
 COMPLETE, PRUNED = "complete", "pruned"
 COLOURS = {COMPLETE: "#0072b2", PRUNED: "#d55e00"}
-# Panels beside each other.
+# Panels in a row of the figure.
 ACROSS = 3
 
 
 def write_results(tuning: TuningConfig, trials: Sequence[Any], out: Path) -> list[Path]:
-    """All that there is so far; returns the files."""
+    """Write the results so far; returns the files."""
     rows = [_row(trial) for trial in trials]
     write_rows(out / TRIALS, rows)
     files = [out / TRIALS]
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if complete:
         best = max(complete, key=lambda trial: trial.value)
-        told = f"# trial {best.number} of {len(trials)}: {tuning.metric} {best.value:.4g}\n"
+        comment = f"# trial {best.number} of {len(trials)}: {tuning.metric} {best.value:.4g}\n"
         text = yaml.safe_dump(best_values(tuning, best.params), sort_keys=False)
-        replace_plain(out / BEST, f"{told}{text}".encode())
+        replace_plain(out / BEST, f"{comment}{text}".encode())
         files.append(out / BEST)
     if any("value" in row for row in rows):
         _draw(tuning, rows, out / FIGURE)
@@ -45,7 +45,7 @@ def write_results(tuning: TuningConfig, trials: Sequence[Any], out: Path) -> lis
 
 
 def _row(trial: Any) -> Row:
-    """A line of trials.csv; the value of a trial that was pruned is its last evaluation's."""
+    """A row of trials.csv; the value of a pruned trial is that of its last evaluation."""
     reported = trial.intermediate_values
     value = trial.value if trial.value is not None else reported.get(max(reported, default=0))
     row: Row = {"trial": trial.number, "state": trial.state.name.lower()}
@@ -63,7 +63,7 @@ def _cell(value: Any) -> str | int | float:
 
 
 def _draw(tuning: TuningConfig, rows: Sequence[Row], file: Path) -> None:
-    """The values in the order of the trials, and against each key of the space."""
+    """Draw the values in the order of the trials, and against each key of the space."""
     count = 1 + len(tuning.space)
     across = min(count, ACROSS)
     down = -(-count // across)
@@ -121,7 +121,7 @@ def _draw_slice(axes: Axes, rows: Sequence[Row], key: str, dimension: Dimension)
 
 
 def _places(dimension: Dimension) -> Mapping[str, int]:
-    """Of choices on the axis, which have no other order than that of their list."""
+    """Positions of choices on the axis, in the order of their list; empty for a range."""
     return {str(choice): place for place, choice in enumerate(dimension.choices or ())}
 
 

@@ -1,4 +1,4 @@
-"""What is searched: a base, the space around it, and how much is tried."""
+"""The settings of a search: a base configuration, the space around it, and the budget."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,23 +13,23 @@ from fwrl.run.config import RunConfig, base_values, variant
 from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
 
 Choice = bool | int | float | str | None
-# Of each key of a trial.
+# The values of a trial, by key.
 Parameters = Mapping[str, Choice]
 
 
 class Dimension(Config):
-    """The values of one key: ``choices``, or a range. The range of two integers holds integers."""
+    """The values of one key: ``choices``, or a range; two integers make a range of integers."""
 
     choices: tuple[Choice, ...] | None = None
-    """The values themselves; not together with a range."""
+    """A list of values, instead of a range."""
     low: int | float | None = None
-    """The least value of a range; it can itself be chosen."""
+    """The lowest value of a range, included."""
     high: int | float | None = None
-    """Can itself be chosen."""
+    """The highest value of a range, included."""
     step: int | float | None = Field(default=None, gt=0)
-    """From each value to the next; None: 1 for integers, any value otherwise."""
+    """The distance between values; None: 1 for integers, otherwise any value is possible."""
     log: bool = False
-    """Whether factors count instead of differences."""
+    """Whether values are spread evenly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _is_a_list_or_a_range(self) -> "Dimension":
@@ -51,50 +51,50 @@ class Dimension(Config):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds integers only."""
+        """Whether all values are integers."""
         return all(not isinstance(each, float) for each in (self.low, self.high, self.step))
 
     @property
     def example(self) -> Choice:
-        """Any of the values."""
+        """One of the values."""
         return self.low if self.choices is None else self.choices[0]
 
 
 class PrunerConfig(Config):
-    """Which trials end before their last step."""
+    """The rule by which hopeless trials end early."""
 
     kind: Literal["median", "hyperband", "none"] = "median"
-    """``median``: worse than the median of the others at the same step. ``hyperband``: successive
-    halving with several budgets (Li et al. 2018)."""
+    """``median`` ends trials below the median of the others at the same step; ``hyperband`` is
+    successive halving with several budgets (Li et al. 2018)."""
     startup_trials: NonNegativeInt = 5
-    """Of ``median``: the trials that end before any is pruned."""
+    """``median``: finished trials before any is pruned."""
     warmup_steps: NonNegativeInt = 0
-    """Of ``median``: environment steps of a trial before which it is not pruned."""
+    """``median``: environment steps of a trial before it may be pruned."""
     reduction: float = Field(default=3.0, ge=2)
-    """Of ``hyperband``: one of so many goes on."""
+    """``hyperband``: one of so many trials goes on."""
 
 
 class TuningConfig(Config):
     """A search over configurations."""
 
     config: str | dict[str, Any]
-    """A configuration file, as ``fwrl train`` takes it, or what would stand in one."""
+    """A configuration file, as ``fwrl train`` takes it, or its content."""
     overrides: tuple[str, ...] = ()
-    """``KEY=VALUE``, for all trials."""
+    """``KEY=VALUE`` overrides for all trials."""
     space: dict[str, Dimension] = Field(min_length=1)
-    """The values that are searched, by the dotted key that they are of."""
+    """The values to search, by dotted key."""
     trials: PositiveInt = 30
-    """Of the whole study, those of other machines among them."""
+    """Trials of the whole study, including those of other machines."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    """A trial trains with each in turn, and is worth the mean."""
+    """The seeds with which a trial trains in turn; its value is the mean."""
     total_steps: PositiveInt
     """Environment steps of each training."""
     metric: Literal["eval/mean_reward", "eval/iqm", "eval/success_rate"] = "eval/mean_reward"
-    """What shall be high: of the last evaluation in training."""
+    """The metric of the last evaluation during training that is maximised."""
     pruner: PrunerConfig = PrunerConfig()
-    """When a trial that does badly is stopped."""
+    """When hopeless trials are stopped."""
     sampler_seed: NonNegativeInt = 0
-    """Of what suggests values; a storage that is shared is suggested to differently each time."""
+    """The seed of the sampler that suggests values; not used with a shared storage."""
 
     @model_validator(mode="after")
     def _searches_what_differs(self) -> "TuningConfig":
@@ -107,7 +107,7 @@ class TuningConfig(Config):
 def load_tuning(file: Path, overrides: Sequence[str]) -> TuningConfig:
     """The search in a file, with ``key=value`` overrides.
 
-    Every key of the space exists, whatever kinds are chosen.
+    Checks that every key of the space exists for all kinds that may be chosen.
 
     Raises:
         ConfigError: One line that says where, what is wrong and what would be right.
@@ -124,17 +124,17 @@ def load_tuning(file: Path, overrides: Sequence[str]) -> TuningConfig:
 
 
 def trial_config(tuning: TuningConfig, parameters: Parameters, seed: int, name: str) -> RunConfig:
-    """The run of one seed with these values.
+    """The configuration of a trial's run with one seed.
 
     Raises:
-        ConfigError: Opening with ``name``, if there can be no such run.
+        ConfigError: Opening with ``name``, if these values are impossible.
     """
     base = base_values(tuning.config) | {"total_steps": tuning.total_steps}
     return variant(name, base, [tuning.overrides, as_overrides(parameters)], seed)
 
 
 def best_values(tuning: TuningConfig, parameters: Parameters) -> dict[str, Any]:
-    """What a configuration file says of a trial; the base says for how many steps."""
+    """The content of a configuration file for a trial; ``total_steps`` is the base's."""
     values = base_values(tuning.config)
     values.setdefault("total_steps", tuning.total_steps)
     for group in (tuning.overrides, as_overrides(parameters)):
@@ -143,5 +143,5 @@ def best_values(tuning: TuningConfig, parameters: Parameters) -> dict[str, Any]:
 
 
 def as_overrides(parameters: Parameters) -> list[str]:
-    """As a user would type them."""
+    """The values as ``KEY=VALUE`` overrides."""
     return [f"{key}={json.dumps(value)}" for key, value in parameters.items()]

@@ -1,7 +1,7 @@
-"""The study: what Optuna (Akiba et al. 2019) knows of the trials. Nothing else here knows Optuna.
+"""The study: the trials in Optuna (Akiba et al. 2019). No other module uses Optuna.
 
-A trial that was stopped is told as failed, and put into the queue again with the folder of its
-runs: whoever asks next continues it. Of trials with one folder, the last one counts.
+A stopped trial is reported as failed, and put into the queue again with the folder of its runs:
+the next worker that asks for a trial continues it. Of trials with one folder the last one counts.
 """
 
 import importlib
@@ -14,14 +14,14 @@ from typing import Any
 from fwrl.cli.tune.settings import Dimension, TuningConfig
 from fwrl.config import ConfigError
 
-# Attributes that the study keeps.
+# Attributes of trials and studies.
 FOLDER, HOME, SETTINGS, REASON = "folder", "home", "settings", "reason"
-# Files without a scheme.
+# The storage in a directory of results.
 JOURNAL = "study.journal"
 
 
 def optuna() -> Any:
-    """The library.
+    """The Optuna library.
 
     Raises:
         ConfigError: If it is not installed.
@@ -41,8 +41,8 @@ class Study:
         """Open the study, or make it.
 
         Args:
-            tuning: What is searched.
-            name: Of the study in its storage.
+            tuning: The settings of the search.
+            name: The study's name in its storage.
             storage: A URL as Optuna takes it, or the path of a journal file; None: one in ``out``.
             out: The directory of the runs, which belongs to this process alone.
 
@@ -53,13 +53,13 @@ class Study:
         self.optuna = optuna()
         self.tuning, self.home = tuning, str(out.resolve())
         if storage is None:
-            # nobody else works in this directory: who held it was killed, and it would be held on
+            # nobody else works in this directory: the lock is left by a process that was killed
             (out / f"{JOURNAL}.lock").unlink(missing_ok=True)
         self.distributions = {
             key: _distribution(self.optuna, each) for key, each in tuning.space.items()
         }
         with warnings.catch_warnings():
-            # of options that may still change
+            # Optuna warns that some options are experimental
             warnings.simplefilter("ignore")
             try:
                 self.study = self.optuna.create_study(
@@ -70,16 +70,16 @@ class Study:
                     direction="maximize",
                     load_if_exists=True,
                 )
-            # a driver that is missing, a server that does not answer, a URL that is none
+            # a missing driver, a server that does not answer, a wrong URL
             except Exception as error:
                 raise ConfigError(
                     f"--storage is {storage!r}; it cannot be opened: {error}"
                 ) from error
-            # the same seed would suggest again what was suggested before it was stopped
+            # the same seed would repeat the suggestions made before a stop
             seed = None if storage else tuning.sampler_seed + len(self.study.trials)
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._check_settings()
-        self._take_back_what_was_killed()
+        self._queue_killed_trials()
 
     def _check_settings(self) -> None:
         settings = json.dumps(self.tuning.model_dump(mode="json", exclude={"trials"}))
@@ -91,13 +91,13 @@ class Study:
             )
         self.study.set_user_attr(SETTINGS, settings)
 
-    def _take_back_what_was_killed(self) -> None:
+    def _queue_killed_trials(self) -> None:
         for trial in self.study.trials:
             if trial.state.name == "RUNNING" and trial.user_attrs.get(HOME) == self.home:
                 self.set_back(trial)
 
     def ask(self) -> Any:
-        """The next trial: one that was stopped before, or a new one."""
+        """The next trial: a stopped one, or a new one."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self.study.ask(self.distributions)
@@ -106,31 +106,31 @@ class Study:
         return trial
 
     def report(self, trial: Any, step: int, value: float) -> bool:
-        """Tell an evaluation; whether the trial shall end."""
+        """Report an evaluation; returns whether the trial is to end."""
         trial.report(value, step)
         return bool(trial.should_prune())
 
     def complete(self, trial: Any, value: float) -> None:
-        """The trial has come to its end."""
+        """Report that the trial has finished."""
         self.study.tell(trial.number, value)
 
     def prune(self, trial: Any) -> None:
-        """The trial has ended early, as ``report`` said."""
+        """Report that the trial has ended early, as ``report`` asked."""
         self.study.tell(trial.number, state=self.optuna.trial.TrialState.PRUNED)
 
     def fail(self, trial: Any, reason: str) -> None:
-        """There can be no such run, or it has failed; it is not tried again."""
+        """Report that the trial is impossible or has failed; it is not tried again."""
         trial.set_user_attr(REASON, reason)
         self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
 
     def set_back(self, trial: Any) -> None:
-        """The trial was stopped, and is to be continued."""
+        """Report that the trial was stopped, and queue it to be continued."""
         self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
         attributes = {FOLDER: trial.user_attrs[FOLDER]}
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def trials(self) -> Sequence[Any]:
-        """Those that were begun and not given back, in order, as Optuna has them."""
+        """Optuna's trials that have begun and are not queued again, in order."""
         last: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
             if FOLDER in trial.user_attrs:
