@@ -21,7 +21,7 @@ from fwrl.run.log import RunLog, evaluation_metrics, gather_episodes, state_norm
 from fwrl.run.memory_log import memory_metrics, state_pictures
 from fwrl.run.progress import ProgressReport, say
 from fwrl.run.saver import NotFiniteError, Saver, check_space, newest_checkpoint
-from fwrl.run.signals import Interrupted, interrupt_updates, interruptible
+from fwrl.run.signals import Interrupted, interrupt_steps, interrupt_updates
 from fwrl.run.state import (
     Pending,
     Run,
@@ -94,19 +94,17 @@ def train(
         if run.pending is None and run.counters.steps >= config.total_steps:
             tell(f"{directory}: finished, {run.counters.steps:,} steps")
             return FINISHED
-        run.envs = interruptible(run.envs, received)
         interrupt_updates(learner.optimizer, received)
-        evaluation_envs = setup.evaluation_envs and interruptible(setup.evaluation_envs, received)
-        count = distributed.num_processes()
-        tell(
-            f"{directory}: {describe(learner.policy)}"
-            + (f", in {count} processes" if count > 1 else "")
-        )
+        for envs in filter(None, (setup.envs, setup.evaluation_envs)):
+            interrupt_steps(envs, received)
+        tell(f"{directory}: {describe(learner.policy)}")
         log = RunLog(directory, config, positions) if distributed.is_first() else None
         saver = Saver(directory, config, learner.policy, log, tell)
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         try:
-            return _train(Job(config, run, evaluation_envs, log, saver, report, received, tell))
+            return _train(
+                Job(config, run, setup.evaluation_envs, log, saver, report, received, tell)
+            )
         finally:
             report.close()
             if log is not None:
@@ -249,7 +247,8 @@ def _show_video(job: Job, log: RunLog) -> None:
     config, longest = job.config, job.config.evaluation.film_steps
     if not longest:
         return
-    envs = interruptible(make_envs(config.env, 1, evaluation=True, render=True), job.received)
+    envs = make_envs(config.env, 1, evaluation=True, render=True)
+    interrupt_steps(envs, job.received)
     with closing(envs), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         deterministic, policy = config.evaluation.deterministic, job.run.learner.policy

@@ -51,16 +51,7 @@ class Saver:
         log: RunLog | None,
         say: Callable[[str], None],
     ) -> None:
-        """Save nothing yet.
-
-        Args:
-            directory: The run's directory.
-            config: The run's configuration.
-            policy: Described in every checkpoint, so that it can be built again.
-            log: Each checkpoint says how far its files had come. None in all processes but the
-                first.
-            say: Reports in one line a checkpoint that could not be written.
-        """
+        """Save nothing yet; ``log`` is None in all processes but the first."""
         self.directory, self._config, self._policy = directory, config, policy
         self._log, self._say = log, say
         self.errors = self.failures = 0
@@ -101,8 +92,7 @@ class Saver:
             raise NotFiniteError(f"{what} is not finite, it is not saved")
         if missing:
             checkpoint = joined(self._latest, self._policy, self._config)
-            failed = self._log is not None and not self._write(checkpoint, self._log, tries)
-            self._is_saved = not any_process(failed)[0]
+            self._is_saved = not any_process(not self._write(checkpoint, tries))[0]
         return self._is_saved
 
     def save_at_last(self) -> bool:
@@ -113,31 +103,30 @@ class Saver:
             self._say(f"{self.directory}: {error}; the last checkpoint stays")
             return False
 
-    def _write(self, checkpoint: Checkpoint, log: RunLog, tries: int) -> bool:
-        document = checkpoint.document | {"log": log.positions()}
+    def _write(self, checkpoint: Checkpoint, tries: int) -> bool:
+        """Write a checkpoint in the first process; returns whether that went well."""
+        if self._log is None:
+            return True
+        document = checkpoint.document | {"log": self._log.positions()}
+        folder = self.directory / CHECKPOINTS / str(document["counters"]["steps"])
         for attempt in range(tries):
             time.sleep(FIRST_RETRY * attempt)
-            if self._try_to_write(checkpoint._replace(document=document)):
+            began = time.monotonic()
+            try:
+                save_checkpoint(folder, checkpoint.tensors, document)
+                # read back, before anything older is given up
+                verify_checkpoint(folder)
+                prune_checkpoints(self.directory, self._config.checkpoint.keep)
+            except (OSError, CheckpointError) as error:
+                self.errors += 1
+                self.failures += 1
+                self._failed_at = time.monotonic()
+                self._say(f"{folder}: not saved ({error})")
+            else:
+                self.failures, self._saved_at = 0, time.monotonic()
+                self.seconds = self._saved_at - began
                 return True
         return False
-
-    def _try_to_write(self, checkpoint: Checkpoint) -> bool:
-        began = time.monotonic()
-        folder = self.directory / CHECKPOINTS / str(checkpoint.document["counters"]["steps"])
-        try:
-            save_checkpoint(folder, checkpoint.tensors, checkpoint.document)
-            # read back, before anything older is given up
-            verify_checkpoint(folder)
-            prune_checkpoints(self.directory, self._config.checkpoint.keep)
-        except (OSError, CheckpointError) as error:
-            self.errors += 1
-            self.failures += 1
-            self._failed_at = time.monotonic()
-            self._say(f"{folder}: not saved ({error})")
-            return False
-        self.failures, self._saved_at = 0, time.monotonic()
-        self.seconds = self._saved_at - began
-        return True
 
 
 def prune_checkpoints(run: Path, keep: int) -> None:

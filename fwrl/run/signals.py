@@ -1,18 +1,16 @@
 """Signals that stop a training: remembered at once, obeyed at the next safe point."""
 
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch.optim import Optimizer
-from typing_extensions import override
 
 from agents import distributed
-from envs import ArrayTree, EnvStep, Restored, VectorEnv
+from envs import EnvStep, VectorEnv
 
 # Sent by a scheduler before it takes the machine away, or by a person.
 STOPPING = [
@@ -47,12 +45,19 @@ def stop_signals() -> Generator[list[int]]:
             signal.signal(number, handler if _alone() else signal.SIG_IGN)
 
 
-def interruptible(envs: VectorEnv, received: list[int]) -> VectorEnv:
-    """The same environments, but their next step raises ``Interrupted`` once a signal has come.
+def interrupt_steps(envs: VectorEnv, received: list[int]) -> None:
+    """Make the next step of environments raise ``Interrupted`` once a signal has come.
 
     Several processes must stop together, and therefore finish their iteration instead.
     """
-    return _Interruptible(envs, received) if _alone() else envs
+    step = envs.step
+
+    def checked(action: NDArray[Any]) -> EnvStep:
+        _check(received)
+        return step(action)
+
+    if _alone():
+        envs.step = checked
 
 
 def interrupt_updates(optimizer: Optimizer, received: list[int]) -> None:
@@ -72,36 +77,3 @@ def _alone() -> bool:
 def _check(received: list[int]) -> None:
     if received:
         raise Interrupted(signal.Signals(received[0]).name)
-
-
-class _Interruptible(VectorEnv):
-    def __init__(self, envs: VectorEnv, received: list[int]) -> None:
-        self.envs, self.received = envs, received
-        self.num_envs = envs.num_envs
-        self.observation_space, self.action_space = envs.observation_space, envs.action_space
-        self.render_fps = envs.render_fps
-
-    @override
-    def reset(self, seed: int | None = None) -> ArrayTree:
-        return self.envs.reset(seed)
-
-    @override
-    def step(self, action: NDArray[Any]) -> EnvStep:
-        _check(self.received)
-        return self.envs.step(action)
-
-    @override
-    def state(self) -> dict[str, NDArray[Any]] | None:
-        return self.envs.state()
-
-    @override
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
-        return self.envs.restore(state)
-
-    @override
-    def render(self) -> NDArray[np.uint8] | None:
-        return self.envs.render()
-
-    @override
-    def close(self) -> None:
-        self.envs.close()

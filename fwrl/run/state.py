@@ -237,9 +237,10 @@ def describe(policy: RecurrentPolicy) -> str:
     """A line that says which memory is trained, how large it is, and where."""
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     remembered = sum(leaf.numel() for leaf in tensors_in(policy.initial_state(1)))
+    processes = f", in {num_processes()} processes" if num_processes() > 1 else ""
     return (
         f"{policy.config.core.kind} memory of {remembered:,} numbers, {parameters:,} parameters, "
-        f"on {policy.device}"
+        f"on {policy.device}{processes}"
     )
 
 
