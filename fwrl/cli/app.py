@@ -239,10 +239,10 @@ def compare(
     imports: Imports = None,
 ) -> None:
     """Train several memories on several tasks and seeds; runs that are there are kept."""
-    from fwrl.cli.compare.command import Request, run_comparison
+    from fwrl.cli.compare.command import run_comparison
 
-    request = Request(file, overrides or [], out, jobs, fresh, imports or [])
-    raise typer.Exit(run_comparison(request, Console()))
+    code = run_comparison(file, overrides or [], out, jobs, fresh, imports or [], Console())
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -269,11 +269,11 @@ def tune(
     imports: Imports = None,
 ) -> None:
     """Search for a better configuration, by Optuna; pip install 'fwrl[tune]'."""
-    from fwrl.cli.tune.command import Request, run_tuning
+    from fwrl.cli.tune.command import run_tuning
 
     changes = [*(overrides or []), *([] if trials is None else [f"trials={trials}"])]
-    request = Request(file, changes, storage, out, jobs, fresh, imports or [])
-    raise typer.Exit(run_tuning(request, Console()))
+    code = run_tuning(file, changes, storage, out, jobs, fresh, imports or [], Console())
+    raise typer.Exit(code)
 
 
 @app.command("list")

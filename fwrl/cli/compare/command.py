@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 
@@ -43,41 +42,32 @@ MAY_CHANGE = frozenset(ComparisonConfig.model_fields)
 LOOK = 1.0
 
 
-class Request(NamedTuple):
-    """The words of the command."""
-
-    file: Path
-    overrides: Sequence[str]
-    out: Path | None
-    jobs: int | None
-    fresh: bool
-    imports: Sequence[str]
-
-
-class Outcome(NamedTuple):
-    """How training the missing runs has ended."""
-
-    failed: int
-    stopped: bool
-
-
-def run_comparison(request: Request, console: Console) -> int:
+def run_comparison(
+    file: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    jobs: int | None,
+    fresh: bool,
+    imports: Sequence[str],
+    console: Console,
+) -> int:
     """Train and evaluate the missing runs, write and draw; returns the exit code.
 
     Raises:
         ConfigError: If the comparison is impossible; nothing has been trained then.
     """
-    import_modules(request.imports)
-    comparison = load_comparison(request.file, request.overrides)
-    out = request.out or _default_directory(request)
+    import_modules(imports)
+    comparison = load_comparison(file, overrides)
+    changes = sorted(text for text in overrides if text.partition("=")[0] != "seeds")
+    out = out or named_directory(["compare", find_config(file).stem, *changes])
     runs = runs_of(comparison, out)
     # building every policy finds mistakes before anything is written
     parameters = _parameters(comparison, runs)
-    with claimed(out, request.fresh):
+    with claimed(out, fresh):
         open_directory(out, comparison, MAY_CHANGE, "choose another --out")
         for run in runs:
             _prepare(run)
-        outcome = _train_missing(request, comparison, runs, console)
+        failed, stopped = _train_missing(comparison, runs, jobs, imports, console)
         rows, unscored = _rows(comparison, runs, parameters)
         transfer = transfer_rows(comparison, runs)
         missing = [run for run in runs if _missing(comparison, run)]
@@ -87,15 +77,10 @@ def run_comparison(request: Request, console: Console) -> int:
             files += draw_transfer(comparison, transfer, out)
     for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
         say(console, line)
-    if outcome.stopped:
+    if stopped:
         say(console, f"stopped, {len(missing)} runs missing; the same command continues")
         return STOPPED
-    return FAILED if outcome.failed or unscored else FINISHED
-
-
-def _default_directory(request: Request) -> Path:
-    changes = [text for text in request.overrides if text.partition("=")[0] != "seeds"]
-    return named_directory(["compare", find_config(request.file).stem, *sorted(changes)])
+    return FAILED if failed or unscored else FINISHED
 
 
 def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple[str, str], int]:
@@ -133,23 +118,28 @@ def _prepare(run: Run) -> None:
 
 
 def _train_missing(
-    request: Request, comparison: ComparisonConfig, runs: Sequence[Run], console: Console
-) -> Outcome:
+    comparison: ComparisonConfig,
+    runs: Sequence[Run],
+    jobs: int | None,
+    imports: Sequence[str],
+    console: Console,
+) -> tuple[int, bool]:
+    """Train and evaluate; returns how many runs have failed, and whether a signal has come."""
     waiting = [run for run in runs if _missing(comparison, run)]
     if not waiting:
-        return Outcome(0, False)
-    jobs = jobs_at_once(request.jobs, [run.config for run in waiting])
+        return 0, False
+    at_once = jobs_at_once(jobs, [run.config for run in waiting])
     by_name = {run.name: run for run in waiting}
     failed, stopped, clock = 0, False, Clock(LOOK)
     report = PointReport(console, len(runs), len(runs) - len(waiting))
     try:
         with stop_signals() as received, Children() as children:
             while waiting or children.running:
-                while waiting and len(children.running) < jobs:
+                while waiting and len(children.running) < at_once:
                     run = waiting.pop(0)
-                    words = [train_words(run.directory, request.imports)]
+                    words = [train_words(run.directory, imports)]
                     words += [
-                        _evaluate_words(comparison, run, overrides, request.imports)
+                        _evaluate_words(comparison, run, overrides, imports)
                         for overrides in _missing(comparison, run)
                     ]
                     children.start(run.name, words, run.directory, run.config.num_threads)
@@ -168,7 +158,7 @@ def _train_missing(
         stopped = True
     finally:
         report.close()
-    return Outcome(failed, stopped)
+    return failed, stopped
 
 
 def _missing(comparison: ComparisonConfig, run: Run) -> list[tuple[str, ...]]:

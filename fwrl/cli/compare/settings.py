@@ -1,6 +1,7 @@
 """The settings of a comparison: tasks, the columns of the table, seeds, and the score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -145,29 +146,12 @@ def runs_of(comparison: ComparisonConfig, out: Path) -> list[Run]:
     Raises:
         ConfigError: If overrides do not fit a task.
     """
-    bases = {name: _base(task, comparison.total_steps) for name, task in comparison.tasks.items()}
-    return [
-        _run(comparison, bases, out, task, column, seed)
-        for seed in comparison.seeds
-        for task in comparison.tasks
-        for column in comparison.columns
-    ]
-
-
-def _base(task: TaskConfig, total_steps: int | None) -> dict[str, Any]:
-    steps = {} if total_steps is None else {"total_steps": total_steps}
-    return base_values(task.config) | steps
-
-
-def _run(
-    comparison: ComparisonConfig,
-    bases: Mapping[str, dict[str, Any]],
-    out: Path,
-    task: str,
-    column: str,
-    seed: int,
-) -> Run:
-    overrides = [comparison.tasks[task].overrides, comparison.columns[column]]
-    config = variant(f"{task}, {column}", bases[task], overrides, seed)
-    directory = out / "runs" / folder_name(task) / folder_name(column) / str(seed)
-    return Run(task, column, seed, directory, config)
+    steps = {} if comparison.total_steps is None else {"total_steps": comparison.total_steps}
+    bases = {name: base_values(task.config) | steps for name, task in comparison.tasks.items()}
+    runs: list[Run] = []
+    for seed, task, column in product(comparison.seeds, comparison.tasks, comparison.columns):
+        overrides = [comparison.tasks[task].overrides, comparison.columns[column]]
+        config = variant(f"{task}, {column}", bases[task], overrides, seed)
+        directory = out / "runs" / folder_name(task) / folder_name(column) / str(seed)
+        runs.append(Run(task, column, seed, directory, config))
+    return runs

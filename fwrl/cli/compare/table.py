@@ -95,19 +95,14 @@ def _explanation(comparison: ComparisonConfig, missing: int) -> str:
 
 
 def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
-    lines = [
-        (task, {column: scores_of(rows, task, column) for column in comparison.columns})
-        for task in comparison.tasks
-    ]
     published = list(dict.fromkeys(chain(*(each.published for each in comparison.tasks.values()))))
-    cells = [
-        [
-            task,
-            *_cells({c: estimate([own]) if own else None for c, own in scores.items()}),
-            *(_said(comparison.tasks[task].published.get(name)) for name in published),
-        ]
-        for task, scores in lines
-    ]
+    cells: list[list[str]] = []
+    for task, settings in comparison.tasks.items():
+        scores = {column: scores_of(rows, task, column) for column in comparison.columns}
+        estimates = {column: estimate([own]) if own else None for column, own in scores.items()}
+        others = [settings.published.get(name) for name in published]
+        beside = ["" if score is None else f"{score:.3f}" for score in others]
+        cells.append([task, *_cells(estimates), *beside])
     tasks = _complete(comparison, rows)
     if tasks:
         scaled = normalised(comparison, rows, tasks)
@@ -137,14 +132,10 @@ def _cells(estimates: Mapping[str, Estimate | None]) -> list[str]:
     return cells
 
 
-def _said(score: float | None) -> str:
-    return "" if score is None else f"{score:.3f}"
-
-
 def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     tasks = _complete(comparison, rows)
     ranges = {task: comparison.tasks[task].range for task in tasks}
-    given = [f"{task} {low:g} to {high:g}" for task, (low, high) in _pairs(ranges)]
+    given = [f"{task} {pair[0]:g} to {pair[1]:g}" for task, pair in ranges.items() if pair]
     found = [task for task, pair in ranges.items() if pair is None]
     parts: list[str] = []
     if given:
@@ -155,12 +146,6 @@ def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     if left:
         parts.append(f"Not among the tasks together, because runs are missing: {', '.join(left)}.")
     return "\n".join(parts)
-
-
-def _pairs(
-    ranges: Mapping[str, tuple[float, float] | None],
-) -> list[tuple[str, tuple[float, float]]]:
-    return [(task, pair) for task, pair in ranges.items() if pair is not None]
 
 
 def _costs(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:

@@ -37,18 +37,6 @@ from fwrl.run.yaml_files import find_config
 LOOK = 1.0
 
 
-class Request(NamedTuple):
-    """The words of the command."""
-
-    file: Path
-    overrides: Sequence[str]
-    storage: str | None
-    out: Path | None
-    jobs: int | None
-    fresh: bool
-    imports: Sequence[str]
-
-
 class Running(NamedTuple):
     """A trial whose process runs."""
 
@@ -67,26 +55,35 @@ class Evaluation(NamedTuple):
     value: float
 
 
-def run_tuning(request: Request, console: Console) -> int:
+def run_tuning(
+    file: Path,
+    overrides: Sequence[str],
+    storage: str | None,
+    out: Path | None,
+    jobs: int | None,
+    fresh: bool,
+    imports: Sequence[str],
+    console: Console,
+) -> int:
     """Run trials until there are enough, write and draw; returns the exit code.
 
     Raises:
         ConfigError: If the search is impossible.
     """
     optuna()
-    import_modules(request.imports)
-    tuning = load_tuning(request.file, request.overrides)
-    name = find_config(request.file).stem
-    out = request.out or named_directory(["tune", name])
-    with claimed(out, request.fresh):
+    import_modules(imports)
+    tuning = load_tuning(file, overrides)
+    name = find_config(file).stem
+    out = out or named_directory(["tune", name])
+    with claimed(out, fresh):
         open_directory(out, tuning, {"trials"}, "choose another --out")
-        search = Search(tuning, Study(tuning, name, request.storage, out), out, request.imports)
+        search = Search(tuning, Study(tuning, name, storage, out), out, imports)
         example = trial_config(tuning, {}, tuning.seeds[0], "config")
-        stopped = search.run(jobs_at_once(request.jobs, [example]), console)
+        stopped = search.run(jobs_at_once(jobs, [example]), console)
         trials = search.study.trials()
         files = write_results(tuning, trials, out)
-    for file in files:
-        say(console, str(file))
+    for path in files:
+        say(console, str(path))
     if stopped:
         console.print(f"stopped after {len(trials)} trials; the same command continues")
         return STOPPED
