@@ -1,4 +1,4 @@
-"""The papers' benchmarks, one command each: what is measured, with the published figures beside."""
+"""The papers' benchmarks, one command each, with the published results beside ours."""
 
 from importlib import import_module
 from typing import NamedTuple
@@ -6,14 +6,11 @@ from typing import NamedTuple
 from fwrl.bench.benchmark import Benchmark
 from fwrl.config import ConfigError, nearest
 
-# The target where nothing is asked; torch's cross entropy skips it.
-NOT_ASKED = -100
-
 
 class Listed(NamedTuple):
-    """Where a benchmark is at home, and the question it answers."""
+    """The module of a benchmark, and the question that it answers."""
 
-    # below ``fwrl.bench``; its constant BENCHMARK is imported when it is asked for
+    # below ``fwrl.bench``; imported, for its constant BENCHMARK, only when it is needed
     module: str
     question: str
 

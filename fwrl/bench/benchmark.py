@@ -1,12 +1,13 @@
-"""What a benchmark is: settings, the points to measure, how one is measured, and a figure."""
+"""The parts of a benchmark: settings, the points to measure, how one is measured, and a figure."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from fwrl.config import Config
+from fwrl.config import Config, nearest
 
 Value = str | int | float
 # One line of results.csv.
@@ -14,7 +15,7 @@ Row = dict[str, Value]
 
 
 class Progress(NamedTuple):
-    """Where the measurement of a point is."""
+    """How far the measurement of a point has come."""
 
     step: int
     total: int
@@ -22,46 +23,69 @@ class Progress(NamedTuple):
     note: str = ""
 
 
-# Yields where it is; returns the lines of a point: usually one, several for a curve.
+# Yields its progress; returns the rows of a point: usually one, several for a curve.
 Measurement = Generator[Progress, None, list[Row]]
 
 
 class Settings(Config):
-    """What every benchmark can be told."""
+    """The settings that every benchmark has."""
 
     axes: ClassVar[tuple[str, ...]] = ("seeds",)
-    """The settings that only choose which points there are; they may change in a folder."""
+    """The settings that only choose which points there are; they may change in a results folder."""
 
     seeds: tuple[NonNegativeInt, ...] = (0,)
-    """Each point is measured once with each."""
+    """Each point is measured once with each seed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes CUDA where there is some."""
+    """``auto`` takes CUDA where a device is present."""
     num_threads: PositiveInt = 1
-    """Of PyTorch on the CPU, in each process. One is the safe choice where cores are busy."""
+    """Threads of PyTorch on the CPU, in each process. One is the safe choice where cores are
+    busy."""
     save_every: NonNegativeFloat = 120.0
     """Seconds between two checkpoints of a training."""
 
 
 class UnfitError(RuntimeError):
-    """What is to be measured does not work. The message is one line."""
+    """The subject of a benchmark does not work: nothing is measured. The message is one line."""
 
 
 class Benchmark(NamedTuple):
     """An entry of ``BENCHMARKS``; ``Any`` stands for its own settings."""
 
     settings: type[Settings]
-    # what differs from the defaults of the settings
+    # differences from the defaults of the settings
     presets: Mapping[str, Mapping[str, Any]]
-    # what is measured separately, such as {"method": "delta", "keys": 40, "seed": 0}, in order
+    # the units that are measured separately, such as {"method": "delta", "keys": 40, "seed": 0},
+    # in order
     points: Callable[[Any], list[Row]]
-    # measures one point; it may keep checkpoints in a folder that is its own
+    # measures one point; may keep checkpoints in a folder that belongs to this point alone
     measure: Callable[[Any, Row, Path], Measurement]
-    # draws all rows that there are into a PNG file, some points may be missing; the names of more
-    # files begin with that of the first
+    # draws the rows measured so far (points may be missing) into a PNG file; the names of further
+    # files begin with the name of the first
     draw: Callable[[Any, list[Row], Path], None]
-    # the figures of the papers
+    # the papers' own results
     published: Sequence[Row] = ()
-    # before anything is measured: says what will be missing, raises UnfitError if nothing can be
+    # runs before any measurement: returns warnings of what will be missing; raises UnfitError
     check: Callable[[Any], list[str]] | None = None
-    # whether it measures times, so that nothing may run beside it
+    # whether it measures times, so that no other process may run beside it
     alone: bool = False
+
+
+def grid(axes: dict[str, Sequence[Value]]) -> list[Row]:
+    """A point for each combination of values; the first axis varies fastest, the last slowest."""
+    return [
+        dict(zip(axes, reversed(values), strict=True))
+        for values in product(*reversed(axes.values()))
+    ]
+
+
+def one_of(known: Iterable[str]) -> AfterValidator:
+    """Refuses a tuple of names in which one is not among the known ones."""
+    known = list(known)
+
+    def check(names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in known:
+                raise ValueError(f"there is no {name!r}; {nearest(name, known)}")
+        return names
+
+    return AfterValidator(check)

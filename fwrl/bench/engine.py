@@ -23,7 +23,7 @@ INTERVAL = 0.5
 
 
 class Message(NamedTuple):
-    """What a measurement says: where it is, or all that it found."""
+    """A message of a measurement: its progress, or its rows at the end."""
 
     point: Row
     progress: Progress | None
@@ -31,32 +31,27 @@ class Message(NamedTuple):
 
 
 def name_of(point: Row) -> str:
-    """A point in words."""
+    """The name of a point for people."""
     return ", ".join(f"{key} {value}" for key, value in point.items())
 
 
 def folder_of(folder: Path, point: Row) -> Path:
-    """Where a point keeps what it wants to find again."""
+    """The folder of a point's checkpoints and other files."""
     name = "_".join(f"{key}-{value}" for key, value in point.items())
     return folder / "points" / "".join(c if c.isalnum() or c in "._-+" else "-" for c in name)
 
 
 def holds(rows: Sequence[Row], point: Row) -> bool:
-    """Whether a point is among the rows."""
+    """Whether the rows have any of a point."""
     return any(all(row.get(key) == value for key, value in point.items()) for row in rows)
 
 
 def measure(
     name: str, settings: Settings, points: Sequence[Row], folder: Path, jobs: int
 ) -> Iterator[Message]:
-    """Messages of all points as they come; each ends with one that has rows.
+    """Measure points in their order, in ``jobs`` processes; yields messages as they come.
 
-    Args:
-        name: Of the benchmark.
-        settings: Of the benchmark.
-        points: What to measure, in this order.
-        folder: Of the results.
-        jobs: How many processes measure at once.
+    The last message of a point has its rows; ``folder`` is the folder of the results.
     """
     if jobs == 1:
         for point in points:
@@ -64,11 +59,11 @@ def measure(
         return
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_live_with_the_parent)
+    manager.start(_follow_parent)
     with manager:
         queue = manager.Queue()
         others = set(multiprocessing.active_children())
-        with ProcessPoolExecutor(jobs, context, _live_with_the_parent) as pool:
+        with ProcessPoolExecutor(jobs, context, _follow_parent) as pool:
             try:
                 waiting = {pool.submit(_send, queue, name, settings, p, folder) for p in points}
                 while waiting:
@@ -77,7 +72,7 @@ def measure(
                     for future in finished:
                         future.result()
             except BaseException:
-                # before the pool is left, which would wait for all that they have begun
+                # before leaving the pool, which would wait for all measurements in progress
                 for worker in set(multiprocessing.active_children()) - others:
                     worker.terminate()
                 raise
@@ -116,13 +111,13 @@ def _received(queue: Any) -> Iterator[Message]:
             return
 
 
-def _live_with_the_parent() -> None:
-    """Leave interrupts to it, and end when it does, even if it was killed."""
+def _follow_parent() -> None:
+    """Leave interrupts to the parent process, and end with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_the_parent() -> None:
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file; numbers are read as numbers, empty cells are left out.
 
     Raises:
-        ConfigError: If what is there is no such file.
+        ConfigError: If the file is not a table.
     """
     try:
         text = read_plain(path, LARGEST_TABLE, links=True).decode("utf-8")
@@ -48,8 +49,14 @@ def read_rows(path: Path) -> list[Row]:
     ]
 
 
+def read_published(room: str, name: str = "published.csv") -> list[Row]:
+    """The published results of a paper, from a CSV file of the package ``fwrl.bench.<room>``."""
+    with as_file(files(f"fwrl.bench.{room}").joinpath(name)) as path:
+        return read_rows(path)
+
+
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """All rows, or the file as it was; a column is empty where a row has nothing for it."""
+    """Replace the file at once; a column is empty where a row has no such value."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     file = StringIO(newline="")
     writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -59,13 +66,13 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
-    """A JSON file, whole or as it was; a number that is not finite becomes null."""
+    """Replace a JSON file at once; a number that is not finite becomes null."""
     text = json.dumps(without_infinities(document), indent=1)
     replace_plain(path, f"{text}\n".encode())
 
 
 def number_or_text(cell: str) -> Value:
-    """A cell as what it was before it was written."""
+    """The number that a cell holds, or its text."""
     for kind in (int, float):
         try:
             return kind(cell)
@@ -75,7 +82,7 @@ def number_or_text(cell: str) -> Value:
 
 
 def machine() -> dict[str, Any]:
-    """What the results were measured on."""
+    """A description of the machine on which results are measured."""
     names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     return {
         "platform": system(),

@@ -1,22 +1,41 @@
-"""Tokens in, logits out: the memory stack of the agents on supervised sequences."""
+"""Supervised sequence models: tokens in, logits out, around the memory stack of the agents."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.cores import CoreConfig
+from fwrl.bench.benchmark import Row
+from fwrl.config import validate
+from fwrl.core import state_size
+from fwrl.cores import CORES, CoreConfig
 from fwrl.stack import ResidualStack, StackConfig
+
+# The token of a field that is empty at a time.
+ABSENT = -1
+# The target at times without a question; torch's cross entropy skips it.
+NOT_ASKED = -100
+# Fast weights as linear attention: a sum over time, divided by the sum of its weights.
+LINEAR_ATTENTION = {"update_rule": "sum", "normalise": "none", "attention_normaliser": True}
+
+
+class Batch(NamedTuple):
+    """Sequences, padded at their ends with ``ABSENT``, and the class asked for at each time."""
+
+    # one field or several
+    tokens: Int[Tensor, "B T *F"]
+    # ``NOT_ASKED`` at times without a question
+    targets: Int[Tensor, "B T"]
 
 
 class SequenceModel(nn.Module):
     """Embeddings of the tokens of each time, a residual stack, and one linear layer.
 
-    Its state is the stack's. A negative token means that the field is absent at that time: it adds
-    nothing.
+    Its state is the stack's. A negative token means that the field is absent at that time and adds
+    nothing to the embedding.
     """
 
     def __init__(
@@ -33,11 +52,11 @@ class SequenceModel(nn.Module):
             vocabulary: How many tokens each field has; one field or several.
             num_classes: How many logits there are.
             stack: The layers.
-            core: The memory in each of them.
+            core: The memory in each layer.
             dropout: The share that the stack drops in training.
         """
         super().__init__()
-        # row 0 is that of absent tokens, all zeros, and is not trained
+        # row 0 stands for absent tokens: all zeros, not trained
         self.embeddings = nn.ModuleList(
             nn.Embedding(size + 1, stack.width, padding_idx=0) for size in vocabulary
         )
@@ -56,7 +75,7 @@ class SequenceModel(nn.Module):
 
         Args:
             tokens: ``[B, T]``, or ``[B, T, F]`` for several fields.
-            state: What the streams remember before the first time.
+            state: The memory of the streams before the first time.
             starts: The times that open a sequence: nothing before them is remembered.
         """
         y, state = self.stack.unroll(self._embed(tokens), state, starts)
@@ -66,3 +85,26 @@ class SequenceModel(nn.Module):
         fields = tokens.unsqueeze(-1) if tokens.dim() == 2 else tokens
         rows = (fields + 1).clamp_min(0).unbind(-1)
         return torch.stack([e(r) for e, r in zip(self.embeddings, rows, strict=True)]).sum(0)
+
+
+def core_config(method: str, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> CoreConfig:
+    """The memory of a method.
+
+    Args:
+        method: Opens the message of a mistake.
+        values: Differences from the core's defaults; without a ``kind``: fast weights.
+        sizes: Shared by all methods; a core takes those for which it has a field.
+    """
+    model = CORES[values.get("kind", "fast_weight")]
+    fitting = {name: value for name, value in sizes.items() if name in model.model_fields}
+    return validate(model, {**fitting, **values}, method)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The number of all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sizes_of(model: SequenceModel) -> Row:
+    """The columns that say how large a model and its memory are."""
+    return {"parameters": count_parameters(model), "state_size": state_size(model.stack)}

@@ -1,8 +1,8 @@
-"""What supervised sequence tasks train with: a learner that can be saved, losses and accuracies."""
+"""Supervised training on sequences: a learner that can be saved, losses and accuracies."""
 
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fwrl.bench.sequence_model import SequenceModel
+from fwrl.bench.sequence_model import Batch, SequenceModel
 from fwrl.config import Config
 from fwrl.feature_maps.random import redraw_when_due
 from fwrl.files.checkpoint import (
@@ -26,8 +26,6 @@ from fwrl.files.checkpoint import (
 )
 from fwrl.state import map_tensors, tensors_in
 
-# Tokens and targets; a negative target asks nothing.
-Batch = tuple[Tensor, Tensor]
 CHECKPOINT = "checkpoint"
 
 
@@ -35,30 +33,30 @@ class TrainingConfig(Config):
     """How a model is trained; the published recipes are presets of the benchmarks."""
 
     steps: NonNegativeInt = 1000
-    """Updates, of one batch each."""
+    """Number of updates; each uses one batch."""
     batch_size: PositiveInt = 32
-    """Sequences, or streams, of each."""
+    """Sequences, or streams, in a batch."""
     optimizer: Literal["adam", "adamw"] = "adamw"
     """Adam (Kingma and Ba 2015), or the same with decoupled decay (Loshchilov and Hutter 2019)."""
     learning_rate: PositiveFloat = 3e-3
     """Step size of the optimiser, after the warm-up and before the schedule lowers it."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """How slowly the means of the gradient and of its square move."""
+    """Decay rates of the running means of the gradient and of its square."""
     epsilon: PositiveFloat = 1e-8
     """Added to the root of the mean squared gradient before it divides a step."""
     weight_decay: NonNegativeFloat = 0.01
-    """Of adamw; adam has none."""
+    """Decay of the weights by adamw; adam has none."""
     warmup_steps: NonNegativeInt = 0
     """Updates in which the learning rate rises from zero."""
     schedule: Literal["constant", "cosine", "inverse_sqrt"] = "cosine"
-    """Of the learning rate after the warm-up: ``cosine`` falls to zero along half of one,
-    ``inverse_sqrt`` with the root of the number of updates (Vaswani et al. 2017)."""
+    """Learning rate after the warm-up: ``cosine`` falls to zero along half a cosine,
+    ``inverse_sqrt`` with the square root of the number of updates (Vaswani et al. 2017)."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Longer gradients are shortened to it; None: never."""
+    """Longer gradients are scaled down to this norm; None: never."""
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """The rate of the update after ``step`` others."""
+    """The learning rate of the update that follows ``step`` others."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
@@ -70,7 +68,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 class Learner:
-    """A model, its optimiser, and how many updates they have had."""
+    """A model, its optimiser, and the number of updates so far."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         self.model, self.config, self.step = model, config, 0
@@ -87,8 +85,8 @@ class Learner:
     def update(self, loss: Float[Tensor, ""] | Iterable[Float[Tensor, ""]]) -> None:
         """One step down the gradient of the loss, or of the sum of several.
 
-        Of several, each is computed when the gradient of the one before is known: so a batch can
-        be larger than the memory.
+        Several losses are computed one after the other, each after the backward pass of the one
+        before, so that a batch can be larger than the device's memory.
         """
         self.optimizer.zero_grad()
         for part in [loss] if isinstance(loss, Tensor) else loss:
@@ -108,13 +106,13 @@ class Learner:
         carried: Any = (),
         rows: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Write ``folder/checkpoint``, from which ``restore`` goes on as if nothing had happened.
+        """Write ``folder/checkpoint``, from which ``restore`` continues exactly.
 
         Args:
-            folder: Of this training.
-            generator: Of its data; torch's own is saved as well.
+            folder: Belongs to this training alone.
+            generator: Draws the data; torch's own generator is saved as well.
             carried: A nested state that goes from batch to batch.
-            rows: What was measured on the way.
+            rows: Measured on the way.
         """
         generators = {"data": generator.get_state(), "torch": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -129,22 +127,22 @@ class Learner:
 
     def restore(
         self, folder: Path, generator: torch.Generator, carried: Any = ()
-    ) -> tuple[Any, list[dict[str, Any]]] | None:
-        """Go on from ``folder/checkpoint``; None if there is none.
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """Continue from ``folder/checkpoint``, if there is one.
 
         Args:
-            folder: Of this training.
-            generator: Set to where it was.
-            carried: Anything of the nesting that was saved.
+            folder: Belongs to this training alone.
+            generator: Set to its saved state.
+            carried: The state that goes from batch to batch, before the first of them.
 
         Returns:
-            What was carried, and the rows.
+            The saved state and rows; without a checkpoint ``carried`` and no rows.
 
         Raises:
             CheckpointError: If the checkpoint is damaged or does not fit.
         """
         if not (folder / CHECKPOINT).is_dir():
-            return None
+            return carried, []
         content = load_checkpoint(folder / CHECKPOINT)
         try:
             return self._take(content, str(folder), generator, carried)
@@ -171,36 +169,15 @@ class Learner:
         return map_tensors(saved, carried), rows
 
 
-def train_supervised(
-    model: SequenceModel, make_batch: Callable[[], Batch], config: TrainingConfig
-) -> list[float]:
-    """The loss of each step. Every sequence begins with an empty memory.
-
-    Args:
-        model: Trained in place.
-        make_batch: A new batch each time it is called; it brings its own generator.
-        config: Of the optimiser; the batches have the size that they have.
-    """
-    model.train()
-    learner = Learner(model, config)
-    # one tensor: many small ones that stay would pin the memory between the large ones that go
-    losses = torch.empty(config.steps)
-    while learner.step < config.steps:
-        loss = cross_entropy(model, make_batch())
-        learner.update(loss)
-        losses[learner.step - 1] = loss.detach()
-    return losses.tolist()
-
-
 def cross_entropy(model: SequenceModel, batch: Batch) -> Float[Tensor, ""]:
-    """The mean over all that is asked, in nats."""
+    """The mean loss over all questions, in nats."""
     tokens, targets = batch
     return F.cross_entropy(answers(model, tokens).flatten(0, 1), targets.flatten())
 
 
 @torch.no_grad()
 def accuracy(model: SequenceModel, batches: Iterable[Batch]) -> float:
-    """The share of right answers among all that is asked in the batches."""
+    """The share of questions in the batches that are answered right."""
     model.eval()
     right = asked = 0
     for tokens, targets in batches:

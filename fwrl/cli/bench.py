@@ -1,4 +1,4 @@
-"""``fwrl bench``: measures what a folder does not hold yet, then draws all that it holds."""
+"""``fwrl bench``: measures the points missing in a results folder, then draws all of them."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -27,19 +27,20 @@ from fwrl.run.directory import claimed, command_typed, named_directory, open_dir
 from fwrl.run.jobs import processors
 from fwrl.run.loop import FINISHED, STOPPED
 from fwrl.run.process import Clock
+from fwrl.run.progress import say
 from fwrl.run.yaml_files import apply_overrides
 
 FAILED = 1
-# What results.json says of how its results were measured.
+# The keys of results.json about the origin of its results.
 ORIGIN = ("command", "preset", "versions", "machine")
-# What may differ when a folder is continued, whatever the benchmark.
+# Settings that may change when a results folder is continued, in all benchmarks.
 MAY_CHANGE = ("device", "num_threads", "save_every")
-# Seconds between two plain lines about a point, where there is no terminal.
+# Seconds between two lines about a point if the output is no terminal.
 LINE_INTERVAL = 30.0
 
 
 class Request(NamedTuple):
-    """What the user asked for."""
+    """The arguments of the command."""
 
     name: str
     overrides: Sequence[str]
@@ -53,7 +54,7 @@ def run_benchmark(request: Request, console: Console) -> int:
     """Measure and draw; returns the exit code.
 
     Raises:
-        ConfigError: If what is asked for is not possible.
+        ConfigError: If the request is not possible.
     """
     benchmark = find_benchmark(request.name)
     if benchmark.alone and (request.jobs or 1) > 1:
@@ -75,7 +76,7 @@ def _fill(
     try:
         stopped = _measure_missing(request, benchmark, settings, points, folder, console)
     except UnfitError as error:
-        console.print(f"fwrl: {error}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"fwrl: {error}")
         return FAILED
     rows = in_order(read_rows(folder / TABLE), points)
     write_rows(folder / TABLE, rows)
@@ -101,12 +102,12 @@ def _fill(
         console.print(f"stopped, {len(missing)} points missing; the same command continues")
         return STOPPED
     for file in (folder / TABLE, *sorted(folder.glob(f"{request.name}*.png"))):
-        console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+        say(console, str(file))
     return FINISHED
 
 
 def _origin(folder: Path, points: Sequence[Row]) -> dict[str, Any]:
-    """Where the results of a folder come from, if all are there and will only be drawn again."""
+    """The origin of complete results, which are only drawn again; else nothing."""
     rows = read_rows(folder / TABLE)
     if not (folder / DOCUMENT).exists() or not all(holds(rows, point) for point in points):
         return {}
@@ -118,7 +119,7 @@ def _origin(folder: Path, points: Sequence[Row]) -> dict[str, Any]:
 
 
 def in_order(rows: Sequence[Row], points: Sequence[Row]) -> list[Row]:
-    """The rows of the points in their order, then those of points that were asked for earlier."""
+    """The rows of the points in their order, then those of other points of the folder."""
     asked = [[row for row in rows if holds([row], point)] for point in points]
     others = [row for row in rows if not any(holds([row], point) for point in points)]
     return [row for group in asked for row in group] + others
@@ -128,7 +129,7 @@ def settings_of(benchmark: Benchmark, preset: str, overrides: Sequence[str]) -> 
     """The settings of a preset, with overrides.
 
     Raises:
-        ConfigError: For a preset that does not exist, or a setting that cannot be.
+        ConfigError: For an unknown preset or an impossible setting.
     """
     if preset not in benchmark.presets:
         raise ConfigError(f"--preset is {preset!r}; {nearest(preset, benchmark.presets)}")
@@ -138,7 +139,7 @@ def settings_of(benchmark: Benchmark, preset: str, overrides: Sequence[str]) -> 
 
 
 def _as_written(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose mappings can be changed."""
+    """A copy with mappings that can be changed."""
     return {k: _as_written(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
@@ -154,15 +155,15 @@ def _measure_missing(
     folder: Path,
     console: Console,
 ) -> bool:
-    """Add the rows of what is not there; True if it was stopped before the end."""
+    """Measure the missing points and add their rows; True if it was interrupted."""
     rows = read_rows(folder / TABLE)
     missing = [point for point in points if not holds(rows, point)]
     if not missing:
         return False
     for line in benchmark.check(settings) if benchmark.check else ():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     jobs = 1 if benchmark.alone else min(request.jobs or _processors(settings), len(missing))
-    # what stops a run politely stops a benchmark too
+    # the signal that stops a training run stops a benchmark too
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = PointReport(console, len(points), len(points) - len(missing))
     try:
@@ -189,7 +190,7 @@ def _processors(settings: Settings) -> int:
 
 
 class PointReport:
-    """A bar for all points and one for each that is measured, or plain lines."""
+    """Progress bars, one for all points and one for each in progress, or plain lines."""
 
     def __init__(self, console: Console, total: int, measured: int) -> None:
         self.console, self.total, self.measured = console, total, measured
@@ -208,30 +209,27 @@ class PointReport:
         self.progress.start()
 
     def show(self, point: Row, step: int, total: int, note: str) -> None:
-        """Where the measurement of a point is."""
+        """Show how far the measurement of a point has come."""
         name = name_of(point)
         if name not in self.bars:
             self.bars[name] = self.progress.add_task(name, total=total, note="")
         self.progress.update(self.bars[name], completed=step, total=total, note=note)
         if not self.console.is_terminal and self.clock.due():
-            self._say(f"{name}: {step:,} of {total:,}  {note}")
+            say(self.console, f"{name}: {step:,} of {total:,}  {note}")
 
     def finish(self, point: Row, rows: Sequence[Row]) -> None:
-        """A point is measured: its last row is told."""
+        """Report the last row of a point that is measured."""
         self.measured += 1
         if (bar := self.bars.pop(name_of(point), None)) is not None:
             self.progress.remove_task(bar)
         self.progress.update(self.all, completed=self.measured)
         found = {key: value for key, value in rows[-1].items() if key not in point}
         words = ", ".join(f"{key} {_short(value)}" for key, value in found.items())
-        self._say(f"{self.measured}/{self.total}  {name_of(point)}: {words}")
+        say(self.console, f"{self.measured}/{self.total}  {name_of(point)}: {words}")
 
     def close(self) -> None:
         """Leave the bars as they stand."""
         self.progress.stop()
-
-    def _say(self, line: str) -> None:
-        self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _short(value: str | int | float) -> str:

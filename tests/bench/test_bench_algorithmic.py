@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from fwrl import CORES, ConfigError
-from fwrl.bench import NOT_ASKED, find_benchmark
+from fwrl.bench import find_benchmark
 from fwrl.bench.algorithmic import benchmark as algorithmic
 from fwrl.bench.algorithmic import code, listops
 from fwrl.bench.algorithmic.benchmark import METHODS, core_of, epoch_batch, whole_sequences_right
-from fwrl.bench.recall.task import ABSENT
 from fwrl.bench.results import read_rows
-from fwrl.bench.sequence_model import SequenceModel
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED, Batch, SequenceModel
 from fwrl.cli import main
 from fwrl.cli.bench import settings_of
 from fwrl.core import state_size
@@ -91,7 +90,7 @@ def test_an_epoch_brings_every_example_once_in_another_order():
     tokens = torch.full((10, 6), ABSENT)
     for number in range(10):
         tokens[number, : 1 + number % 5] = number
-    examples = tokens, torch.where(tokens == ABSENT, NOT_ASKED, tokens)
+    examples = Batch(tokens, torch.where(tokens == ABSENT, NOT_ASKED, tokens))
 
     def epoch(number, seed=0):
         batches = [epoch_batch(examples, 4, 3 * number + i, seed) for i in range(3)]
@@ -203,9 +202,9 @@ def test_the_command_measures_draws_and_keeps(name, tmp_path, monkeypatch):
     ("name", "override", "message"),
     [
         ("code", "methods=[dleta]", "there is no 'dleta'; did you mean 'delta'"),
-        ("code", "variables=[11]", "programs have 1 to 10 variables"),
+        ("code", "variables=[11]", "variables.0 is 11; .* less than or equal to 10"),
         ("code", "statements=1", "statements is 1; .* greater than or equal to 2"),
-        ("listops", "depths=[30]", "depth is 30; .* less than or equal to 18"),
+        ("listops", "depths=[30]", "depths.0 is 30; .* less than or equal to 18"),
         ("listops", "max_arguments=1", "max_arguments is 1; .* greater than or equal to 2"),
         ("listops", "depth=3", "did you mean 'depths'"),
     ],

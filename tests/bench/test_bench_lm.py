@@ -9,6 +9,7 @@ from fwrl import CORES, ConfigError
 from fwrl.bench.lm.benchmark import (
     METHODS,
     PRESETS,
+    PUBLISHED,
     LanguageModelSettings,
     core_of,
     model_config,
@@ -16,7 +17,6 @@ from fwrl.bench.lm.benchmark import (
 )
 from fwrl.bench.lm.figure import draw
 from fwrl.bench.lm.model import LanguageModel
-from fwrl.bench.lm.published import PUBLISHED
 from fwrl.bench.results import read_rows
 from fwrl.cli import main
 from fwrl.config import validate

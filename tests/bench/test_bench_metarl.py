@@ -143,7 +143,7 @@ def test_every_method_can_act(method, stack):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ("lstm 33",)}, "methods holds 'lstm 33'; did you mean 'lstm 32'?"),
+        ({"methods": ("lstm 33",)}, "methods: there is no 'lstm 33'; did you mean 'lstm 32'?"),
         ({"ppo": {"num_steps": 29}}, "num_steps is 29; an episode has 30"),
         ({"graphs": "test"}, "graphs"),
     ],

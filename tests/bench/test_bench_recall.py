@@ -185,7 +185,7 @@ def test_multi_query_recall_is_drawn_with_points_missing(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"memories": ["delta, sillu"]}, "'delta, sillu' is no memory; did you mean 'delta, silu'"),
+        ({"memories": ["delta, sillu"]}, "there is no 'delta, sillu'; did you mean 'delta, silu'"),
         ({"task": LATEST, "sizes": [[12, 3]]}, "sizes are of a multi_query task"),
         ({"task": MANY, "sizes": [[10, 3]]}, "length is 10, .* even number from 12"),
         ({"task": {"kind": "multy_query"}}, "did you mean 'multi_query'"),

@@ -22,7 +22,7 @@ def smoke(*overrides):
 
 
 def rows_of(measurement):
-    """Run a measurement to its end and return its rows."""
+    """The rows that a measurement returns at its end."""
     while True:
         try:
             next(measurement)
@@ -111,7 +111,7 @@ def test_a_figure_of_some_points(tmp_path):
     ("override", "message"),
     [
         ("backpropagated=3", "backpropagated is 3, but the answers alone take 4 times"),
-        ("methods=[sun]", "methods: 'sun' is not one of infinite_former_sticky"),
+        ("methods=[sun]", "methods: there is no 'sun'; did you mean 'sum'"),
     ],
 )
 def test_mistakes_are_named(override, message):

@@ -170,11 +170,11 @@ def test_text_of_the_users(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ["dpfp2"]}, "methods has 'dpfp2'; did you mean 'dpfp 2'"),
+        ({"methods": ["dpfp2"]}, "methods: there is no 'dpfp2'; did you mean 'dpfp 2'"),
         ({"max_tokens": 20}, "max_tokens is 20, .* max_length, 30; use more"),
         ({"training": {"batch_size": 8}}, "training.batch_size is not used: .* use max_tokens"),
         ({"width": 30, "heads": 4}, "width is 30, .* 4 heads; use a multiple of 4"),
-        ({"languages": {"nouns": 2}}, "languages: nouns is 2"),
+        ({"languages": {"nouns": 2}}, "languages.nouns is 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(changes, message):

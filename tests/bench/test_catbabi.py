@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from fwrl.bench import NOT_ASKED
 from fwrl.bench.catbabi.babi_files import read_babi
 from fwrl.bench.catbabi.stories import FAMILIES, Story
 from fwrl.bench.catbabi.task import END, QUESTION, QuestionAlone, corpora, stream, synthetic
+from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.config import ConfigError
 
 # written for this test, in the format of bAbI v1.2: tabs part question, answer and supporting facts

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fwrl import ConfigError
-from fwrl.bench import NOT_ASKED
 from fwrl.bench.algorithmic.code_task import (
     HIGHEST,
     LOWEST,
@@ -17,9 +16,8 @@ from fwrl.bench.algorithmic.code_task import (
     _run,
     _Variables,
     code_batch,
-    program_text,
 )
-from fwrl.bench.recall.task import ABSENT
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED
 from fwrl.config import validate
 
 KINDS = ("assign", "count", "print", "if")
@@ -27,6 +25,12 @@ KINDS = ("assign", "count", "print", "if")
 
 def make(config, batch_size=64, seed=0):
     return code_batch(config, batch_size, torch.Generator().manual_seed(seed))
+
+
+def program_text(config, tokens):
+    """One program as it is written, tokens separated by blanks."""
+    symbols = SYMBOLS + VARIABLES[: config.num_variables]
+    return " ".join(symbols[number] for number in tokens.tolist() if number != ABSENT)
 
 
 def statements_of(config, tokens):
@@ -52,7 +56,7 @@ def python_of(statement, place, quirk):
 
 
 def run_in_python(config, tokens):
-    """The output of Python: position of the semicolon -> printed value."""
+    """The output of Python, by the place of the semicolon behind it."""
     lines, place = [], -1
     for statement in statements_of(config, tokens):
         place += len(statement) + 1

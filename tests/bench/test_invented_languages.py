@@ -61,7 +61,7 @@ class Reader:
         return " ".join([*second, join, *first] if reason else [*first, join, *second])
 
     def clause(self, head, antecedent):
-        """The words of a clause and its subject; a relative clause describes the noun ``head``."""
+        """The words, and the subject; a head is the noun that a relative clause describes."""
         said, subject, missing = [], head, head is not None
         if self.next() == "pronoun":
             assert self.take() == (antecedent[1][1] == "2")
@@ -207,11 +207,11 @@ def test_a_seed_repeats_the_sentences_and_another_does_not():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nouns": 5}, "nouns is 5, .* use 6 or more"),
-        ({"adjectives": 3}, "adjectives is 3, .* use 4 or more"),
-        ({"min_length": 4}, "min_length is 4 and max_length 40; use 5 <= min_length"),
-        ({"max_length": 4}, "min_length is 5 and max_length 4"),
-        ({"relative": 1.5}, "relative is 1.5; use a share from 0 to 1"),
+        ({"nouns": 5}, "nouns is 5; .* greater than or equal to 6"),
+        ({"adjectives": 3}, "adjectives is 3; .* greater than or equal to 4"),
+        ({"min_length": 4}, "min_length is 4; .* greater than or equal to 5"),
+        ({"max_length": 4}, "max_length is 4; use at least min_length, 5"),
+        ({"relative": 1.5}, "relative is 1.5; .* less than or equal to 1"),
         ({"noun": 9}, "did you mean 'nouns'"),
     ],
 )

@@ -6,14 +6,18 @@ import pytest
 import torch
 
 from fwrl import ConfigError
-from fwrl.bench import NOT_ASKED
-from fwrl.bench.algorithmic.listops_task import BRANCHING, ListOpsConfig, list_text, listops_batch
-from fwrl.bench.recall.task import ABSENT
+from fwrl.bench.algorithmic.listops_task import BRANCHING, SYMBOLS, ListOpsConfig, listops_batch
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED
 from fwrl.config import validate
 
 
 def make(config, batch_size=64, seed=0):
     return listops_batch(config, batch_size, torch.Generator().manual_seed(seed))
+
+
+def list_text(tokens):
+    """One list as it is written, tokens separated by blanks."""
+    return " ".join(SYMBOLS[number] for number in tokens.tolist() if number != ABSENT)
 
 
 def evaluate(symbols):

@@ -98,7 +98,7 @@ def test_an_initial_state_that_is_learned_learns(core, tmp_path):
 
 
 def plain_losses(model, text):
-    """The loss of each token of a text that begins with an empty state."""
+    """The loss of each token of one text that begins with an empty state."""
     starts = torch.zeros(1, len(text) - 1, dtype=torch.bool)
     x, _ = model(text[None, :-1], model.initial_state(1), starts)
     return F.cross_entropy(

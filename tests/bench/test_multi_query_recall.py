@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fwrl import ConfigError
-from fwrl.bench import NOT_ASKED
 from fwrl.bench.recall.multi_query import MultiQueryConfig, multi_query_batch
+from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.config import validate
 
 SIZES = {"vocabulary_size": 20, "length": 20, "num_pairs": 3}

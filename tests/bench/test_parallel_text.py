@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fwrl import ConfigError
+from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.bench.translation.parallel_text import read_parallel
 from fwrl.bench.translation.task import (
     BEGIN,
     END,
-    NOT_ASKED,
     UNKNOWN,
     Epochs,
     Subwords,
@@ -104,7 +104,7 @@ def test_subwords_come_back_and_are_kept(tmp_path):
 
 
 def test_subwords_ask_the_library_for_what_it_has(tmp_path, monkeypatch):
-    """The calls to the library, which need not be installed; its answers are not tested here."""
+    """A stand-in where the library is not installed; its answers are not tested here."""
     said = []
 
     class Tokenizer:

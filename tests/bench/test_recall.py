@@ -4,12 +4,12 @@ import re
 
 import pytest
 import torch
+from supervised_training import train_supervised
 
 from fwrl import CORES, ConfigError, StackConfig, tensors_in
-from fwrl.bench import NOT_ASKED
-from fwrl.bench.recall.task import ABSENT, RecallBatch, RecallConfig, recall_batch
-from fwrl.bench.sequence_model import SequenceModel
-from fwrl.bench.supervised import TrainingConfig, accuracy, answers, train_supervised
+from fwrl.bench.recall.task import RecallConfig, recall_batch
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED, Batch, SequenceModel
+from fwrl.bench.supervised import TrainingConfig, accuracy, answers
 from fwrl.config import validate
 
 SIZES = {"num_keys": 9, "num_values": 5, "num_pairs": 6, "num_queries": 4}
@@ -281,5 +281,5 @@ def test_accuracy_counts_only_what_is_asked():
     targets = torch.cat([batch.targets for batch in batches])
     share = (targets == 3).sum() / (targets != NOT_ASKED).sum()
     assert accuracy(model, batches) == pytest.approx(share.item())
-    assert accuracy(model, [RecallBatch(*batches[0])]) != accuracy(model, [batches[1]])
+    assert accuracy(model, [Batch(*batches[0])]) != accuracy(model, [batches[1]])
     assert all(parameter.grad is None for parameter in model.parameters())

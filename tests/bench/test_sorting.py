@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.bench.sorting.task import (
-    NOT_ASKED,
     SortingConfig,
     by_frequency,
     by_last_window,

@@ -1,4 +1,4 @@
-"""The peers in speed comparisons compute what they claim to compute."""
+"""The peers of the speed benchmark do the work that they are said to do."""
 
 from itertools import pairwise
 

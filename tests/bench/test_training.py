@@ -53,7 +53,7 @@ def test_a_restored_training_goes_on_as_if_nothing_had_happened(optimizer, tmp_p
 
 
 def test_nothing_to_restore(tmp_path):
-    assert learner().restore(tmp_path, torch.Generator()) is None
+    assert learner().restore(tmp_path, torch.Generator(), "begin") == ("begin", [])
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from supervised_training import train_supervised
 
 from fwrl import CORES, StackConfig
 from fwrl.bench.recall.task import RecallConfig, recall_batch
 from fwrl.bench.sequence_model import SequenceModel
-from fwrl.bench.supervised import TrainingConfig, accuracy, train_supervised
+from fwrl.bench.supervised import TrainingConfig, accuracy
 
 TASK = RecallConfig(num_keys=8, num_values=8, num_pairs=4, num_queries=4)
 

@@ -1,7 +1,7 @@
-"""What code execution and ListOps share: the memories, the published recipe, and its training.
+"""Shared by code execution and ListOps: the memories, the published recipe, and its training.
 
 The recipe of Irie et al. (2021): a fixed set of examples, many epochs, and the weights of the best
-validation. An accuracy is the share of sequences that are right wherever something is asked.
+validation. Accuracy is the share of sequences whose answers are all right.
 
 Note:
     Unlike there, the residual stack has GELU and a last layer normalisation, and the LSTM stands
@@ -11,42 +11,40 @@ Note:
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
-from fwrl.bench.sequence_model import SequenceModel
-from fwrl.bench.supervised import Batch, Learner, TrainingConfig, answers, cross_entropy
-from fwrl.config import nearest, validate
-from fwrl.core import state_size
+from fwrl.bench.benchmark import Measurement, Progress, Row, Settings, one_of
+from fwrl.bench.sequence_model import LINEAR_ATTENTION, Batch, SequenceModel, core_config, sizes_of
+from fwrl.bench.supervised import Learner, TrainingConfig, answers, cross_entropy
 from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import Clock, choose_device
 from fwrl.stack import StackConfig
 
-POSITIVE = {"kind": "fast_weight", "feature_map": "elu_plus_one"}
+ELU = {"feature_map": "elu_plus_one"}
 # Memories by their names in the tables; any kind of core is a method too, with its defaults.
 METHODS: dict[str, Mapping[str, Any]] = {
-    "delta": POSITIVE | {"normalise": "sum"},
+    **{kind: {"kind": kind} for kind in CORES},
+    "delta": ELU | {"normalise": "sum"},
     # without any normalisation, as the published code has it
-    "sum": POSITIVE | {"update_rule": "sum", "normalise": "none"},
-    "sum, normalised": POSITIVE
-    | {"update_rule": "sum", "normalise": "none", "attention_normaliser": True},
+    "sum": ELU | {"update_rule": "sum", "normalise": "none"},
+    "sum, normalised": ELU | LINEAR_ATTENTION,
     # keys and queries of unit length, and a delta rule that can reflect (Yang et al. 2024a)
-    "delta, silu": {"kind": "fast_weight", "max_beta": 2},
-    "sum, silu": {"kind": "fast_weight", "update_rule": "sum"},
+    "delta, silu": {"max_beta": 2},
+    "sum, silu": {"update_rule": "sum"},
     "delta rnn": {"kind": "delta_rnn"},
     "recurrent delta": {"kind": "recurrent_delta"},
 }
-# The data of all memories and seeds come from one generator, as published.
+# One generator draws the data for all memories and seeds, as published.
 DATA_SEED = 42
 # Sequences that are evaluated at once.
 EVALUATION_BATCH = 250
-# Updates between two losses that are told.
+# Updates between two looks at the loss.
 LOSS_INTERVAL = 10
 
 
@@ -55,19 +53,26 @@ class AlgorithmicSettings(Settings):
 
     axes: ClassVar[tuple[str, ...]] = ("methods", "seeds")
 
-    methods: tuple[str, ...] = ("delta", "sum", "lstm", "recurrent delta", "delta rnn", "none")
+    methods: Annotated[tuple[str, ...], one_of(METHODS)] = (
+        "delta",
+        "sum",
+        "lstm",
+        "recurrent delta",
+        "delta rnn",
+        "none",
+    )
     """Memories: ``delta``, ``sum``, ``sum, normalised``, ``delta, silu``, ``sum, silu``,
     ``recurrent delta``, ``delta rnn``, or any kind of ``fwrl list cores`` with its defaults."""
     stack: StackConfig = StackConfig(width=256, layers=4, feed_forward=1024)
     """The layers around each memory."""
     heads: PositiveInt = 16
-    """Of memories that have heads."""
+    """Heads of the memories that have heads."""
     short_convolution: NonNegativeInt = 0
-    """Times that a causal convolution of the queries, keys and values of ``delta`` and of the sums
-    spans; published: none. With 4 of them they learn in a fraction of the updates: what belongs to
-    a statement need not be brought together by the memory."""
+    """Time steps spanned by a causal convolution of the queries, keys and values of ``delta`` and
+    the sums; published: 0. With 4 they learn in a fraction of the updates, because the memory need
+    not bring the parts of a statement together."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """The share of what is added to the stream, and of hidden units, that training drops."""
+    """Dropout of the layers' outputs and of hidden units."""
     training: TrainingConfig = TrainingConfig(
         steps=31_400,
         batch_size=64,
@@ -78,27 +83,18 @@ class AlgorithmicSettings(Settings):
         schedule="constant",
         max_grad_norm=None,
     )
-    """Published: 200 epochs of 157 batches."""
+    """The optimiser and its updates; published: 200 epochs of 157 batches."""
     training_examples: NonNegativeInt = 10_000
-    """In each epoch in another order; 0: every batch is new."""
+    """Fixed training set, in another order each epoch; 0: every batch is new."""
     validation_examples: PositiveInt = 1_000
-    """That choose the weights which are tested."""
+    """Examples by which the weights to test are chosen."""
     test_examples: PositiveInt = 1_000
-    """On which the weights that validation chose are measured."""
+    """Examples on which the chosen weights are tested."""
     evaluate_every: PositiveInt = 157
     """Updates between two validations."""
 
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if method not in METHODS and method not in CORES:
-                choices = list(dict.fromkeys([*METHODS, *CORES]))
-                raise ValueError(f"there is no {method!r}; {nearest(method, choices)}")
-        return methods
 
-
-# What both benchmarks train on one core in some minutes, and in some seconds.
+# Presets of both benchmarks: some minutes on one processor core, and some seconds.
 SMALL: Mapping[str, Any] = {
     "stack": {"width": 64, "layers": 2, "feed_forward": 256},
     "heads": 4,
@@ -126,30 +122,25 @@ TINY: Mapping[str, Any] = {
 
 
 class Task(NamedTuple):
-    """What is learned."""
+    """The sequences to learn and the extra columns of its results."""
 
     vocabulary: tuple[int, ...]
     num_classes: int
     make_batch: Callable[[int, torch.Generator], Batch]
-    # what else is said of predictions, given these and the targets
+    # further columns, from predictions and targets
     details: Callable[[Tensor, Tensor], dict[str, float]]
 
 
 def core_of(settings: AlgorithmicSettings, method: str) -> CoreConfig:
     """The memory of a method."""
-    values = dict(METHODS.get(method, {"kind": method}))
-    model = CORES[values["kind"]]
-    if "heads" in model.model_fields:
-        values["heads"] = settings.heads
-    if "short_convolution" in model.model_fields:
-        values["short_convolution"] = settings.short_convolution
-    return validate(model, values, method)
+    sizes = {"heads": settings.heads, "short_convolution": settings.short_convolution}
+    return core_config(method, METHODS[method], sizes)
 
 
 def train_and_test(
     settings: AlgorithmicSettings, task: Task, method: str, seed: int, folder: Path
 ) -> Measurement:
-    """A row for each validation, and one for the test of the weights that were best in them."""
+    """A row for each validation, and one for the test of the best validated weights."""
     device = choose_device(settings.device)
     data = torch.Generator().manual_seed(DATA_SEED)
     examples, validation, test = (
@@ -167,10 +158,7 @@ def train_and_test(
     ).to(device)
     learner = Learner(model, settings.training)
     generator = torch.Generator().manual_seed(seed)
-    best = _copy(model)
-    rows: list[Row] = []
-    if restored := learner.restore(folder, generator, best):
-        best, rows = restored
+    best, rows = learner.restore(folder, generator, _copy(model))
     saving, total, loss = Clock(settings.save_every), settings.training.steps, math.nan
     while learner.step < total:
         if settings.training_examples:
@@ -191,17 +179,13 @@ def train_and_test(
             learner.save(folder, generator, best, rows)
         yield Progress(learner.step, total, _note(loss, rows))
     model.load_state_dict(best)
-    sizes = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_size": state_size(model.stack),
-    }
-    return [*rows, {"step": total, **sizes, **_evaluate(model, task, test)}]
+    return [*rows, {"step": total, **sizes_of(model), **_evaluate(model, task, test)}]
 
 
 def epoch_batch(examples: Batch, batch_size: int, step: int, seed: int) -> Batch:
-    """The batch of an update: in each epoch every example comes once, in an order of its own.
+    """The batch of an update: each epoch has every example once, in its own order.
 
-    The last batch of an epoch has what is left. Behind the longest sequence there is nothing.
+    The last batch of an epoch may be smaller. Padding behind the longest sequence is cut off.
     """
     tokens, targets = examples
     epoch, place = divmod(step, math.ceil(len(tokens) / batch_size))
@@ -211,13 +195,13 @@ def epoch_batch(examples: Batch, batch_size: int, step: int, seed: int) -> Batch
     chosen = order[place * batch_size : (place + 1) * batch_size]
     tokens, targets = tokens[chosen], targets[chosen]
     length = int((tokens >= 0).sum(dim=1).max())
-    return tokens[:, :length], targets[:, :length]
+    return Batch(tokens[:, :length], targets[:, :length])
 
 
 def whole_sequences_right(
     predictions: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """The share of sequences without a mistake where something is asked."""
+    """The share of sequences whose answers are all right."""
     return ((predictions == targets) | (targets < 0)).all(dim=1).float().mean()
 
 
@@ -247,10 +231,10 @@ def _copy(model: SequenceModel) -> dict[str, Tensor]:
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
-    return batch[0].to(device), batch[1].to(device)
+    return Batch(batch.tokens.to(device), batch.targets.to(device))
 
 
 def _note(loss: float, rows: list[Row]) -> str:
     accuracy = f", validation accuracy {rows[-1]['validation_accuracy']:.3f}" if rows else ""
-    # a training that goes on has no loss yet
+    # right after a restart there is no loss yet
     return accuracy.removeprefix(", ") if math.isnan(loss) else f"loss {loss:.3f}{accuracy}"

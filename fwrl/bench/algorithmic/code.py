@@ -3,18 +3,24 @@
 A program counts as right if every token is: those that print nothing, and each printed value.
 """
 
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from fwrl.bench.algorithmic.benchmark import SMALL, TINY, AlgorithmicSettings, Task, train_and_test
-from fwrl.bench.algorithmic.code_task import NUM_CLASSES, SILENT, VARIABLES, CodeConfig, code_batch
+from fwrl.bench.algorithmic.code_task import (
+    NUM_CLASSES,
+    SILENT,
+    CodeConfig,
+    NumVariables,
+    code_batch,
+)
 from fwrl.bench.algorithmic.figure import Labels, draw_accuracies
-from fwrl.bench.benchmark import Benchmark, Measurement, Row
+from fwrl.bench.benchmark import Benchmark, Measurement, Row, grid
+from fwrl.bench.results import read_published
 
 
 class CodeSettings(AlgorithmicSettings):
@@ -22,30 +28,20 @@ class CodeSettings(AlgorithmicSettings):
 
     axes: ClassVar[tuple[str, ...]] = ("methods", "variables", "seeds")
 
-    variables: tuple[int, ...] = (3, 5)
+    variables: tuple[NumVariables, ...] = (3, 5)
     """How many variables the programs have."""
     statements: int = Field(default=CodeConfig().num_statements, ge=2)
-    """Of each program."""
+    """Statements in each program."""
     published_quirk: bool = False
-    """Whether an assignment to a defined variable is ignored inside a conditional that holds, as by
-    the interpreter that labelled the published data."""
-
-    @field_validator("variables")
-    @classmethod
-    def _named(cls, variables: tuple[int, ...]) -> tuple[int, ...]:
-        if not all(1 <= number <= len(VARIABLES) for number in variables):
-            raise ValueError(f"programs have 1 to {len(VARIABLES)} variables, not {variables}")
-        return variables
+    """Whether an assignment to a defined variable inside a conditional that holds is ignored, as
+    it was by the interpreter that labelled the published data."""
 
 
 def points(settings: CodeSettings) -> list[Row]:
     """Every memory once, then with more variables, then with the next seed."""
-    return [
-        {"method": method, "variables": variables, "seed": seed}
-        for seed in settings.seeds
-        for variables in settings.variables
-        for method in settings.methods
-    ]
+    return grid(
+        {"method": settings.methods, "variables": settings.variables, "seed": settings.seeds}
+    )
 
 
 def measure(settings: CodeSettings, point: Row, folder: Path) -> Measurement:
@@ -55,34 +51,22 @@ def measure(settings: CodeSettings, point: Row, folder: Path) -> Measurement:
         num_variables=int(point["variables"]),
         published_quirk=settings.published_quirk,
     )
-
-    def make_batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return code_batch(config, size, generator)
-
-    task = Task(config.vocabulary, NUM_CLASSES, make_batch, print_accuracy)
+    task = Task(config.vocabulary, NUM_CLASSES, partial(code_batch, config), print_accuracy)
     return train_and_test(settings, task, str(point["method"]), int(point["seed"]), folder)
 
 
 def print_accuracy(predictions: Tensor, targets: Tensor) -> dict[str, float]:
-    """The share of right values among all that are printed."""
+    """The share of printed values that are right."""
     printed = targets > SILENT
     return {"print_accuracy": (predictions == targets)[printed].float().mean().item()}
 
 
-# Test accuracies as two secondary sources give them; those of the others were not found.
-PUBLISHED: tuple[Row, ...] = (
-    {"method": "lstm", "variables": 3, "accuracy": 0.990},
-    {"method": "sum", "variables": 3, "accuracy": 0.0},
-    {"method": "delta", "variables": 3, "accuracy": 0.907},
-    {"method": "lstm", "variables": 5, "accuracy": 0.932},
-    {"method": "sum", "variables": 5, "accuracy": 0.0},
-    {"method": "delta", "variables": 5, "accuracy": 0.614},
-    {"method": "delta rnn", "variables": 5, "accuracy": 0.851},
-)
+# Test accuracies from two secondary sources; for the other memories none were found.
+PUBLISHED = read_published("algorithmic", "published_code.csv")
 
 
 def draw(settings: CodeSettings, rows: list[Row], path: Path) -> None:
-    """How many programs are right, and how that came about."""
+    """The share of programs that are right, in the test and during training."""
     labels = Labels(
         title=f"Code execution, {settings.statements} statements",
         panel="variables",
@@ -91,12 +75,12 @@ def draw(settings: CodeSettings, rows: list[Row], path: Path) -> None:
         mark=("print_accuracy", "right among the printed values"),
         baseline=None,
     )
-    # of programs as long as ours
+    # the published programs have the default length
     same = settings.statements == CodeConfig().num_statements
     draw_accuracies(rows, PUBLISHED if same else (), labels, path)
 
 
-CPU: Mapping[str, Any] = {
+CPU: dict[str, Any] = {
     **SMALL,
     "methods": ("delta, silu", "sum", "delta", "sum, silu", "lstm", "none"),
     "variables": (3,),
@@ -104,25 +88,15 @@ CPU: Mapping[str, Any] = {
     "stack": {"width": 64, "layers": 4, "feed_forward": 256},
     "short_convolution": 4,
     "evaluate_every": 250,
-    "training": {
-        **SMALL["training"],
-        "steps": 2_500,
-        "learning_rate": 2e-3,
-        "schedule": "cosine",
-    },
+    "training": {**SMALL["training"], "steps": 2_500, "learning_rate": 2e-3, "schedule": "cosine"},
 }
-SMOKE: Mapping[str, Any] = {
+SMOKE: dict[str, Any] = {
     **TINY,
     "methods": ("delta", "sum", "none"),
     "variables": (3,),
     "statements": 4,
     "short_convolution": 4,
 }
-BENCHMARK = Benchmark(
-    settings=CodeSettings,
-    presets={"smoke": SMOKE, "cpu": CPU, "paper": {"published_quirk": True}},
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+PRESETS = {"smoke": SMOKE, "cpu": CPU, "paper": {"published_quirk": True}}
+
+BENCHMARK = Benchmark(CodeSettings, PRESETS, points, measure, draw, PUBLISHED)

@@ -9,28 +9,28 @@ Note:
     inside a conditional that holds; here it is executed, unless ``published_quirk`` asks.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
-from fwrl.bench.recall.task import ABSENT
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED, Batch
 from fwrl.config import Config
 
-# What a variable may hold: counting that would leave the range goes the other way.
+# The range of a variable: counting that would leave it goes the other way.
 LOWEST, HIGHEST = -8, 16
 # Constants are digits.
 NUM_DIGITS = 10
-# The target where nothing is printed; that of a printed value is ``value - LOWEST + 1``.
+# The target where nothing is printed; the target of a printed value is ``value - LOWEST + 1``.
 SILENT = 0
 NUM_CLASSES = HIGHEST - LOWEST + 2
 
-# The tokens, in the order of their numbers; those of the variables come last.
+# The tokens, in the order of their numbers; the variables come last.
 SYMBOLS = ("if", "print", "=", "++", "--", "<", ">", ":", ";", *map(str, range(NUM_DIGITS)))
 VARIABLES = ("x", "y", "z", "a", "b", "c", "d", "e", "f", "g")
+NumVariables = Annotated[int, Field(ge=1, le=len(VARIABLES))]
 _NUMBER = {symbol: number for number, symbol in enumerate(SYMBOLS)}
 _FIRST_DIGIT, _FIRST_VARIABLE = _NUMBER["0"], len(SYMBOLS)
 
@@ -39,12 +39,12 @@ _ASSIGN, _COUNT, _PRINT, _CONDITIONAL = range(4)
 
 
 class CodeConfig(Config):
-    """Which programs; the defaults are the published ones with three variables."""
+    """The programs to draw; the defaults are the published ones with three variables."""
 
     num_statements: int = Field(default=100, ge=2)
-    """The first is an assignment, the last a print."""
-    num_variables: int = Field(default=3, ge=1, le=len(VARIABLES))
-    """Published: 3 and 5."""
+    """Statements in a program; the first is an assignment, the last a print."""
+    num_variables: NumVariables = 3
+    """Variables that a program may use; published: 3 and 5."""
     published_quirk: bool = False
     """Whether an assignment to a defined variable is ignored inside a conditional that holds."""
 
@@ -54,28 +54,20 @@ class CodeConfig(Config):
         return (len(SYMBOLS) + self.num_variables,)
 
 
-class CodeBatch(NamedTuple):
-    """Programs of several lengths, from the first time on; the rest is ``ABSENT``."""
-
-    tokens: Int[Tensor, "B T"]
-    # a class at each token, ``NOT_ASKED`` behind the last
-    targets: Int[Tensor, "B T"]
-
-
 class _Draws(NamedTuple):
     """The random choices of one statement of each program, or of all: ``[N, B]``."""
 
     kind: Int[Tensor, "*N B"]
-    # of the statement inside a conditional
+    # the kind of the statement inside a conditional
     inner_kind: Int[Tensor, "*N B"]
-    # what a conditional compares with
+    # the constant that a conditional compares with
     bound: Int[Tensor, "*N B"]
     greater: Bool[Tensor, "*N B"]
-    # what an assignment writes, and to which variable
+    # the value that an assignment writes, and the variable
     constant: Int[Tensor, "*N B"]
     assigned: Int[Tensor, "*N B"]
     upwards: Bool[Tensor, "*N B"]
-    # the defined variable with the highest number is taken: by the condition, by the statement
+    # the condition and the statement each take the defined variable of the highest rank
     tested_ranks: Float[Tensor, "*N B V"]
     used_ranks: Float[Tensor, "*N B V"]
 
@@ -87,13 +79,10 @@ class _Variables(NamedTuple):
     defined: Bool[Tensor, "B V"]
 
 
-def code_batch(config: CodeConfig, batch_size: int, generator: torch.Generator) -> CodeBatch:
-    """Independent programs and what they print.
+def code_batch(config: CodeConfig, batch_size: int, generator: torch.Generator) -> Batch:
+    """Independent programs and the values that they print, a class at each token.
 
-    Args:
-        config: Which programs.
-        batch_size: How many.
-        generator: The only source of randomness; its device is the batch's.
+    The generator is the only source of randomness; its device is the batch's.
     """
     draws = _draw(config, batch_size, generator)
     variables = _Variables(
@@ -107,12 +96,6 @@ def code_batch(config: CodeConfig, batch_size: int, generator: torch.Generator) 
         statements.append(tokens)
         printed.append(target)
     return _close_gaps(torch.stack(statements, dim=1), torch.stack(printed, dim=1))
-
-
-def program_text(config: CodeConfig, tokens: Int[Tensor, " T"]) -> str:
-    """One program as it is written, tokens parted by blanks."""
-    symbols = SYMBOLS + VARIABLES[: config.num_variables]
-    return " ".join(symbols[number] for number in tokens.tolist() if number != ABSENT)
 
 
 def _draw(config: CodeConfig, batch_size: int, generator: torch.Generator) -> _Draws:
@@ -143,40 +126,40 @@ def _draw(config: CodeConfig, batch_size: int, generator: torch.Generator) -> _D
 def _run(
     config: CodeConfig, variables: _Variables, draws: _Draws
 ) -> tuple[_Variables, Int[Tensor, "B 9"], Int[Tensor, " B"]]:
-    """One statement of each program: the variables after it, its tokens and its target."""
+    """Run one statement of each program: the variables after it, its tokens, its target."""
     values, defined = variables
     conditional = draws.kind == _CONDITIONAL
     kind = torch.where(conditional, draws.inner_kind, draws.kind)
     tested = _one_defined(draws.tested_ranks, defined)
-    value = _of(values, tested)
+    value = _at(values, tested)
     holds = torch.where(draws.greater, value > draws.bound, value < draws.bound)
     executed = ~conditional | holds
 
     assigns = kind == _ASSIGN
     used = torch.where(assigns, draws.assigned, _one_defined(draws.used_ranks, defined))
-    value = _of(values, used)
+    value = _at(values, used)
     upwards = (draws.upwards & (value < HIGHEST)) | (value <= LOWEST)
     counted = torch.where(kind == _COUNT, value + torch.where(upwards, 1, -1), value)
     target = torch.where(executed & (kind == _PRINT), value - LOWEST + 1, SILENT)
 
     takes_effect = executed
     if config.published_quirk:
-        takes_effect = executed & ~(conditional & assigns & _of(defined, used))
+        takes_effect = executed & ~(conditional & assigns & _at(defined, used))
     value = torch.where(takes_effect, torch.where(assigns, draws.constant, counted), value)
     values = values.scatter(1, used.unsqueeze(1), value.unsqueeze(1))
-    now_defined = _of(defined, used) | (takes_effect & assigns)
+    now_defined = _at(defined, used) | (takes_effect & assigns)
     defined = defined.scatter(1, used.unsqueeze(1), now_defined.unsqueeze(1))
     tokens = _tokens(draws, conditional, tested, kind, used, upwards)
     return _Variables(values, defined), tokens, target
 
 
 def _one_defined(ranks: Float[Tensor, "B V"], defined: Bool[Tensor, "B V"]) -> Int[Tensor, " B"]:
-    """Uniform over the defined variables; the first, which is not used, where there is none."""
+    """A defined variable, each equally likely; where none is defined the first, which is unused."""
     return ranks.masked_fill(~defined, -1).argmax(dim=1)
 
 
-def _of(what: Tensor, variable: Int[Tensor, " B"]) -> Tensor:
-    return what.gather(1, variable.unsqueeze(1)).squeeze(1)
+def _at(table: Tensor, variable: Int[Tensor, " B"]) -> Tensor:
+    return table.gather(1, variable.unsqueeze(1)).squeeze(1)
 
 
 def _tokens(
@@ -187,7 +170,7 @@ def _tokens(
     used: Int[Tensor, " B"],
     upwards: Bool[Tensor, " B"],
 ) -> Int[Tensor, "B 9"]:
-    """The statement with gaps: ``if v < c :`` or nothing, then ``v = c ;`` or a shorter one."""
+    """Nine places with gaps: ``if v < c :`` or nothing, then ``v = c ;`` or a shorter statement."""
 
     def symbol(name: str) -> Tensor:
         return torch.full_like(kind, _NUMBER[name])
@@ -212,17 +195,17 @@ def _tokens(
     return torch.stack(parts, dim=1)
 
 
-def _close_gaps(statements: Int[Tensor, "B N 9"], printed: Int[Tensor, "B N"]) -> CodeBatch:
-    """The tokens one after another; the last of each statement bears its target."""
+def _close_gaps(statements: Int[Tensor, "B N 9"], printed: Int[Tensor, "B N"]) -> Batch:
+    """Move the gaps to the end; the last token of each statement bears its target."""
     targets = torch.full_like(statements, SILENT)
     targets[:, :, -1] = printed
     tokens, targets = statements.flatten(1), targets.flatten(1)
     given = tokens != ABSENT
     length = given.sum(dim=1)
-    # a stable sort keeps the order of what is given
+    # a stable sort keeps the order of the tokens
     order = (~given).long().argsort(dim=1, stable=True)[:, : int(length.max())]
     behind = torch.arange(order.shape[1], device=tokens.device) >= length.unsqueeze(1)
-    return CodeBatch(
+    return Batch(
         tokens.gather(1, order).masked_fill(behind, ABSENT),
         targets.gather(1, order).masked_fill(behind, NOT_ASKED),
     )

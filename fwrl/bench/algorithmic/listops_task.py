@@ -9,15 +9,14 @@ once, level by level.
 Axes: n nodes of one level of all trees. The height of a node is the number of levels below it.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
-from fwrl.bench.recall.task import ABSENT
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED, Batch
 from fwrl.config import Config
 
 NUM_DIGITS = 10
@@ -30,14 +29,17 @@ _CLOSE = len(SYMBOLS) - 1
 BRANCHING = 0.25
 
 
-class ListOpsConfig(Config):
-    """Which lists; the defaults are the published ones of depth 10."""
+Depth = Annotated[int, Field(ge=1, le=18)]
 
-    depth: int = Field(default=10, ge=1, le=18)
-    """Levels below the root, exactly. Published: 10 and 15; trees of 19 levels and more would be
-    cut there."""
+
+class ListOpsConfig(Config):
+    """The lists to draw; the defaults are the published ones of depth 10."""
+
+    depth: Depth = 10
+    """Levels below the root, exactly. Published: 10 and 15; the published generator cuts trees of
+    19 levels and more."""
     max_arguments: int = Field(default=5, ge=2)
-    """Of an operator, which has at least 2; all numbers are equally probable."""
+    """The most arguments of an operator, which has at least 2; all numbers are equally likely."""
 
     @property
     def vocabulary(self) -> tuple[int, ...]:
@@ -49,72 +51,59 @@ class ListOpsConfig(Config):
         """The share of this depth among random trees whose root is an operator."""
         heights = _height_probabilities(self)
         powers = heights.unsqueeze(1) ** torch.arange(2, self.max_arguments + 1)
-        # that all arguments of the root are lower than ``depth``, less that they are lower still
+        # P(all arguments of the root are lower than ``depth``) - P(all are lower than one less)
         return (powers[self.depth] - powers[self.depth - 1]).mean().item()
-
-
-class ListOpsBatch(NamedTuple):
-    """Lists of several lengths, from the first time on; the rest is ``ABSENT``."""
-
-    tokens: Int[Tensor, "B T"]
-    # the digit that the list comes to at its last token, ``NOT_ASKED`` elsewhere
-    targets: Int[Tensor, "B T"]
 
 
 class _Level(NamedTuple):
     """The nodes of one level, arguments of one operator side by side, in order."""
 
-    # the place of the operator among the nodes of the level above
+    # the index of the operator in the level above
     parent: Int[Tensor, " n"]
-    # which argument of it this is, from 0
+    # the position among the arguments of this operator, from 0
     argument: Int[Tensor, " n"]
     # an operator or a digit
     token: Int[Tensor, " n"]
 
 
 class _Bounds(NamedTuple):
-    """What is known of nodes before they are drawn."""
+    """The heights that nodes may have, known before they are drawn."""
 
     # the largest height
     height: Int[Tensor, " n"]
-    # whether the height is this, not less
+    # whether the height is exactly this one, not lower
     exact: Bool[Tensor, " n"]
 
 
 class _Arity(NamedTuple):
-    """Distributions of how many arguments an operator has; rows are heights, from 0 on."""
+    """Distributions of the number of an operator's arguments; a row for each height, from 0."""
 
-    # cumulative, of 2, 3, ... arguments, of operators of at most this height
+    # cumulative over 2, 3, ... arguments, for operators of at most this height
     at_most: Float[Tensor, "heights counts"]
-    # cumulative over outcomes, of operators of exactly this height
+    # cumulative over outcomes, for operators of exactly this height
     exact: Float[Tensor, "heights outcomes"]
-    # of each outcome: how many arguments, and the first of them that is as high as possible
+    # an outcome: the number of arguments, and the first argument of the greatest height
     arguments: Int[Tensor, " outcomes"]
     highest: Int[Tensor, " outcomes"]
 
 
-def listops_batch(
-    config: ListOpsConfig, batch_size: int, generator: torch.Generator
-) -> ListOpsBatch:
-    """Independent lists and what they come to.
+def listops_batch(config: ListOpsConfig, batch_size: int, generator: torch.Generator) -> Batch:
+    """Independent lists; the target, at the last token, is the digit that the list evaluates to.
 
-    Args:
-        config: Which lists.
-        batch_size: How many.
-        generator: The only source of randomness; its device is the batch's.
+    The generator is the only source of randomness; its device is the batch's.
     """
     levels = _grow(config, batch_size, generator)
     lengths, values = _fold(levels)
     device = generator.device
     tokens = torch.full((batch_size, int(lengths[0].max())), ABSENT, device=device)
-    # where each node begins: the row in the batch, and the time
+    # the place where each node begins: its row in the batch, and its time
     row = torch.arange(batch_size, device=device)
     time = torch.zeros_like(row)
     for number, (level, length) in enumerate(zip(levels, lengths, strict=True)):
         if number:
             before = length.cumsum(0) - length
             first = torch.where(level.argument == 0, before, 0)
-            # the running maximum is where the arguments of the same operator begin
+            # the running maximum is the place where the arguments of the same operator begin
             offset = before - first.cummax(0).values
             row, time = row[level.parent], time[level.parent] + 1 + offset
         tokens[row, time] = level.token
@@ -122,12 +111,7 @@ def listops_batch(
         tokens[row[opens], (time + length)[opens] - 1] = _CLOSE
     targets = torch.full_like(tokens, NOT_ASKED)
     targets.scatter_(1, lengths[0].unsqueeze(1) - 1, values[0].unsqueeze(1))
-    return ListOpsBatch(tokens, targets)
-
-
-def list_text(tokens: Int[Tensor, " T"]) -> str:
-    """One list as it is written, tokens parted by blanks."""
-    return " ".join(SYMBOLS[number] for number in tokens.tolist() if number != ABSENT)
+    return Batch(tokens, targets)
 
 
 def _grow(config: ListOpsConfig, batch_size: int, generator: torch.Generator) -> list[_Level]:
@@ -155,7 +139,7 @@ def _grow(config: ListOpsConfig, batch_size: int, generator: torch.Generator) ->
 
 
 def _height_probabilities(config: ListOpsConfig) -> Float[Tensor, " heights"]:
-    """The chance that a random node has at most height -1 (none has), 0, 1, ... ``depth``."""
+    """P(height of a random node <= h), for h = -1 (never), 0, 1, ... ``depth``."""
     chances = [0.0, 1 - BRANCHING]
     counts = range(2, config.max_arguments + 1)
     while len(chances) < config.depth + 2:
@@ -165,15 +149,15 @@ def _height_probabilities(config: ListOpsConfig) -> Float[Tensor, " heights"]:
 
 
 def _arity(config: ListOpsConfig, heights: Float[Tensor, " heights"]) -> _Arity:
-    """How many arguments, given the height of the operator.
+    """Distributions of the number of arguments, given the height of the operator.
 
-    With c arguments that are all lower than h, of which the j-th is the first of height h - 1: the
-    j - 1 before it are lower than h - 1, the c - j after it are lower than h.
+    If the j-th of c arguments is the first of height h - 1, then the j - 1 before it are lower than
+    h - 1, and the c - j after it are lower than h.
     """
     counts = torch.arange(2, config.max_arguments + 1)
     pairs = [(count, j) for count in counts.tolist() for j in range(count)]
     count, highest = torch.tensor(pairs).unbind(1)
-    # of arguments of an operator of height 0, 1, ...: there is none of height 0
+    # P(an argument is lower than h), for h = 0, 1, ...; no operator has height 0
     lower = heights[:-1].unsqueeze(1)
     still_lower = torch.cat([lower[:1], lower[:-1]])
     exact = still_lower**highest * (lower - still_lower) * lower ** (count - highest - 1)
@@ -182,14 +166,14 @@ def _arity(config: ListOpsConfig, heights: Float[Tensor, " heights"]) -> _Arity:
 
 def _cumulative(weights: Float[Tensor, "heights choices"]) -> Float[Tensor, "heights choices"]:
     sums = weights.cumsum(dim=1)
-    # the row of height 0, which has no operators, is never looked at
+    # the row of height 0, which has no operators, is never used
     return sums / sums[:, -1:].clamp_min(1e-300)
 
 
 def _arguments(
     arity: _Arity, above: _Bounds, generator: torch.Generator
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], _Bounds]:
-    """The nodes below some operators: whose they are, which argument, and their bounds."""
+    """The nodes below some operators: their operator, their position under it, their bounds."""
     chance = _uniform(above.height, generator).unsqueeze(1)
     few = torch.searchsorted(arity.at_most[above.height], chance, right=True).squeeze(1)
     outcome = torch.searchsorted(arity.exact[above.height], chance, right=True).squeeze(1)
@@ -204,7 +188,7 @@ def _arguments(
 
 
 def _fold(levels: list[_Level]) -> tuple[list[Tensor], list[Tensor]]:
-    """How many tokens each node has and what it comes to, level by level, from the root on."""
+    """The number of tokens of each node and its value, level by level, from the root on."""
     lengths: list[Tensor] = []
     values: list[Tensor] = []
     for number in reversed(range(len(levels))):

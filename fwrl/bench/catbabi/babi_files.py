@@ -12,7 +12,7 @@ from fwrl.bench.catbabi.stories import Story, Text
 from fwrl.config import ConfigError
 
 SPLITS = "train", "valid", "test"
-# Of a folder without a validation set, every so many stories of the training set are one.
+# Without a validation set, one training story in so many is held back for it.
 VALID_EVERY = 10
 NAME = re.compile(r"(qa\d+)(?:_.*)?_(train|valid|test)\.txt")
 WORD = re.compile(r"[^\s.?!,]+|[.?!,]")
@@ -21,10 +21,10 @@ WORD = re.compile(r"[^\s.?!,]+|[.?!,]")
 def read_babi(folder: Path) -> dict[str, list[Story]]:
     """The stories of each split, task by task.
 
-    Without files of a split ``valid``, every tenth story of the training set is held back.
+    Without files for ``valid``, every tenth story of the training set is held back.
 
     Raises:
-        ConfigError: If this is no such folder, or a file is not in the format.
+        ConfigError: If the folder has no such files, or one is not in the format.
     """
     files = {
         (match[1], match[2]): path
@@ -56,7 +56,7 @@ def read_babi(folder: Path) -> dict[str, list[Story]]:
 
 
 def _stories(path: Path) -> Iterator[Text]:
-    """A story begins wherever the numbers of the lines begin again."""
+    """The stories of a file; one begins wherever the line numbers begin again."""
     words: Text = []
     for count, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -73,7 +73,7 @@ def _stories(path: Path) -> Iterator[Text]:
 
 
 def _line(text: str, where: str) -> Text:
-    """A statement, or a question with its answer; the facts that support it are left out."""
+    """A statement, or a question with its answer; references to supporting facts are left out."""
     said, *asked = text.split("\t")
     words: Text = WORD.findall(said.lower())
     questions = words.count("?")

@@ -1,20 +1,20 @@
 """Answers in an endless stream of stories (catbAbI of Schlag et al. 2021b).
 
-Trained on segments of the stream, with the state carried from one to the next and never reset:
-models must notice by themselves that another story has begun. The default stories are synthetic,
-of ``fwrl.bench.catbabi.stories``; ``data=FOLDER`` reads bAbI's own files.
+Models are trained on segments of the stream; the state is carried from one to the next and never
+reset, so that they must notice by themselves that another story has begun. The default stories are
+synthetic (``fwrl.bench.catbabi.stories``); ``data=FOLDER`` reads bAbI's own files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings
+from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings, one_of
 from fwrl.bench.catbabi.babi_files import read_babi
 from fwrl.bench.catbabi.figure import PUBLISHED, draw
 from fwrl.bench.catbabi.task import (
@@ -27,104 +27,79 @@ from fwrl.bench.catbabi.task import (
     stream,
     synthetic,
 )
-from fwrl.bench.sequence_model import SequenceModel
+from fwrl.bench.sequence_model import LINEAR_ATTENTION, SequenceModel, core_config, sizes_of
 from fwrl.bench.supervised import Learner, TrainingConfig
-from fwrl.config import validate
-from fwrl.core import state_size
-from fwrl.cores import CORES, CoreConfig
+from fwrl.cores import CoreConfig
 from fwrl.run.process import Clock, choose_device
 from fwrl.stack import StackConfig
 from fwrl.state import detach_state
 
-# What answers without a model: the answer that was most frequent for the same question.
+# The baseline without a model: the answer that was most frequent for the same question.
 QUESTION_ALONE = "question_alone"
+# The memories that are compared: differences from the defaults of their cores.
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "fast_weight_memory": {
+        "kind": "fast_weight_memory",
+        "read_tanh": "edges",
+        "residual": False,
+        "forget_bias": 1.0,
+    },
+    "lstm": {"kind": "lstm"},
+    "delta": {},
+    "sum": LINEAR_ATTENTION | {"feature_map": "elu_plus_one"},
+    "gated_delta": {"update_rule": "gated_delta"},
+    "window_attention": {"kind": "window_attention"},
+    "none": {"kind": "none"},
+}
 
 
 class CatbabiSettings(Settings):
-    """What is measured, and with what."""
+    """The memories, the stories, and the training."""
 
     axes: ClassVar[tuple[str, ...]] = ("seeds", "methods", "modes")
 
-    methods: tuple[str, ...] = ("fast_weight_memory", "lstm", "delta", "window_attention")
-    """Memories, by their names in ``METHODS``; the question alone is always added."""
+    methods: Annotated[tuple[str, ...], one_of(METHODS)] = (
+        "fast_weight_memory", "lstm", "delta", "window_attention",
+    )  # fmt: skip
+    """Memories; the baseline that sees the question alone is always added."""
     modes: tuple[Mode, ...] = ("qm",)
-    """``lm``: every next word is to be predicted; ``qm``: the answers alone."""
+    """``lm``: a model predicts every next word; ``qm``: the answers alone."""
     data: Path | None = None
     """The folder of bAbI's files, such as ``en-valid-10k``; None: synthetic stories."""
     stories: PositiveInt = 1000
-    """Of each synthetic family to train on."""
+    """Training stories of each synthetic family."""
     held_out: PositiveInt = 50
-    """Of each synthetic family for validation, and as many for the test."""
+    """Stories of each synthetic family for validation, and as many for the test."""
     stack: StackConfig = StackConfig(width=96, layers=1)
     """The layers around each memory."""
     heads: PositiveInt = 4
-    """Of fast weights and attention."""
+    """Heads of fast weights and attention."""
     memory_size: PositiveInt = 16
-    """Of fast weight memory, which holds the third power of it."""
+    """Size of fast weight memory, whose state has the third power of it."""
     window: PositiveInt = 128
-    """Of windowed attention."""
+    """Window of attention, in time steps."""
     segment: PositiveInt = 100
-    """Times through which the gradient flows."""
+    """Time steps through which the gradient flows."""
     reset: bool = False
-    """Whether memories are emptied where a story begins; the published ones never were."""
+    """Whether memories are reset where a story begins; the published ones never were."""
     training: TrainingConfig = TrainingConfig(
         steps=2000, optimizer="adam", learning_rate=1e-3, schedule="constant"
     )
-    """Of the steps, the optimiser and the learning rate."""
+    """Updates, batches, optimiser and learning rate."""
     evaluate_every: NonNegativeInt = 250
     """Updates between two validations; 0: none."""
     test_batch_size: PositiveInt = 32
     """Rows of the test stream; 1 in the publication."""
 
-    @model_validator(mode="after")
-    def _known(self) -> "CatbabiSettings":
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"methods: {method!r} is not one of {', '.join(METHODS)}")
-        return self
-
-
-# The memories that are compared.
-METHODS: Mapping[str, Callable[[CatbabiSettings], dict[str, Any]]] = {
-    "fast_weight_memory": lambda settings: {
-        "kind": "fast_weight_memory",
-        "memory_size": settings.memory_size,
-        "read_tanh": "edges",
-        "residual": False,
-        "forget_bias": 1.0,
-    },
-    "lstm": lambda _: {"kind": "lstm"},
-    "delta": lambda settings: {"kind": "fast_weight", "heads": settings.heads},
-    "sum": lambda settings: {
-        "kind": "fast_weight",
-        "heads": settings.heads,
-        "update_rule": "sum",
-        "feature_map": "elu_plus_one",
-        "normalise": "none",
-        "attention_normaliser": True,
-    },
-    "gated_delta": lambda settings: {
-        "kind": "fast_weight",
-        "heads": settings.heads,
-        "update_rule": "gated_delta",
-    },
-    "window_attention": lambda settings: {
-        "kind": "window_attention",
-        "heads": settings.heads,
-        "window": settings.window,
-    },
-    "none": lambda _: {"kind": "none"},
-}
-
 
 def core_of(settings: CatbabiSettings, method: str) -> CoreConfig:
-    """The configuration of a memory."""
-    values = METHODS[method](settings)
-    return validate(CORES[values["kind"]], values, method)
+    """The memory of a method."""
+    sizes = {name: getattr(settings, name) for name in ("heads", "memory_size", "window")}
+    return core_config(method, METHODS[method], sizes)
 
 
 def points(settings: CatbabiSettings) -> list[Row]:
-    """One seed of everything first."""
+    """The baseline, then every mode and method with one seed before the next."""
     trained: list[Row] = [
         {"mode": mode, "method": method, "seed": seed}
         for seed in settings.seeds
@@ -135,7 +110,7 @@ def points(settings: CatbabiSettings) -> list[Row]:
 
 
 def read(settings: CatbabiSettings) -> dict[str, Corpus]:
-    """What to train, validate and test on."""
+    """The stories for training, validation and test."""
     if settings.data is not None:
         return corpora(read_babi(settings.data))
     held_out = settings.held_out
@@ -143,7 +118,7 @@ def read(settings: CatbabiSettings) -> dict[str, Corpus]:
 
 
 def measure(settings: CatbabiSettings, point: Row, folder: Path) -> Measurement:
-    """Trains one memory; lines of its validations, then one of its test."""
+    """Train one memory: a row for each validation, then one for the test."""
     method, seed = str(point["method"]), int(point["seed"])
     mode: Mode = "lm" if point["mode"] == "lm" else "qm"
     yield Progress(0, settings.training.steps, "reading")
@@ -161,9 +136,7 @@ def measure(settings: CatbabiSettings, point: Row, folder: Path) -> Measurement:
     training = Segments(settings, corpus["train"], seed, device)
     state = model.initial_state(settings.training.batch_size, device)
     order = torch.Generator()
-    rows: list[Row] = []
-    if restored := learner.restore(folder, order, state):
-        state, rows = restored
+    state, rows = learner.restore(folder, order, state)
     total = settings.training.steps
     while learner.step < total:
         model.train()
@@ -183,11 +156,7 @@ def measure(settings: CatbabiSettings, point: Row, folder: Path) -> Measurement:
         yield Progress(learner.step, total, f"loss {loss.item():.3f}")
     yield Progress(total, total, "testing")
     counted = evaluate(model, settings, corpus["test"], settings.test_batch_size)
-    about: Row = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "state_size": state_size(model.stack),
-    }
-    return [*rows, _row("test", total, counted) | about]
+    return [*rows, _row("test", total, counted) | sizes_of(model)]
 
 
 class Segments:
@@ -199,12 +168,12 @@ class Segments:
         self.corpus, self.seed, self.device = corpus, seed, device
         self.batch_size, self.length = settings.training.batch_size, settings.segment
         words = sum(len(story) for story in corpus.stories)
-        # short rests at the ends of rows are left out
+        # short remainders at the ends of rows are left out
         self.per_epoch = max((words - 1) // self.batch_size // self.length, 1)
         self.epoch, self.stream = -1, None
 
     def at(self, step: int) -> Stream:
-        """What the update after ``step`` others reads; it depends on nothing else."""
+        """The segment of the update that follows ``step`` others; it depends on nothing else."""
         epoch, index = divmod(step, self.per_epoch)
         if self.stream is None or epoch != self.epoch:
             generator = torch.Generator().manual_seed(1_000_000 * (self.seed + 1) + epoch)
@@ -217,9 +186,9 @@ class Segments:
 def evaluate(
     model: SequenceModel, settings: CatbabiSettings, corpus: Corpus, batch_size: int
 ) -> dict[str, tuple[int, int]]:
-    """How many answers are right, and how many there are, by family.
+    """The numbers of right answers and of all answers, by family.
 
-    The stories come in an order that is always the same, the memory is empty before the first.
+    The stories always come in the same order; the memory is empty before the first.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -236,8 +205,7 @@ def evaluate(
             torch.bincount(f.cpu(), minlength=counted.shape[1]) for f in (family[right], family)
         ]
         counted += torch.stack(both)
-    right_of, asked_of = counted.tolist()
-    return dict(zip(corpus.families, zip(right_of, asked_of, strict=True), strict=True))
+    return dict(zip(corpus.families, zip(*counted.tolist(), strict=True), strict=True))
 
 
 def _starts(settings: CatbabiSettings, part: Stream) -> Tensor:
@@ -245,7 +213,7 @@ def _starts(settings: CatbabiSettings, part: Stream) -> Tensor:
 
 
 def _row(split: str, step: int, counted: Mapping[str, tuple[int, int]]) -> Row:
-    """The accuracy over all answers, and of each family."""
+    """The accuracy over all answers, its standard error, and the accuracy of each family."""
     right, asked = (sum(column) for column in zip(*counted.values(), strict=True))
     accuracy = right / max(asked, 1)
     by_family: Row = {
@@ -262,42 +230,37 @@ def _row(split: str, step: int, counted: Mapping[str, tuple[int, int]]) -> Row:
     }
 
 
-BENCHMARK = Benchmark(
-    settings=CatbabiSettings,
-    presets={
-        "smoke": {
-            "methods": ["fast_weight_memory", "lstm"],
-            "stories": 20,
-            "held_out": 2,
-            "stack": {"width": 16, "layers": 1},
-            "memory_size": 4,
-            "segment": 20,
-            "training": {"steps": 10, "batch_size": 8},
-            "evaluate_every": 5,
-            "test_batch_size": 8,
-        },
-        "cpu": {"seeds": [0, 1, 2]},
-        "paper": {
-            "modes": ["qm", "lm"],
-            "seeds": [0, 1, 2],
-            "stories": 1000,
-            "held_out": 100,
-            # the published models have no layers after the memory: one unit is as good as none
-            "stack": {"width": 256, "layers": 1, "feed_forward": 1},
-            "memory_size": 32,
-            "segment": 200,
-            "window": 400,
-            "training": {
-                "steps": 50_000,
-                "optimizer": "adam",
-                "learning_rate": 1e-3,
-                "schedule": "constant",
-            },
-            "test_batch_size": 1,
-        },
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "methods": ["fast_weight_memory", "lstm"],
+        "stories": 20,
+        "held_out": 2,
+        "stack": {"width": 16, "layers": 1},
+        "memory_size": 4,
+        "segment": 20,
+        "training": {"steps": 10, "batch_size": 8},
+        "evaluate_every": 5,
+        "test_batch_size": 8,
     },
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+    "cpu": {"seeds": [0, 1, 2]},
+    "paper": {
+        "modes": ["qm", "lm"],
+        "seeds": [0, 1, 2],
+        "stories": 1000,
+        "held_out": 100,
+        # the published models have no layers after the memory; one unit is next to none
+        "stack": {"width": 256, "layers": 1, "feed_forward": 1},
+        "memory_size": 32,
+        "segment": 200,
+        "window": 400,
+        "training": {
+            "steps": 50_000,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+        },
+        "test_batch_size": 1,
+    },
+}
+
+BENCHMARK = Benchmark(CatbabiSettings, PRESETS, points, measure, draw, PUBLISHED)

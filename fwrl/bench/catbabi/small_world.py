@@ -16,12 +16,12 @@ THINGS = ("book", "coin", "hat", "key", "lamp")
 WALKED = ("hurried", "ran", "walked", "went")
 TOOK = ("grabbed", "took")
 LEFT = ("dropped", "left")
-# How many things a person carries at most.
+# The most things that a person carries.
 LOAD = 2
 
 
 class Event(NamedTuple):
-    """What a person does; ``to`` is a place or another person, or nothing."""
+    """An action of a person; ``to`` is a place, another person, or empty."""
 
     kind: str
     person: str
@@ -30,27 +30,27 @@ class Event(NamedTuple):
 
 
 class World:
-    """Who and what is where, and where it was before. Nothing is known at first.
+    """The places of people and things, now and before. Nothing is known at first.
 
     A thing that nobody has touched yet is wherever somebody takes it.
     """
 
     def __init__(self, people: Sequence[str], places: Sequence[str], things: Sequence[str]) -> None:
         self.people, self.places, self.things = people, places, things
-        # the last is the present one; no two in a row are the same
+        # from first to last; no two in a row are the same
         self.places_of: dict[str, list[str]] = {}
         self.places_of_thing: dict[str, list[str]] = {}
-        # of each thing that is carried, in the order in which it was taken
+        # the holder of each carried thing, in the order in which things were taken
         self.holder: dict[str, str] = {}
         # who gave what to whom
         self.gifts: list[tuple[str, str, str]] = []
 
     def carried(self, person: str) -> list[str]:
-        """What the person has, the thing that was taken first before the others."""
+        """The things that a person has, in the order in which they were taken."""
         return [thing for thing, holder in self.holder.items() if holder == person]
 
     def act(self, kind: str, generator: np.random.Generator) -> str:
-        """Something of this kind happens, or a move if nothing of the kind can; the sentence."""
+        """Let an event of this kind happen (a move, if none can); returns the sentence."""
         event = pick(self._possible(kind) or self._possible("move"), generator)
         person, thing = event.person, event.thing
         match event.kind:
@@ -108,10 +108,10 @@ class World:
 
 
 def pick(choices: Sequence[Choice], generator: np.random.Generator) -> Choice:
-    """One of them."""
+    """A random choice."""
     return choices[int(generator.integers(len(choices)))]
 
 
 def some(choices: Sequence[Choice], count: int, generator: np.random.Generator) -> list[Choice]:
-    """So many different ones, in random order."""
+    """``count`` different choices, in random order."""
     return [choices[index] for index in generator.permutation(len(choices))[:count]]

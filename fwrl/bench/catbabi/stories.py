@@ -14,9 +14,9 @@ import numpy as np
 
 from fwrl.bench.catbabi.small_world import PEOPLE, PLACES, THINGS, World, pick, some
 
-# Words; each question mark is followed by the answer, which is one word.
+# The words of a story; each question mark is followed by the answer, which is one word.
 Text = list[str]
-# What is asked of a world: a question without its mark, and the answer; None: nothing can be asked.
+# Makes a question without its mark, and the answer; None: the world admits no question yet.
 Ask = Callable[[World, np.random.Generator], tuple[str, str] | None]
 
 QUESTIONS = 5
@@ -39,7 +39,7 @@ PRONOUNS = {person: "she" if index % 2 == 0 else "he" for index, person in enume
 
 
 class Story(NamedTuple):
-    """A text, and what kind of question it asks."""
+    """A text, and the family of its questions."""
 
     family: str
     words: Text
@@ -60,14 +60,14 @@ def _told(
     """Events of a world and questions in turn.
 
     Args:
-        ask: For a question.
-        kinds: Of events, to choose from.
-        events: At most so many come between two questions, as long as there is one to ask.
-        sizes: How many people, places and things there are.
+        ask: Makes a question.
+        kinds: Kinds of events to choose from.
+        events: The most events between two questions, unless no question can be asked yet.
+        sizes: Numbers of people, places and things.
         generator: The only source of randomness.
     """
-    of = zip((PEOPLE, PLACES, THINGS), sizes, strict=True)
-    world = World(*(some(names, size, generator) for names, size in of))
+    names = zip((PEOPLE, PLACES, THINGS), sizes, strict=True)
+    world = World(*(some(choices, size, generator) for choices, size in names))
     words: Text = []
     for _ in range(QUESTIONS):
         question = None
@@ -108,7 +108,7 @@ def _thing_before(world: World, generator: np.random.Generator) -> tuple[str, st
         return None
     thing = pick(moved, generator)
     places = world.places_of_thing[thing]
-    # what counts is the last time that it came to the place
+    # the last time that the thing came to the place counts
     last = {place: before for before, place in pairwise(places)}
     place = pick(list(last), generator)
     return f"where was the {thing} before the {place}", last[place]
@@ -127,7 +127,7 @@ def _given(world: World, generator: np.random.Generator) -> tuple[str, str] | No
 
 
 def _somebody(world: World, generator: np.random.Generator) -> str:
-    """Most often a person who has something: else nearly all have nothing."""
+    """A person, more often one who carries something: by far most carry nothing."""
     return pick([*world.places_of, *world.holder.values(), *world.holder.values()], generator)
 
 
@@ -187,7 +187,7 @@ def _map(generator: np.random.Generator) -> tuple[Text, list[tuple[str, str, str
         east, north = STEPS[direction]
         after = at[0] + east, at[1] + north
         if after in taken:
-            # a path that has walled itself in begins again
+            # a path that crosses itself begins again
             at, taken, directions = (0, 0), {(0, 0)}, []
             continue
         at = after
@@ -246,7 +246,7 @@ def _colours(generator: np.random.Generator) -> Text:
 
 
 def _sizes(generator: np.random.Generator) -> Text:
-    # from the smallest
+    # from the smallest to the largest
     vessels = some(VESSELS, 5, generator)
     facts: Text = []
     for small, large in pairwise(vessels):

@@ -1,8 +1,8 @@
 """Stories and questions as one endless stream of words per row (catbAbI of Schlag et al. 2021b).
 
-The stories of all families are shuffled and follow each other without a seam: where one ends, and
-so what may be forgotten, a model must find out by itself. A question mark is followed by the
-answer, which the model must know when it reads the mark.
+The stories of all families are shuffled and follow each other without a mark: a model must notice
+by itself that one has ended and may be forgotten. A question mark is followed by the answer, which
+the model must predict when it reads the mark.
 """
 
 from collections import Counter, defaultdict
@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
 from fwrl.bench.catbabi.stories import FAMILIES, Story, story
+from fwrl.bench.sequence_model import NOT_ASKED
 
-# What follows each story, and what is followed by an answer; other words come after them.
+# The token after each story, and the token before each answer; then come all other words.
 END, QUESTION = 0, 1
 FIRST_WORDS = "<end>", "?"
 
-# What is to be predicted: every word (``lm``), or the answers alone (``qm``). Only answers are
-# ever counted.
+# A model learns to predict every word (``lm``), or the answers alone (``qm``); only answers are
+# counted in either.
 Mode = Literal["lm", "qm"]
 
 
@@ -31,7 +31,7 @@ class Corpus(NamedTuple):
 
     words: tuple[str, ...]
     families: tuple[str, ...]
-    # of each story, its end included
+    # each with its end
     stories: list[Int[Tensor, " words"]]
     family_of: Int[Tensor, " stories"]
 
@@ -40,42 +40,37 @@ class Stream(NamedTuple):
     """Rows of text to be read side by side; each goes on where the segment before it ended."""
 
     tokens: Int[Tensor, "B T"]
-    # the word after each
+    # the next word
     following: Int[Tensor, "B T"]
-    # of the story, an index into the corpus's
+    # the index of the story's family
     family: Int[Tensor, "B T"]
     # whether a story begins
     starts: Bool[Tensor, "B T"]
 
     def targets(self, mode: Mode) -> Int[Tensor, "B T"]:
-        """What is to be predicted at each time, or ``NOT_ASKED``."""
+        """The word to predict at each time, or ``NOT_ASKED``."""
         if mode == "lm":
             return self.following
         return self.following.masked_fill(self.tokens != QUESTION, NOT_ASKED)
 
     def segment(self, index: int, length: int) -> "Stream":
-        """So many times of all rows, after ``index`` others like it; the last may be shorter."""
+        """The ``index``-th segment of this length; the last may be shorter."""
         return Stream(*(field[:, index * length : (index + 1) * length] for field in self))
 
 
 def synthetic(counts: Mapping[str, int], seed: int) -> dict[str, list[Story]]:
-    """Stories of all our families for each split.
-
-    Args:
-        counts: How many of each family there are in each split.
-        seed: Of the stories; the splits have different ones.
-    """
+    """Synthetic stories of all families; ``counts`` of each family for each split."""
     stories: dict[str, list[Story]] = {split: [] for split in counts}
     for index, (split, count) in enumerate(counts.items()):
         for family in FAMILIES:
-            # a new family changes no other's stories
+            # adding a family does not change the stories of others
             generator = np.random.default_rng([seed, index, int.from_bytes(family.encode())])
             stories[split] += [story(family, generator) for _ in range(count)]
     return stories
 
 
 def corpora(splits: Mapping[str, Sequence[Story]]) -> dict[str, Corpus]:
-    """Each split in numbers that all share."""
+    """The splits as numbers, with one vocabulary for all."""
     told = [each for stories in splits.values() for each in stories]
     others = {word for each in told for word in each.words} - set(FIRST_WORDS)
     words = (*FIRST_WORDS, *sorted(others))
@@ -97,12 +92,8 @@ def _corpus(stories: Iterable[Story], words: tuple[str, ...], families: tuple[st
 def stream(corpus: Corpus, batch_size: int, generator: torch.Generator) -> Stream:
     """All stories once, in random order, cut into rows of one length.
 
-    A row may begin and end inside a story; a few words at the end are left over.
-
-    Args:
-        corpus: The stories.
-        batch_size: How many rows.
-        generator: Of the order, on the CPU.
+    A row may begin and end inside a story; a few words at the end are left over. The generator, on
+    the CPU, draws the order.
     """
     order = torch.randperm(len(corpus.stories), generator=generator).tolist()
     told = [corpus.stories[index] for index in order]
@@ -120,9 +111,9 @@ def stream(corpus: Corpus, batch_size: int, generator: torch.Generator) -> Strea
 
 
 class QuestionAlone:
-    """The best that can be known of an answer without the story: the most frequent one.
+    """The best answer without the story: the most frequent one to the same question.
 
-    A question that training never asked gets the answer most frequent overall.
+    A question that training never asked gets the answer that is most frequent overall.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -136,11 +127,11 @@ class QuestionAlone:
 
     @staticmethod
     def _marks(corpus: Corpus) -> set[int]:
-        """What ends a sentence."""
+        """The tokens that end a statement."""
         return {index for index, word in enumerate(corpus.words) if word in {".", "!"}}
 
     def right(self, corpus: Corpus) -> dict[str, tuple[int, int]]:
-        """How many answers are right, and how many there are, by family."""
+        """The numbers of right answers and of all answers, by family."""
         counted: dict[str, tuple[int, int]] = dict.fromkeys(corpus.families, (0, 0))
         for tokens, family in zip(corpus.stories, corpus.family_of.tolist(), strict=True):
             name = corpus.families[family]
@@ -152,11 +143,11 @@ class QuestionAlone:
 
 
 def questions(tokens: Sequence[int], marks: set[int]) -> list[tuple[tuple[int, ...], int]]:
-    """The words of each question, and its answer.
+    """The words of each question of a story, and its answer.
 
     Args:
-        tokens: Of a story.
-        marks: What ends a sentence that is no question.
+        tokens: The story.
+        marks: The tokens that end a statement.
     """
     found: list[tuple[tuple[int, ...], int]] = []
     first = 0

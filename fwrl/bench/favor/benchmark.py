@@ -1,15 +1,14 @@
 """Random features against what they estimate (Choromanski et al. 2021), in float64 on the CPU.
 
 ``attention``: the output of attention over a sequence, with random queries, keys and values, for
-more and more directions. ``kernel``: one number, ``exp(x . y)``, for pairs of vectors at several
-angles, beside the closed forms of its error.
+growing numbers of directions. ``kernel``: one number, ``exp(x . y)``, for pairs of vectors at
+several angles, beside the closed forms of its error.
 """
 
 import statistics
 from collections.abc import Iterator
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -26,7 +25,7 @@ from fwrl.bench.favor.task import (
     pairs_at,
     softmax_attention,
 )
-from fwrl.bench.results import read_rows
+from fwrl.bench.results import read_published
 from fwrl.feature_maps import FEATURE_MAPS
 from fwrl.feature_maps.random import Directions, RandomFeatures
 
@@ -36,43 +35,37 @@ COSINES = (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9)
 
 
 class FavorSettings(Settings):
-    """What is compared, and how closely it is measured."""
+    """The feature maps to compare, and the precision of the measurements."""
 
     axes: ClassVar[tuple[str, ...]] = (
-        "seeds",
-        "feature_maps",
-        "directions",
-        "scales",
-        "vector_lengths",
-    )
+        "seeds", "feature_maps", "directions", "scales", "vector_lengths",
+    )  # fmt: skip
 
     feature_maps: tuple[Map, ...] = ("favor_trigonometric", "favor", "favor_hyperbolic")
     """Random features, by their names in ``fwrl list features``."""
     directions: tuple[Directions, ...] = (
-        "independent",
-        "orthogonal",
-        "orthogonal_regularised",
-    )
-    """How they are drawn."""
+        "independent", "orthogonal", "orthogonal_regularised",
+    )  # fmt: skip
+    """Ways to draw the random directions."""
     size: PositiveInt = 16
-    """Of queries, keys, values and the vectors of ``kernel``."""
+    """Size of queries, keys, values and the vectors of ``kernel``."""
     num_directions: tuple[PositiveInt, ...] = (8, 16, 32, 64, 128, 256, 512)
-    """Of ``attention``. ``favor`` makes one feature of each, the other maps two."""
+    """Numbers of directions for ``attention``. ``favor`` has a feature for each, other maps two."""
     scales: tuple[PositiveFloat, ...] = (0.5, 1.0)
-    """Standard deviations of queries and keys; that of the logits is the square."""
+    """Standard deviations of queries and keys; logits have its square."""
     length: PositiveInt = 1024
-    """Of the sequences."""
+    """Time steps of the sequences."""
     samples: PositiveInt = 15
-    """Sequences and draws of directions; every map gets the same sequences."""
+    """Number of sequences and of draws of directions; all maps get the same sequences."""
     vector_lengths: tuple[PositiveFloat, ...] = (0.35, 0.7)
-    """Of the vectors of ``kernel``. Errors of longer ones have no measurable mean: a few rare
-    directions make it."""
+    """Lengths of the vectors of ``kernel``. The mean error of longer ones cannot be measured: a few
+    rare directions dominate it."""
     draws: PositiveInt = 50_000
-    """Estimates of each kernel, of as many directions as the vectors are long."""
+    """Estimates of each kernel, each with as many directions as the vectors have entries."""
 
 
 def points(settings: FavorSettings) -> list[Row]:
-    """A point is a curve: over numbers of directions, or over angles."""
+    """A point for each curve, which runs over numbers of directions or over angles."""
     return [
         {"quantity": quantity, "map": name, "directions": kind, "scale": scale, "seed": seed}
         for seed in settings.seeds
@@ -144,32 +137,26 @@ def _kernel_curve(settings: FavorSettings, point: Row) -> Measurement:
 
 
 def _pieces(draws: int, most: int = 4_096) -> Iterator[tuple[int, int]]:
-    """How many were drawn before, and how many come next."""
+    """The number of draws before each piece, and in it."""
     for before in range(0, draws, most):
         yield before, min(most, draws - before)
 
 
 # Medians of eight draws from a separate implementation; the paper has its errors in a figure only.
-with as_file(files("fwrl.bench.favor").joinpath("published.csv")) as table:
-    PUBLISHED = read_rows(table)
+PUBLISHED = read_published("favor")
 
 
 def draw(settings: FavorSettings, rows: list[Row], path: Path) -> None:
-    """The errors, beside the reference where it was measured on the same sizes."""
+    """The errors, beside the reference if it was measured on the same sizes."""
     same = (settings.length, settings.size) == (1024, 16)
     draw_errors(rows, PUBLISHED if same else [], path)
 
 
-BENCHMARK = Benchmark(
-    settings=FavorSettings,
-    presets={
-        "smoke": {"length": 128, "samples": 3, "num_directions": (8, 32), "draws": 1_000},
-        "cpu": {},
-        # how its random inputs were normalised the paper does not say
-        "paper": {"length": 4096},
-    },
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"length": 128, "samples": 3, "num_directions": (8, 32), "draws": 1_000},
+    "cpu": {},
+    # the paper does not say how its random inputs were normalised
+    "paper": {"length": 4096},
+}
+
+BENCHMARK = Benchmark(FavorSettings, PRESETS, points, measure, draw, PUBLISHED)

@@ -1,4 +1,4 @@
-"""How far random features are from what they estimate: a kernel, and softmax attention.
+"""The errors of random features as estimates of a kernel, and of softmax attention.
 
 After the approximation errors of Choromanski et al. (2021). The features are those of
 ``fwrl.feature_maps.random``; attention is not causal here: every query sees every key.
@@ -14,9 +14,9 @@ from fwrl.feature_maps.random import Directions, RandomFeatures, random_directio
 
 # Queries, keys and values of one sequence.
 Attended = Float[Tensor, "3 T K"]
-# Pairs of vectors, x and y of each, whose kernel is estimated.
+# Pairs of vectors x and y, whose kernel is estimated.
 Pairs = Float[Tensor, "2 pairs K"]
-# Directions drawn and used at once: bounds the memory, and says nothing of the result.
+# Directions drawn and used at once: bounds the memory in use, without influence on the result.
 DIRECTIONS_AT_ONCE = 2**16
 
 
@@ -29,7 +29,7 @@ def attention_inputs(
 
 
 def softmax_attention(inputs: Attended) -> Float[Tensor, "T K"]:
-    """What is to be estimated; logits are divided by sqrt(K)."""
+    """Exact attention, the quantity to estimate; logits are divided by sqrt(K)."""
     query, key, value = (each.unsqueeze(0) for each in inputs)
     return F.scaled_dot_product_attention(query, key, value).squeeze(0)
 
@@ -44,13 +44,7 @@ def linear_attention(
 def attention_error(
     features: RandomFeatures, inputs: Attended, exact: Float[Tensor, "T K"]
 ) -> float:
-    """The mean square difference from exact attention.
-
-    Args:
-        features: Not normalised, of scaled inputs.
-        inputs: As of ``attention_inputs``.
-        exact: Their ``softmax_attention``.
-    """
+    """The mean squared difference from exact attention; features must scale their inputs."""
     query, key, value = inputs
     estimate = linear_attention(features(query), features(key), value)
     return (estimate - exact).square().mean().item()
@@ -59,7 +53,7 @@ def attention_error(
 def pairs_at(
     cosines: Float[Tensor, " pairs"], length: float, size: int
 ) -> Float[Tensor, "2 pairs K"]:
-    """Two vectors of this length at each of these angles; neither lies along an axis."""
+    """Two vectors of this length for each angle; neither lies along an axis."""
     along = torch.full((size,), size**-0.5, dtype=torch.double)
     aside = torch.linspace(-1, 1, size, dtype=torch.double)
     aside = aside / aside.norm()
@@ -69,22 +63,17 @@ def pairs_at(
 
 
 def kernel_error(
-    name: str,
-    kind: Directions,
-    pairs: Pairs,
-    count: int,
-    draws: int,
-    generator: torch.Generator,
+    name: str, kind: Directions, pairs: Pairs, count: int, draws: int, generator: torch.Generator
 ) -> Float[Tensor, " pairs"]:
-    """The mean square error of many estimates of ``exp(x . y)``.
+    """The mean squared error of many estimates of ``exp(x . y)``.
 
     Args:
         name: A random feature map, one of ``FEATURE_MAPS``.
-        kind: How directions are drawn.
-        pairs: They share the directions.
-        count: Directions of each estimate.
-        draws: Estimates of each pair.
-        generator: Of the directions.
+        kind: The way to draw directions.
+        pairs: All pairs share the directions.
+        count: Directions in each estimate.
+        draws: Estimates for each pair.
+        generator: Draws the directions.
     """
     size = pairs.shape[-1]
     # whole blocks, so that the directions of two estimates are independent
@@ -102,7 +91,7 @@ def kernel_error(
 
 
 def kernel(pairs: Pairs) -> Float[Tensor, " pairs"]:
-    """What is estimated: ``exp(x . y)``."""
+    """The kernel ``exp(x . y)``, the quantity to estimate."""
     x, y = pairs
     return (x * y).sum(dim=-1).exp()
 
@@ -129,7 +118,7 @@ def expected_kernel_error(name: str, pairs: Pairs, count: int) -> Float[Tensor, 
 
 
 def orthogonal_bound(pairs: Pairs, count: int) -> Float[Tensor, " pairs"]:
-    """What the error of ``favor`` with up to K orthogonal directions does not exceed.
+    """An upper bound on the error of ``favor`` with up to K orthogonal directions.
 
     Choromanski et al. (2021).
     """

@@ -1,10 +1,10 @@
 """Words as vectors, in and out: tied embeddings, and the adaptive softmax over them.
 
 Frequent words come first. All but the first cluster of words share one entry each in the first
-softmax, and one softmax of their own, computed only where such a word is the target: that makes
-large vocabularies cheap (Grave et al. 2017). A word's row is both what it is read as and what its
-logit is made with (Press and Wolf 2017); torch's own adaptive softmax does not tie them. All
-clusters have vectors of full width: the "div_val 1" of Baevski and Auli (2019).
+softmax, and have a softmax of their own, computed only where such a word is the target: that makes
+large vocabularies cheap (Grave et al. 2017). A word's row serves as its embedding and makes its
+logit (Press and Wolf 2017); torch's own adaptive softmax does not tie them. All clusters have
+vectors of full width: "div_val 1" of Baevski and Auli (2019).
 """
 
 import torch
@@ -20,10 +20,10 @@ class TiedSoftmax(nn.Module):
         """Random vectors with a standard deviation of 0.02, from torch's global generator.
 
         Args:
-            size: How many words there are, the most frequent first.
-            width: Of their vectors.
-            cutoffs: Where clusters of rarer words begin, rising; those beyond the vocabulary are
-                left out. With none of them it is a plain softmax.
+            size: Number of words, the most frequent first.
+            width: Size of their vectors.
+            cutoffs: Rising ranks at which clusters of rarer words begin; ranks beyond the
+                vocabulary are left out. Without any this is a plain softmax.
         """
         super().__init__()
         self.edges = (0, *(cutoff for cutoff in cutoffs if cutoff < size), size)
@@ -40,9 +40,9 @@ class TiedSoftmax(nn.Module):
     def losses(
         self, x: Float[Tensor, "words D"], targets: Int[Tensor, " words"]
     ) -> Float[Tensor, " words"]:
-        """The negative log probability, in nats, of each target, given what predicts it."""
+        """The negative log probability of each target given its features, in nats."""
         head = self._head(x)
-        # a rare word is first of all its cluster: the entries after those of the frequent words
+        # in the head a rare word stands as its cluster, whose entries follow the frequent words
         first, clusters = self.edges[1], range(1, len(self.edges) - 1)
         entries = targets
         for cluster in clusters:
@@ -56,7 +56,7 @@ class TiedSoftmax(nn.Module):
         return losses
 
     def log_probabilities(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B size"]:
-        """Of every word."""
+        """The log probability of every word."""
         head, first = self._head(x), self.edges[1]
         tails = [
             self._within(x, cluster) + head[..., first + cluster - 1, None]
@@ -72,6 +72,6 @@ class TiedSoftmax(nn.Module):
         return F.linear(x, weight, bias).log_softmax(dim=-1)
 
     def _within(self, x: Float[Tensor, "*B D"], cluster: int) -> Float[Tensor, "*B words"]:
-        """Log probabilities of a cluster's words, given that it is one of them."""
+        """Log probabilities of a cluster's words, given that the word is one of them."""
         words = slice(self.edges[cluster], self.edges[cluster + 1])
         return F.linear(x, self.weight[words], self.bias[words]).log_softmax(dim=-1)

@@ -1,7 +1,7 @@
 """Language modelling (Schlag et al. 2021a, tables 2 to 5; Irie et al. 2021; Schlag et al. 2021b).
 
-Each method is the same stack around another memory, trained on as many tokens. Where
-``equal_parameters`` is set, the feed-forward layers take up the difference in parameters.
+Each method is the same stack around another memory, trained on the same number of tokens. With
+``equal_parameters`` the feed-forward layers make up for differences in parameters.
 """
 
 from collections.abc import Mapping
@@ -12,42 +12,45 @@ import torch
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from pydantic import model_validator as check
 
-from fwrl.bench.benchmark import Benchmark, Measurement, Row, Settings
+from fwrl.bench.benchmark import Benchmark, Measurement, Row, Settings, grid
 from fwrl.bench.lm.figure import draw
 from fwrl.bench.lm.model import LanguageModel, LanguageModelConfig, sample
-from fwrl.bench.lm.published import PUBLISHED
 from fwrl.bench.lm.text import LIBRARY, Corpus, load_corpus
 from fwrl.bench.lm.training import Evaluation, Segments, in_segments, in_windows, mean_loss, train
+from fwrl.bench.results import read_published
+from fwrl.bench.sequence_model import LINEAR_ATTENTION, core_config, count_parameters
 from fwrl.bench.supervised import Learner, TrainingConfig
-from fwrl.config import ConfigError, nearest, validate
+from fwrl.config import ConfigError, nearest
 from fwrl.cores import CORES, CoreConfig
 from fwrl.run.process import choose_device
 from fwrl.stack import ResidualStack, StackConfig
 
-SUM = {"update_rule": "sum", "attention_normaliser": True, "normalise": "none"}
+SUM = LINEAR_ATTENTION
 DELTA = {"update_rule": "delta", "normalise": "sum"}
 ELU = {"feature_map": "elu_plus_one"}
 PERFORMER = {"feature_map": "favor_hyperbolic", "num_features": 8}
 DPFP = {"feature_map": "dpfp", "nu": 1}
-# so that the memory is not all that can tell the last few tokens apart
+# so that telling the last few tokens apart does not depend on the memory alone
 CONVOLUTION = {"short_convolution": 4}
-# Kind, and what differs from its defaults; any kind of memory is a method too, by its own name.
-METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "sum": ("fast_weight", SUM | ELU),
-    "delta": ("fast_weight", DELTA | ELU),
-    "sum, convolution": ("fast_weight", SUM | ELU | CONVOLUTION),
-    "delta, convolution": ("fast_weight", DELTA | ELU | CONVOLUTION),
-    "performer sum": ("fast_weight", SUM | PERFORMER),
-    "performer delta": ("fast_weight", DELTA | PERFORMER),
-    "dpfp sum": ("fast_weight", SUM | DPFP),
-    "dpfp delta": ("fast_weight", DELTA | DPFP),
-    "silu delta": ("fast_weight", {}),
-    "gated delta": ("fast_weight", {"update_rule": "gated_delta"}),
-    "softmax": ("window_attention", {}),
+# Differences from the defaults of a core; any kind of memory is a method too, by its own name.
+METHODS: dict[str, Mapping[str, Any]] = {
+    **{kind: {"kind": kind} for kind in CORES},
+    "sum": SUM | ELU,
+    "delta": DELTA | ELU,
+    "sum, convolution": SUM | ELU | CONVOLUTION,
+    "delta, convolution": DELTA | ELU | CONVOLUTION,
+    "performer sum": SUM | PERFORMER,
+    "performer delta": DELTA | PERFORMER,
+    "dpfp sum": SUM | DPFP,
+    "dpfp delta": DELTA | DPFP,
+    "silu delta": {},
+    "gated delta": {"update_rule": "gated_delta"},
+    "softmax": {"kind": "window_attention"},
 }
+PUBLISHED = read_published("lm")
 
-
-# Segments that a model reads before its sample, if it hardly knows an empty state.
+# Segments read before the sample by a model trained with a carried state, which hardly knows an
+# empty one.
 READ_BEFORE = 32
 
 
@@ -57,86 +60,78 @@ def _several(value: Any) -> Any:
 
 
 class LanguageModelSettings(Settings):
-    """Which text, which model, how it is trained and how it is judged."""
+    """The text, the model, its training and its evaluation."""
 
     axes: ClassVar[tuple[str, ...]] = ("methods", "carry", "seeds")
 
     methods: Annotated[tuple[str, ...], BeforeValidator(_several)] = ("sum", "delta")
-    """Of ``METHODS``, of the kinds of memory, or of ``cores``."""
+    """Names of ``METHODS``, kinds of memory, or names of ``cores``."""
     cores: dict[str, CoreConfig] = Field(default_factory=dict)
     """More methods by name, such as ``cores.mine.update_rule=kda methods=[mine]``."""
     carry: Annotated[tuple[bool, ...], BeforeValidator(_several)] = (True,)
-    """Whether the state goes on from one segment to the next; both are possible."""
+    """Whether the state is carried from one segment to the next; several values are possible."""
     corpus: str = LIBRARY
     """``library``: the source text of Python's standard library; a folder with texts such as
     wiki.train.tokens, ptb.train.txt or train.txt; or hub:wikitext-2, hub:wikitext-103."""
     level: Literal["byte", "word"] = "byte"
-    """What is predicted: bits per byte, or perplexity per word."""
+    """Unit of prediction: bytes (bits per byte) or words (perplexity)."""
     train_bytes: PositiveInt | None = None
-    """Of the training text, at most."""
+    """Most bytes of the training text."""
     valid_bytes: PositiveInt | None = None
-    """Of the validation text, at most."""
+    """Most bytes of the validation text."""
     test_bytes: PositiveInt | None = None
-    """Of the test text, at most."""
+    """Most bytes of the test text."""
     model: LanguageModelConfig = LanguageModelConfig()
     """Sizes of the model around each memory."""
     heads: PositiveInt = 4
-    """Of the memories that have heads."""
+    """Heads of the memories that have heads."""
     equal_parameters: bool = True
     """Whether ``model.feed_forward`` holds for the method ``sum`` only, and the others get the
-    width that makes their parameters as many as they can be."""
+    width that makes their number of parameters nearest to that of ``sum``."""
     training: TrainingConfig = TrainingConfig()
     """Updates, batches, optimiser and learning rate."""
     length: PositiveInt = 256
     """Tokens in a segment; the window of attention."""
     evaluations: NonNegativeInt = 10
-    """How often the validation text is read in a training, at equal distances."""
+    """Validations in a training, at equal distances."""
     evaluation_rows: PositiveInt = 1
-    """Pieces that a text is read in at once when it is evaluated. Each begins with an empty state,
-    which a model that was trained with a state that is carried hardly knows: 1 reads the text as
-    one."""
+    """Pieces of a text that are read side by side in an evaluation. Each begins with an empty
+    state, which a model trained with a carried state hardly knows; 1 reads the text as one."""
     stride: PositiveInt = 64
-    """Of the window that slides over the test text, after a training without a state that is
-    carried: only its last so many tokens are asked. 1 gives every token the whole window."""
+    """Step of the window that slides over the test text after a training without a carried state:
+    only the last ``stride`` tokens of a window are predicted. 1 gives every token a full window."""
     sample: NonNegativeInt = 200
-    """Tokens that a trained model writes into sample.txt, after the beginning of the test text: one
-    segment of it, or several if the state is carried."""
+    """Tokens that a trained model writes into sample.txt, after reading a segment of the test text,
+    or several segments if the state is carried."""
     temperature: NonNegativeFloat = 1.0
-    """Of the sample; 0 takes the most probable token."""
+    """Temperature of the sample; 0 takes the most probable token."""
 
     @check(mode="after")
     def _possible(self) -> "LanguageModelSettings":
         for method in self.methods:
-            if method not in self.cores and method not in METHODS | CORES:
-                right = nearest(method, [*self.cores, *METHODS, *CORES])
+            if method not in self.cores and method not in METHODS:
+                right = nearest(method, [*self.cores, *METHODS])
                 raise ValueError(f"methods: there is no {method!r}; {right}")
         if self.stride > self.length:
             raise ValueError(
                 f"stride is {self.stride}, but tokens between two windows of {self.length} would "
-                f"never be asked; use at most length"
+                f"never be predicted; use at most length"
             )
         return self
 
 
 def points(settings: LanguageModelSettings) -> list[Row]:
-    """One training each."""
-    return [
-        {"method": method, "state": "carried" if carry else "reset", "seed": seed}
-        for seed in settings.seeds
-        for carry in settings.carry
-        for method in settings.methods
-    ]
+    """A training of each method, with a state carried or reset, and with each seed."""
+    states = ["carried" if carry else "reset" for carry in settings.carry]
+    return grid({"method": settings.methods, "state": states, "seed": settings.seeds})
 
 
 def core_of(settings: LanguageModelSettings, method: str) -> CoreConfig:
     """The memory of a method."""
     if method in settings.cores:
         return settings.cores[method]
-    kind, values = METHODS.get(method, (method, {}))
-    shared = {"heads": settings.heads, "window": settings.length}
-    fields = CORES[kind].model_fields
-    known = {name: value for name, value in shared.items() if name in fields}
-    return validate(CORES[kind], {**known, **values}, f"methods: {method}")
+    sizes = {"heads": settings.heads, "window": settings.length}
+    return core_config(f"methods: {method}", METHODS[method], sizes)
 
 
 def model_config(settings: LanguageModelSettings, method: str) -> LanguageModelConfig:
@@ -151,8 +146,7 @@ def model_config(settings: LanguageModelSettings, method: str) -> LanguageModelC
 
     def parameters(method: str, hidden: int) -> int:
         stack = StackConfig(width=config.width, layers=config.layers, feed_forward=hidden)
-        built = ResidualStack(stack, core_of(settings, method))
-        return sum(parameter.numel() for parameter in built.parameters())
+        return count_parameters(ResidualStack(stack, core_of(settings, method)))
 
     wanted = parameters("sum", config.feed_forward)
     least = parameters(method, 1)
@@ -166,17 +160,13 @@ def model_config(settings: LanguageModelSettings, method: str) -> LanguageModelC
 
 
 def measure(settings: LanguageModelSettings, point: Row, folder: Path) -> Measurement:
-    """Trains one model; a line for each reading of the validation and test texts."""
+    """Train one model: a row for each reading of the validation and test texts."""
     device = choose_device(settings.device)
     method, seed = str(point["method"]), int(point["seed"])
     corpus = load_corpus(
         settings.corpus,
         settings.level,
-        {
-            "train": settings.train_bytes,
-            "valid": settings.valid_bytes,
-            "test": settings.test_bytes,
-        },
+        {"train": settings.train_bytes, "valid": settings.valid_bytes, "test": settings.test_bytes},
     )
     config = model_config(settings, method)
     torch.manual_seed(seed)
@@ -209,7 +199,7 @@ def measure(settings: LanguageModelSettings, point: Row, folder: Path) -> Measur
     if settings.sample:
         _write_sample(settings, corpus, model, segments.carry, folder / "sample.txt", seed)
     about: Row = {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": count_parameters(model),
         "feed_forward": config.feed_forward,
         "vocabulary": corpus.vocabulary,
         "train_tokens": len(corpus.train),
@@ -226,7 +216,7 @@ def _write_sample(
     path: Path,
     seed: int,
 ) -> None:
-    """The end of what was read of the test text, and how the model goes on."""
+    """Write the last segment read of the test text, and the model's continuation."""
     read = settings.length * (READ_BEFORE if carried else 1)
     prompt = corpus.test[:read].long()
     device = next(model.parameters()).device
@@ -255,7 +245,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "methods": ["delta", "sum", "delta, convolution", "sum, convolution", "none"],
         "seeds": [0, 1, 2],
         "valid_bytes": 131_072,
-        # not longer than a row of the training: no memory comes to times that it does not know
+        # not longer than a row of the training: no memory meets time steps that it never knew
         "test_bytes": 262_144,
         "model": {"width": 64, "layers": 2, "feed_forward": 256},
         "training": {
@@ -266,7 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "betas": [0.9, 0.98],
         },
     },
-    # the small model; the page of the results says how the medium one is had
+    # the small model; the page of results gives the settings of the medium one
     "paper": {
         "methods": ["softmax", "sum", "delta", "performer sum", "performer delta"],
         "carry": [False],
@@ -295,11 +285,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-BENCHMARK = Benchmark(
-    settings=LanguageModelSettings,
-    presets=PRESETS,
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+BENCHMARK = Benchmark(LanguageModelSettings, PRESETS, points, measure, draw, PUBLISHED)

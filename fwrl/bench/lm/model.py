@@ -1,6 +1,6 @@
 """A language model: each word is read into the memory stack, which predicts the next one.
 
-The stack is that of the agents. Nothing is remembered but its state, which may go on from one
+The stack is the one of the agents. All memory is in its state, which may be carried from one
 segment of a text to the next.
 """
 
@@ -21,21 +21,21 @@ from fwrl.state import time_in_episode
 
 
 class LanguageModelConfig(Config):
-    """All but the vocabulary and the memory."""
+    """The model around the memory."""
 
     width: PositiveInt = 128
-    """Of the stream of the stack, and of the words' vectors."""
+    """Width of the residual stream, and of the words' vectors."""
     layers: PositiveInt = 2
     """Number of layers of the stack."""
     feed_forward: PositiveInt = 512
     """Hidden units after each core."""
     positions: Literal["none", "sinusoidal"] = "none"
-    """Sinusoids of the time since the text began, added to the words (Vaswani et al. 2017). A state
-    that is carried carries the time with it: it comes to times that were never trained."""
+    """Sinusoids of the time since the text began, added to the words (Vaswani et al. 2017). A
+    carried state includes this time, which then exceeds all times of the training."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the stack's input and output, of what its layers add and of their hidden units."""
+    """Dropout of the stack's input and output, its layers' outputs and their hidden units."""
     cutoffs: tuple[PositiveInt, ...] = ()
-    """Where the clusters of the adaptive softmax begin, among words by frequency; none: a plain
+    """Ranks of words by frequency at which clusters of the adaptive softmax begin; empty: a plain
     softmax."""
 
     @model_validator(mode="after")
@@ -48,11 +48,11 @@ class LanguageModelConfig(Config):
 
 
 class LanguageModelState(NamedTuple):
-    """What streams of text remember."""
+    """The memory of streams of text."""
 
-    # one core's state per layer
+    # the state of each layer's core
     stack: tuple[Any, ...]
-    # how many words the text has had
+    # number of words so far
     time: Float[Tensor, " B"]
 
 
@@ -72,7 +72,7 @@ class LanguageModel(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None = None
     ) -> LanguageModelState:
-        """The state of texts that begin."""
+        """The state before the first word."""
         time = torch.zeros(batch_size, device=device)
         return LanguageModelState(self.stack.initial_state(batch_size, device), time)
 
@@ -80,12 +80,9 @@ class LanguageModel(nn.Module):
     def forward(
         self, words: Int[Tensor, "B T"], state: LanguageModelState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], LanguageModelState]:
-        """What predicts the word after each of these, and the state after the last.
+        """Features that predict the word after each of these, and the state after the last.
 
-        Args:
-            words: Pieces of texts.
-            state: What the texts have had before.
-            starts: The words that open a text: nothing before them is remembered.
+        Nothing before ``starts``, the words that open a text, is remembered.
         """
         x = self.words.embed(words)
         x = x * math.sqrt(x.shape[-1])
@@ -111,14 +108,14 @@ def sample(
     temperature: float,
     generator: torch.Generator,
 ) -> Int[Tensor, "B length"]:
-    """Words that go on after the prompts, each drawn given all before it.
+    """Words that continue the prompts, each drawn given all before it.
 
-    The prompts are read at once; from then on each word costs one step, however long the text is.
+    The prompts are read at once; then each word costs one step, however long the text is.
 
     Args:
-        model: Left in the mode of evaluation.
-        prompt: How the texts begin, one word at least.
-        length: How many words are drawn.
+        model: Is in evaluation mode afterwards.
+        prompt: The beginnings of the texts, of at least one word.
+        length: Number of words to draw.
         temperature: Divides log probabilities; 0 takes the most probable word each time.
         generator: The only source of randomness, on the model's device.
     """

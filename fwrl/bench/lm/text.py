@@ -30,12 +30,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 LIBRARY = "library"
 HUB = "hub:"
 
-# Its tests, what is not its own, what is tables or one huge text, and what the machine wrote.
+# Left out of the library: tests, other packages, tables, huge texts and generated files.
 LEFT_OUT = re.compile(
     r"site-packages|dist-packages|tests?|idle_test|__pycache__|encodings|pydoc_data"
     r"|config-.*|_sysconfigdata.*|(site|user)customize\.py"
 )
-# Of the files of the library; the others are the test split.
+# Shares of the library's files; the rest is the test split.
 SHARES: dict[Split, float] = {"train": 0.9, "valid": 0.05}
 
 NAMES: dict[Split, tuple[str, ...]] = {
@@ -48,7 +48,7 @@ ON_HUB = ("wikitext-2", "wikitext-2-raw", "wikitext-103", "wikitext-103-raw")
 
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
-# A word of program text, which no spaces part: a name, a number, or a sign.
+# A word of program text: a name, a number, or a sign.
 PROGRAM_WORD = re.compile(r"\w+|[^\w\s]")
 
 Tokens = Integer[Tensor, " N"]
@@ -57,10 +57,10 @@ Tokens = Integer[Tensor, " N"]
 class Corpus(NamedTuple):
     """Three texts in numbers; word 0 is the most frequent one of the training text."""
 
-    # tells apart two texts of the same name
     name: str
+    # tells apart two texts of the same name
     sha256: str
-    # what each number stands for; empty at the level of bytes
+    # the word of each number; empty at the level of bytes
     words: tuple[str, ...]
     train: Tokens
     valid: Tokens
@@ -68,11 +68,11 @@ class Corpus(NamedTuple):
 
     @property
     def vocabulary(self) -> int:
-        """How many different words there can be."""
+        """The number of different tokens."""
         return len(self.words) or 256
 
     def text(self, tokens: Iterable[int]) -> str:
-        """What the tokens say; what is not UTF-8 is marked."""
+        """The text of the tokens; bytes that are not UTF-8 are marked."""
         if not self.words:
             return bytes(tokens).decode(errors="replace")
         words = " ".join(self.words[token] for token in tokens)
@@ -82,15 +82,15 @@ class Corpus(NamedTuple):
 def load_corpus(
     source: str, level: Literal["byte", "word"], limits: dict[Split, int | None] | None = None
 ) -> Corpus:
-    """A corpus that is the same whenever its texts are.
+    """A corpus that depends on nothing but its texts.
 
-    At the level of words a line ends with ``<eos>``, and a word that the training text does not
-    have is ``<unk>``. A training text without any ``<unk>`` makes it of its words that occur once.
+    At the level of words a line ends with ``<eos>``, and a word that is not in the training text
+    becomes ``<unk>``. If the training text has no ``<unk>``, its words that occur once become it.
 
     Args:
         source: ``library``, a folder, or ``hub:`` and one of ``ON_HUB``.
-        level: What a token is.
-        limits: How many bytes of each split are used at most; missing or None: all.
+        level: Whether a token is a byte or a word.
+        limits: Most bytes of each split; missing or None: all.
 
     Raises:
         ConfigError: If the source has no such texts.
@@ -125,7 +125,7 @@ def load_corpus(
 
 
 def split_of(path: PurePath) -> Split:
-    """Which split a file of the library belongs to, by nothing but its path in it."""
+    """The split of a file of the library, which depends on nothing but its path there."""
     share, edge = int(_rank(path)[:8], 16) / 16**8, 0.0
     for split, part in SHARES.items():
         edge += part
@@ -135,7 +135,7 @@ def split_of(path: PurePath) -> Split:
 
 
 def in_rows(tokens: Tokens, rows: int) -> Integer[Tensor, "B length"]:
-    """A text cut into as many pieces of equal length; fewer than ``rows`` tokens are left over."""
+    """A text cut into ``rows`` pieces of equal length; fewer than ``rows`` tokens are left over."""
     length = len(tokens) // rows
     return tokens[: rows * length].view(rows, length)
 
@@ -143,7 +143,7 @@ def in_rows(tokens: Tokens, rows: int) -> Integer[Tensor, "B length"]:
 def segment(
     rows: Integer[Tensor, "B length"], index: int, length: int
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """The tokens of one segment, and what comes after each; the last segment can be shorter."""
+    """The tokens of one segment, and the token after each; the last segment can be shorter."""
     start = index * length
     piece = rows[:, start : start + length + 1].long()
     return piece[:, :-1], piece[:, 1:]
@@ -154,8 +154,8 @@ def windows(
 ) -> Iterator[tuple[Int[Tensor, "B T"], Int[Tensor, "B S"]]]:
     """Windows that slide over a text, and the targets of their last times, each target once.
 
-    The first window asks at all its times, each other one at its last ``stride`` times, which then
-    have seen at least ``length - stride + 1`` tokens; the last one asks what is left over.
+    The first window has targets at all its times, each other one at its last ``stride`` times,
+    which have then seen at least ``length - stride + 1`` tokens; the last one has the rest.
     """
     inputs, targets = tokens[:-1].long(), tokens[1:].long()
     length = min(length, len(inputs))
@@ -176,11 +176,11 @@ def _rank(path: PurePath) -> str:
 
 
 def _library() -> dict[Split, Iterator[bytes]]:
-    """Its files in an order that looks random, so that a limit takes some of everything."""
+    """The library's files in pseudo-random order, so that a limit takes some of everything."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths: list[Path] = []
     for folder, folders, names in os.walk(root):
-        # what is left out can be much larger than the library, and is not walked through
+        # folders left out can be much larger than the library, and are not walked through
         folders[:] = [name for name in folders if not LEFT_OUT.fullmatch(name)]
         own = [name for name in names if name.endswith(".py") and not LEFT_OUT.fullmatch(name)]
         paths += [Path(folder, name).relative_to(root) for name in own]
@@ -219,7 +219,7 @@ def _from_folder(folder: Path) -> dict[Split, Iterator[bytes]]:
 
 
 def _from_hub(name: str) -> dict[Split, Iterator[bytes]]:
-    """Through ``datasets``, which keeps what it downloads."""
+    """Texts by the package ``datasets``, which caches its downloads."""
     if name not in ON_HUB:
         raise ConfigError(f"corpus: {HUB}{name} is not known; {nearest(name, ON_HUB)}")
     try:
@@ -243,7 +243,7 @@ def _from_hub(name: str) -> dict[Split, Iterator[bytes]]:
 
 
 def _limited(pieces: Iterable[bytes], limit: int | None) -> bytes:
-    """The pieces as one text, and of a text that is too long the lines that fit."""
+    """The pieces as one text; of a text that is too long, the lines that fit."""
     text = io.BytesIO()
     for piece in pieces:
         text.write(piece)
@@ -253,7 +253,7 @@ def _limited(pieces: Iterable[bytes], limit: int | None) -> bytes:
 
 
 def _words(text: bytes, pattern: re.Pattern[str] | None) -> Iterator[str]:
-    """Word by word: a large text need not exist as a list of words."""
+    """The words one by one: a large text need not exist as a list of words."""
     for line in io.BytesIO(text):
         words = line.decode(errors="replace")
         yield from pattern.findall(words) if pattern else words.split()
@@ -261,7 +261,7 @@ def _words(text: bytes, pattern: re.Pattern[str] | None) -> Iterator[str]:
 
 
 def _vocabulary(counts: Counter[str]) -> tuple[str, ...]:
-    """The most frequent word first; of equal ones the first of the alphabet."""
+    """The words by decreasing frequency; equally frequent ones in alphabetical order."""
     if UNKNOWN not in counts:
         rare = [word for word, count in counts.items() if count == 1]
         for word in rare:

@@ -1,7 +1,7 @@
 """A language model's training by truncated backpropagation through time, and its evaluations.
 
-The rows of a batch are contiguous pieces of the corpus, read segment by segment. The state either
-goes on from one segment to the next, without a gradient, or is empty at the beginning of each.
+The rows of a batch are contiguous pieces of the corpus, read segment by segment. The state is
+either carried from one segment to the next, without a gradient, or reset before each.
 """
 
 import math
@@ -26,28 +26,28 @@ LOOK = 0.5
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found, in nats per token."""
+    """The result of an evaluation, in nats per token."""
 
     loss: float
     tokens: int
 
     @property
     def row(self) -> Row:
-        """As columns."""
+        """The columns of the results."""
         return {
             "bits": round(self.loss / math.log(2), 5),
-            # beyond this the model knows nothing, and the power overflows
+            # the exponential overflows above
             "perplexity": round(math.exp(min(self.loss, 700.0)), 4),
             "asked": self.tokens,
         }
 
 
 class Segments(NamedTuple):
-    """How a text is read, in training and in evaluation."""
+    """The segments in which a text is read, in training and in evaluation."""
 
-    # times in each
+    # time steps in each
     length: int
-    # whether the state goes on from one to the next
+    # whether the state is carried from one to the next
     carry: bool
 
 
@@ -57,7 +57,7 @@ def losses(
     targets: Int[Tensor, "B S"],
     state: LanguageModelState,
 ) -> tuple[Float[Tensor, " BS"], LanguageModelState]:
-    """The loss of each target, those of the last S times, and the state after them."""
+    """The losses of the targets, which belong to the last S times, and the state after them."""
     starts = torch.zeros_like(inputs, dtype=torch.bool)
     x, state = model(inputs, state, starts)
     asked = x[:, x.shape[1] - targets.shape[1] :]
@@ -73,19 +73,19 @@ def train(
     save_every: float,
     measured: Callable[[int], list[Row]],
 ) -> Generator[Progress, None, list[Row]]:
-    """Trains to the end; yields where it is and returns what was measured on the way.
+    """Train to the end; returns the rows measured on the way.
 
-    It goes on from the checkpoint in ``folder``, and leaves there that of the trained model.
+    Training continues from the checkpoint in ``folder``, and leaves the trained model there.
 
     Args:
-        learner: Of the model; says how many segments are read, and in how many rows.
+        learner: Its configuration has the number of updates and of rows in a batch.
         model: Trained in place.
-        tokens: The training text, on the model's device. A state that is carried is emptied
-            where the text begins anew.
-        segments: How it is read.
-        folder: For the checkpoint.
+        tokens: The training text, on the model's device. A carried state is reset where the text
+            begins anew.
+        segments: The segments in which the text is read.
+        folder: Holds the checkpoint.
         save_every: Seconds between two checkpoints.
-        measured: Called after each update with how many there were; what it returns is kept.
+        measured: Called after each update with their number; returns rows to keep.
     """
     config = learner.config
     rows = in_rows(tokens, config.batch_size)
@@ -96,15 +96,15 @@ def train(
             f"of {config.batch_size} rows; use a longer text, or a smaller length or batch_size"
         )
     fresh = detach_state(model.initial_state(config.batch_size, rows.device))
-    # nothing here is random but dropout, which torch's own generator decides
+    # nothing is random but dropout, which torch's own generator draws
     generator = torch.Generator()
-    state, found = learner.restore(folder, generator, fresh) or (fresh, [])
+    state, found = learner.restore(folder, generator, fresh)
     saving, looking, note = Clock(save_every), Clock(LOOK), ""
     while learner.step < config.steps:
         model.train()
         index = learner.step % per_epoch
         if index == 0 or not segments.carry:
-            # it may have learned since
+            # anew each time: an initial state may be learned
             state = model.initial_state(config.batch_size, rows.device)
         each, state = losses(model, *segment(rows, index, segments.length), state)
         loss, state = each.mean(), detach_state(state)
@@ -121,9 +121,9 @@ def train(
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, each: Iterator[Float[Tensor, " N"]]) -> Evaluation:
-    """The mean over all tokens that are asked."""
+    """The mean over all predicted tokens."""
     model.eval()
-    # many millions of tokens are added up
+    # double precision: many millions of losses are added up
     total, count = 0.0, 0
     for some in each:
         total += some.double().sum().item()
@@ -134,14 +134,10 @@ def mean_loss(model: LanguageModel, each: Iterator[Float[Tensor, " N"]]) -> Eval
 def in_segments(
     model: LanguageModel, tokens: Tokens, segments: Segments, rows: int
 ) -> Iterator[Float[Tensor, " N"]]:
-    """The losses of a whole text, read in segments.
+    """The losses of a whole text but its first token, read in segments.
 
-    Args:
-        model: In the mode of evaluation.
-        tokens: The text, on the model's device. Its first token is not asked.
-        segments: How it is read.
-        rows: Pieces of the text that are read at once, each of which begins with an empty state;
-            1 reads it as one. A text too short for them is read in fewer.
+    ``rows`` pieces of the text are read side by side, each from an empty state; a text too short
+    for them is read in fewer. The model is in evaluation mode.
     """
     pieces = in_rows(tokens, max(min(rows, len(tokens) // 2), 1))
     fresh = state = model.initial_state(len(pieces), tokens.device)
@@ -155,14 +151,10 @@ def in_segments(
 def in_windows(
     model: LanguageModel, tokens: Tokens, length: int, stride: int, batch_size: int
 ) -> Iterator[Float[Tensor, " N"]]:
-    """The losses of a whole text, each token seen after a full window from an empty state.
+    """The losses of a whole text but its first token, by sliding windows from an empty state.
 
-    Args:
-        model: In the mode of evaluation.
-        tokens: The text, on the model's device. Its first token is not asked.
-        length: Of the windows.
-        stride: How far the next window is; only its last ``stride`` tokens are asked.
-        batch_size: Windows that are read at once.
+    Windows of ``length`` tokens move by ``stride`` tokens, which are those predicted in each;
+    ``batch_size`` windows are read side by side. The model is in evaluation mode.
     """
     for inputs, targets in windows(tokens, length, stride, batch_size):
         state = model.initial_state(len(inputs), tokens.device)

@@ -1,16 +1,16 @@
 """Reinforcement learning on graphs that no agent has seen (Schlag et al. 2021b).
 
-Each point trains one agent with one seed by whole episodes of ``GraphMetaRL`` and gives a curve:
-what an episode returns on the 600 test graphs, with sampled actions, and on the graphs of the
-training. Advantage actor-critic is what PPO is with one update per rollout, ``gae_lambda`` 1 and
-nothing clipped or normalised; it is the default here and what was published.
+Each point trains one agent with one seed on whole episodes of ``GraphMetaRL`` and gives a curve:
+the return of an episode on the 600 test graphs, with sampled actions, and on the training graphs.
+The default is the published algorithm, advantage actor-critic: PPO with one update per rollout,
+``gae_lambda`` 1 and nothing clipped or normalised.
 """
 
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,10 +23,9 @@ from agents.ppo import PPOConfig, ppo_update
 from agents.rollout import EpisodeCounter, collect, start
 from envs import VectorEnv, make_envs
 from envs.gymnasium_env import GymnasiumConfig, OptionValue
-from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings
+from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings, grid, one_of
 from fwrl.bench.metarl.figure import PUBLISHED, draw
 from fwrl.bench.supervised import Learner, TrainingConfig
-from fwrl.config import nearest
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.fast_weight_memory import FastWeightMemoryConfig
@@ -47,7 +46,7 @@ METHODS: dict[str, CoreConfig] = {
     "none": NoMemoryConfig(),
 }
 
-# What the published agent has around its memory, and how it learns.
+# The published agent: nothing around its memory, and its algorithm.
 BARE = {"bare": True, "width": 17}
 A2C = {
     "num_steps": EPISODE,
@@ -62,7 +61,7 @@ A2C = {
     "normalise_advantage": False,
     "max_grad_norm": None,
 }
-# Several steps on each rollout: from fewer episodes, and in less time, than the published recipe.
+# With several updates on each rollout, less time and fewer episodes are needed than as published.
 PPO = {
     "num_steps": EPISODE,
     "minibatches": 1,
@@ -74,37 +73,29 @@ PPO = {
 
 
 class MetaRLSettings(Settings):
-    """The published recipe."""
+    """The defaults are the published recipe."""
 
     axes: ClassVar[tuple[str, ...]] = ("methods", "seeds")
 
-    methods: tuple[str, ...] = ("fast_weight_memory", "lstm 512")
+    methods: Annotated[tuple[str, ...], one_of(METHODS)] = ("fast_weight_memory", "lstm 512")
     """Memories, by the names of ``METHODS`` in fwrl/bench/metarl/benchmark.py."""
     graphs: Literal["train", "fresh"] = "train"
-    """Of the training: environment i has the i-th of the 600 published ones, or each episode draws
-    a new one that is no test graph."""
+    """Training graphs: environment i always has the i-th of the 600 published ones, or each episode
+    draws a new one that is no test graph."""
     published_observation: bool = True
-    """Hides the last reward, as the published code did."""
+    """Whether the observation hides the last reward, as the published code did."""
     num_envs: PositiveInt = 600
-    """Episodes of each update."""
+    """Environments, and so episodes in each rollout."""
     updates: PositiveInt = 50_000
-    """Rollouts from which the agent learns."""
+    """Number of rollouts from which the agent learns."""
     evaluate_every: PositiveInt = 50
-    """Updates from one evaluation to the next."""
+    """Updates between two evaluations."""
     stack: StackConfig = StackConfig.model_validate(BARE)
-    """Around the memory; the published agent has nothing there."""
+    """The layers around the memory; the published agent has none."""
     reward_scale: float = Field(default=1.0, gt=0)
-    """What the learner makes of rewards; the curves are without it."""
+    """Factor on rewards for the learner; the curves are without it."""
     ppo: PPOConfig = PPOConfig.model_validate(A2C)
-    """The algorithm; the published one is advantage actor-critic: PPO with one update."""
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if method not in METHODS:
-                raise ValueError(f"methods holds {method!r}; {nearest(method, METHODS)}")
-        return methods
+    """The algorithm; the published one is advantage actor-critic."""
 
     @field_validator("ppo")
     @classmethod
@@ -114,7 +105,7 @@ class MetaRLSettings(Settings):
         return ppo
 
     def policy(self, method: str) -> PolicyConfig:
-        """The agent's network."""
+        """The configuration of the agent's network."""
         return PolicyConfig(
             encoder=EncoderConfig(previous_action=False, previous_reward=False),
             core=METHODS[method],
@@ -123,7 +114,7 @@ class MetaRLSettings(Settings):
         )
 
     def envs(self, split: str, num_envs: int) -> VectorEnv:
-        """Environments on the graphs of a split: one each where there are not always new ones."""
+        """Environments on the graphs of a split, each with its own graph unless all are fresh."""
         options: dict[str, OptionValue] = {
             "split": split,
             "published_observation": self.published_observation,
@@ -135,13 +126,11 @@ class MetaRLSettings(Settings):
 
 def points(settings: MetaRLSettings) -> list[Row]:
     """One seed of every method before the next seed."""
-    return [
-        {"method": method, "seed": seed} for seed in settings.seeds for method in settings.methods
-    ]
+    return grid({"method": settings.methods, "seed": settings.seeds})
 
 
 def measure(settings: MetaRLSettings, point: Row, folder: Path) -> Measurement:
-    """Trains and evaluates in turns; each turn opens new episodes, so that none is carried over."""
+    """Train and evaluate in turns; each turn begins with new episodes."""
     seed, ppo = int(point["seed"]), settings.ppo
     torch.manual_seed(seed)
     envs = settings.envs(settings.graphs, settings.num_envs)
@@ -151,8 +140,7 @@ def measure(settings: MetaRLSettings, point: Row, folder: Path) -> Measurement:
     adam = TrainingConfig(optimizer="adam", epsilon=ppo.adam_epsilon)
     learner = Learner(policy.to(choose_device(settings.device)), adam)
     generator = torch.Generator()
-    restored = learner.restore(folder, generator)
-    rows: list[Row] = restored[1] if restored else []
+    rows: list[Row] = learner.restore(folder, generator)[1]
     saving, began = Clock(settings.save_every), time.process_time()
     while learner.step < settings.updates:
         carry = start(envs, policy, _seed(seed, learner.step, 0))
@@ -205,36 +193,31 @@ def _last_return(rows: Sequence[Row]) -> str:
 
 
 def _seed(seed: int, updates: int, use: int) -> int:
-    """Other episodes in each turn, and others again in its evaluation."""
+    """A seed for the episodes of a turn's training (use 0) or its evaluation (use 1)."""
     return int(np.random.SeedSequence((seed, updates, use)).generate_state(1)[0] >> 1)
 
 
-BENCHMARK = Benchmark(
-    settings=MetaRLSettings,
-    presets={
-        "smoke": {
-            "methods": ("fast_weight_memory", "none"),
-            "num_envs": 20,
-            "updates": 6,
-            "evaluate_every": 3,
-            "stack": BARE,
-            "ppo": A2C,
-        },
-        "cpu": {
-            "methods": ("fast_weight_memory", "none", "lstm 128"),
-            "graphs": "fresh",
-            "num_envs": 100,
-            "updates": 5_000,
-            "evaluate_every": 100,
-            "stack": BARE,
-            "reward_scale": 0.1,
-            "ppo": PPO,
-        },
-        # whole mappings, of which an override changes one number
-        "paper": {"stack": BARE, "ppo": A2C},
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "methods": ("fast_weight_memory", "none"),
+        "num_envs": 20,
+        "updates": 6,
+        "evaluate_every": 3,
+        "stack": BARE,
+        "ppo": A2C,
     },
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+    "cpu": {
+        "methods": ("fast_weight_memory", "none", "lstm 128"),
+        "graphs": "fresh",
+        "num_envs": 100,
+        "updates": 5_000,
+        "evaluate_every": 100,
+        "stack": BARE,
+        "reward_scale": 0.1,
+        "ppo": PPO,
+    },
+    # the defaults, written out so that an override can change a single number of them
+    "paper": {"stack": BARE, "ppo": A2C},
+}
+
+BENCHMARK = Benchmark(MetaRLSettings, PRESETS, points, measure, draw, PUBLISHED)

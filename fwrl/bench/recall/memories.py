@@ -5,18 +5,17 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from fwrl import CORES
-from fwrl.config import Config, validate
-from fwrl.cores import CoreConfig
+from fwrl.bench.sequence_model import LINEAR_ATTENTION, core_config
+from fwrl.config import Config
+from fwrl.cores import CORES, CoreConfig
 
-SUM = {"update_rule": "sum", "attention_normaliser": True, "normalise": "none"}
-# What differs from the delta rule with its defaults.
+# Differences from the delta rule with its defaults.
 FAST_WEIGHTS: dict[str, dict[str, Any]] = {
     "delta, silu": {},
     "delta, dpfp": {"feature_map": "dpfp"},
-    "sum, elu + 1": SUM | {"feature_map": "elu_plus_one"},
-    "sum, dpfp": SUM | {"feature_map": "dpfp"},
-    "sum, favor": SUM | {"feature_map": "favor"},
+    "sum, elu + 1": LINEAR_ATTENTION | {"feature_map": "elu_plus_one"},
+    "sum, dpfp": LINEAR_ATTENTION | {"feature_map": "dpfp"},
+    "sum, favor": LINEAR_ATTENTION | {"feature_map": "favor"},
     "gated sum, silu": {"update_rule": "gated_sum"},
     "gated delta, silu": {"update_rule": "gated_delta"},
     "kda, silu": {"update_rule": "kda"},
@@ -29,11 +28,13 @@ UNIT_SUMS: dict[str, dict[str, Any]] = {
 }
 # Every core once, fast weights with several rules and maps.
 EVERY_CORE = (*FAST_WEIGHTS, *(kind for kind in CORES if kind != "fast_weight"))
-# Every memory by its name in the figure: kind, and what differs from its defaults.
-MEMORIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    name: ("fast_weight", values) for name, values in (FAST_WEIGHTS | UNIT_SUMS).items()
-} | {kind: (kind, {}) for kind in CORES if kind != "fast_weight"}
-# Of memories whose size does not follow the width by itself: what of it each setting is.
+# Every memory by its name in the figure: differences from the defaults of its core.
+MEMORIES: Mapping[str, Mapping[str, Any]] = {
+    **FAST_WEIGHTS,
+    **UNIT_SUMS,
+    **{kind: {"kind": kind} for kind in CORES if kind != "fast_weight"},
+}
+# Sizes, as shares of the width, of memories whose size does not follow the width by default.
 SHARE_OF_WIDTH: dict[str, dict[str, float]] = {
     "fast_weight_memory": {"memory_size": 1 / 4},
     "ffm": {"memory_size": 1 / 2},
@@ -42,18 +43,18 @@ SHARE_OF_WIDTH: dict[str, dict[str, float]] = {
 
 
 class FastWeightSizes(Config):
-    """What all fast weights share, so that those of equal sizes can be compared."""
+    """Sizes of all fast weights, so that rules and maps are compared at equal sizes."""
 
     heads: PositiveInt = 4
     """Heads, each with fast weights of its own; a divisor of the width unless sizes are given."""
     key_features: PositiveInt | None = None
-    """Of each head, after the feature map; None: what the map makes of the width divided by the
-    heads, which is more for dpfp and favor than for the others."""
+    """Features of a head's keys, after the feature map. None: the map's features of width / heads
+    numbers, which are more for dpfp and favor than for the others."""
     value_size: PositiveInt | None = None
-    """Of each head; None: the width divided by the heads."""
+    """Size of a head's values; None: width / heads."""
     short_convolution: NonNegativeInt = 0
-    """Times that the convolution of queries, keys and values spans; a key and a value that are two
-    tokens meet only through one, or through a layer below."""
+    """Time steps spanned by the convolution of queries, keys and values. A key and a value that are
+    two tokens meet only through a convolution, or through a layer below."""
 
 
 def core_of(memory: str, width: int, sizes: FastWeightSizes) -> CoreConfig:
@@ -62,17 +63,18 @@ def core_of(memory: str, width: int, sizes: FastWeightSizes) -> CoreConfig:
     Raises:
         ConfigError: If the sizes do not suit it.
     """
-    kind, values = MEMORIES[memory]
-    shares = SHARE_OF_WIDTH.get(kind, {})
-    fitted: dict[str, Any] = {name: round(share * width) for name, share in shares.items()}
-    if kind == "fast_weight":
+    values = MEMORIES[memory]
+    if "kind" in values:
+        shares = SHARE_OF_WIDTH.get(values["kind"], {})
+        fitted: dict[str, Any] = {name: round(share * width) for name, share in shares.items()}
+    else:
         fitted = sizes.model_dump(exclude={"key_features"})
         fitted |= _keys(values.get("feature_map", ""), sizes.key_features)
-    return validate(CORES[kind], {**values, **fitted}, memory)
+    return core_config(memory, values, fitted)
 
 
 def _keys(feature_map: str, features: int | None) -> dict[str, int]:
-    """What makes a feature map return this many features."""
+    """The option by which a feature map returns this many features."""
     match (feature_map, features):
         case (_, None):
             return {}

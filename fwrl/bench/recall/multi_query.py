@@ -6,34 +6,35 @@ tokens share one vocabulary: token 0 is the filler, then come the keys, the uppe
 Keys differ within a sequence, and so do values.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
+from fwrl.bench.sequence_model import NOT_ASKED, Batch
 from fwrl.config import Config
 
 
 class MultiQueryConfig(Config):
-    """Which sequences; a target is a token of the upper half of the vocabulary."""
+    """The sequences to draw; a target is a token of the upper half of the vocabulary."""
 
     kind: Literal["multi_query"] = "multi_query"
     vocabulary_size: int = Field(default=8192, ge=4)
-    """Of the filler, the keys and the values together."""
+    """Number of tokens: the filler, the keys and the values together."""
     length: PositiveInt = 64
-    """Times in a sequence: two or more for each showing of a pair and for each query."""
+    """Time steps of a sequence: two or more for each showing of a pair and for each query."""
     num_pairs: PositiveInt = 4
     """Pairs that a sequence opens with, and queries after them."""
     passes: PositiveInt = 1
-    """How often the pairs are shown, each time all of them in the same order."""
+    """How many times all pairs are shown, always in the same order."""
     power: PositiveFloat = 0.01
-    """Of the law that places the queries: the g-th place of two times after the pairs is taken
-    with a probability proportional to g ** (power - 1). At 1 all places are alike."""
+    """Exponent of the law that places the queries: the g-th place (two time steps each) after the
+    pairs is taken with a probability proportional to g ** (power - 1). At 1 all are equally
+    likely."""
     filler: Literal["constant", "random"] = "constant"
-    """What stands where neither a pair nor a query does: token 0, or any token."""
+    """Token at times with neither a pair nor a query: 0, or a random one."""
 
     @model_validator(mode="after")
     def _room(self) -> "MultiQueryConfig":
@@ -57,17 +58,17 @@ class MultiQueryConfig(Config):
 
     @property
     def num_classes(self) -> int:
-        """To choose an answer from: all tokens."""
+        """The number of possible answers: all tokens."""
         return self.vocabulary_size
 
     @property
     def num_queries(self) -> int:
-        """Of each sequence."""
+        """Queries in each sequence."""
         return self.num_pairs
 
     @property
     def context(self) -> int:
-        """Times before the first place of a query."""
+        """Time steps before the first place of a query."""
         return 2 * self.num_pairs * self.passes
 
     @property
@@ -86,23 +87,13 @@ class MultiQueryConfig(Config):
         return 1 / self.num_values
 
 
-class MultiQueryBatch(NamedTuple):
-    """Sequences and what they ask."""
-
-    tokens: Int[Tensor, "B T"]
-    # the value of the key that stands here, or ``NOT_ASKED``
-    targets: Int[Tensor, "B T"]
-
-
 def multi_query_batch(
     config: MultiQueryConfig, batch_size: int, generator: torch.Generator
-) -> MultiQueryBatch:
+) -> Batch:
     """Independent sequences, each with its own pairs and places of queries.
 
-    Args:
-        config: What a sequence consists of.
-        batch_size: How many sequences.
-        generator: The only source of randomness; its device is the batch's.
+    The target is the value of the queried key. The generator is the only source of randomness; its
+    device is the batch's.
     """
     pairs, device = config.num_pairs, generator.device
     keys = 1 + _choose(torch.ones(config.num_keys, device=device), pairs, batch_size, generator)
@@ -120,11 +111,11 @@ def multi_query_batch(
     tokens[:, : config.context] = shown.repeat(1, config.passes)
     tokens.scatter_(1, asked, keys)
     targets = torch.full_like(tokens, NOT_ASKED).scatter_(1, asked, values)
-    return MultiQueryBatch(tokens, targets)
+    return Batch(tokens, targets)
 
 
 def _choose(
     shares: Tensor, count: int, batch_size: int, generator: torch.Generator
 ) -> Int[Tensor, "B chosen"]:
-    """Different indices of ``shares``, one after the other in proportion to what is left."""
+    """Different indices of ``shares``, drawn in proportion to them without replacement."""
     return torch.multinomial(shares.expand(batch_size, -1), count, generator=generator)

@@ -5,37 +5,34 @@ of Arora et al. (2023). Unlike in the latter (``fwrl.bench.recall.multi_query``)
 another, and with ``rewrites`` a memory must replace what it wrote.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
+from fwrl.bench.sequence_model import ABSENT, NOT_ASKED, Batch
 from fwrl.config import Config
-
-# A field without a token.
-ABSENT = -1
 
 
 class RecallConfig(Config):
-    """Which sequences; a target is a value, from 0 to ``num_values - 1``."""
+    """The sequences to draw; a target is a value, from 0 to ``num_values - 1``."""
 
     kind: Literal["latest_value"] = "latest_value"
     num_keys: PositiveInt = 16
-    """To choose the keys of a sequence from."""
+    """Keys from which those of a sequence are chosen."""
     num_values: int = Field(default=16, ge=2)
-    """To choose the value of each write from."""
+    """Values from which the one of each write is chosen."""
     num_pairs: PositiveInt = 8
     """Different keys written in each sequence."""
     num_queries: PositiveInt = 8
     """Different keys asked for at the end of each sequence, all of them written before."""
     rewrites: NonNegativeInt = 0
-    """How many of the keys are written twice, with different values; the later one counts."""
+    """Keys that are written twice, with different values; the later one counts."""
     joined: bool = True
-    """Whether a pair is one time with a key and a value, ``[B, T, 2]``, and a query one without a
-    value. Else keys and values share one vocabulary, keys first, and a pair is two times."""
+    """Whether a pair takes one time step with a key and a value, ``[B, T, 2]``, and a query one
+    without a value. Else keys and values share one vocabulary, keys first, and a pair takes two."""
 
     @model_validator(mode="after")
     def _enough_of_each(self) -> "RecallConfig":
@@ -60,12 +57,12 @@ class RecallConfig(Config):
 
     @property
     def num_classes(self) -> int:
-        """To choose an answer from."""
+        """The number of possible answers."""
         return self.num_values
 
     @property
     def length(self) -> int:
-        """Times in a sequence."""
+        """Time steps of a sequence."""
         writes = self.num_pairs + self.rewrites
         return (writes if self.joined else 2 * writes) + self.num_queries
 
@@ -75,22 +72,11 @@ class RecallConfig(Config):
         return 1 / self.num_values
 
 
-class RecallBatch(NamedTuple):
-    """Sequences and what they ask."""
-
-    # of keys and values, or of either
-    tokens: Int[Tensor, "B T *F"]
-    # the value that the key has now, or ``NOT_ASKED``
-    targets: Int[Tensor, "B T"]
-
-
-def recall_batch(config: RecallConfig, batch_size: int, generator: torch.Generator) -> RecallBatch:
+def recall_batch(config: RecallConfig, batch_size: int, generator: torch.Generator) -> Batch:
     """Independent sequences, each with its own keys, values, order and queries.
 
-    Args:
-        config: What a sequence consists of.
-        batch_size: How many sequences.
-        generator: The only source of randomness; its device is the batch's.
+    The target is the latest value of the queried key. The generator is the only source of
+    randomness; its device is the batch's.
     """
     again = config.rewrites
     keys = _choose(config.num_keys, config.num_pairs, batch_size, generator)
@@ -111,7 +97,7 @@ def recall_batch(config: RecallConfig, batch_size: int, generator: torch.Generat
     tokens = _tokens(config, written_keys, written_values, keys.gather(1, asked))
     targets = torch.full(tokens.shape[:2], NOT_ASKED, device=tokens.device)
     targets[:, -config.num_queries :] = latest.gather(1, asked)
-    return RecallBatch(tokens, targets)
+    return Batch(tokens, targets)
 
 
 def _tokens(
@@ -120,7 +106,7 @@ def _tokens(
     values: Int[Tensor, "B writes"],
     queries: Int[Tensor, "B queries"],
 ) -> Int[Tensor, "B T *F"]:
-    """The pairs, then the queries, in the form that is asked for."""
+    """The pairs, then the queries: joined in one time step, or one token after the other."""
     if config.joined:
         questions = torch.stack([queries, torch.full_like(queries, ABSENT)], dim=-1)
         return torch.cat([torch.stack([keys, values], dim=-1), questions], dim=1)
@@ -131,7 +117,7 @@ def _tokens(
 def _choose(
     among: int, count: int, batch_size: int, generator: torch.Generator
 ) -> Int[Tensor, "B chosen"]:
-    """Different numbers below ``among`` in random order, for each row anew."""
+    """Different numbers below ``among`` in random order, drawn anew for each row."""
     ranks = torch.rand(batch_size, among, generator=generator, device=generator.device)
     return ranks.argsort(dim=1)[:, :count]
 

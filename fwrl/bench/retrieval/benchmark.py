@@ -1,39 +1,36 @@
 """Retrieval, setting 1 of Schlag et al. (2021a): how many pairs can a memory hold?
 
 Each point trains one memory on sequences of S pairs until its loss is at most ``solved``, or has
-not fallen for ``patience`` evaluations. The published losses are the best of each training, from
-the authors' own logs.
+not fallen for ``patience`` evaluations. A published loss is the lowest of one training, from the
+authors' own logs.
 """
 
-from collections.abc import Mapping, Sequence
-from csv import DictReader
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings
+from fwrl.bench.benchmark import Benchmark, Measurement, Progress, Row, Settings, grid, one_of
+from fwrl.bench.results import read_published
 from fwrl.bench.retrieval.figure import draw_losses
 from fwrl.bench.retrieval.model import MethodConfig, RetrievalModel
 from fwrl.bench.retrieval.task import RetrievalBatch, evaluation_batch, training_batch
 from fwrl.bench.supervised import Learner, TrainingConfig
-from fwrl.config import nearest
 from fwrl.run.process import Clock, choose_device
 
 METHODS: dict[str, MethodConfig] = {
     "softmax": MethodConfig(rule="attention"),
     "sum, elu + 1": MethodConfig(rule="sum", feature_map="elu_plus_one"),
-    "sum, dpfp 1": MethodConfig(rule="sum", feature_map="dpfp", nu=1),
-    "sum, dpfp 2": MethodConfig(rule="sum", feature_map="dpfp", nu=2),
-    "sum, dpfp 3": MethodConfig(rule="sum", feature_map="dpfp", nu=3),
-    "sum, favor 64": MethodConfig(rule="sum", feature_map="favor_hyperbolic", num_features=64),
-    "sum, favor 128": MethodConfig(rule="sum", feature_map="favor_hyperbolic", num_features=128),
-    "sum, favor 512": MethodConfig(rule="sum", feature_map="favor_hyperbolic", num_features=512),
+    **{f"sum, dpfp {nu}": MethodConfig(rule="sum", feature_map="dpfp", nu=nu) for nu in (1, 2, 3)},
+    **{
+        f"sum, favor {m}": MethodConfig(rule="sum", feature_map="favor_hyperbolic", num_features=m)
+        for m in (64, 128, 512)
+    },
     "delta, elu + 1": MethodConfig(feature_map="elu_plus_one"),
     "delta, dpfp 1": MethodConfig(feature_map="dpfp", nu=1),
     "delta, dpfp 2": MethodConfig(feature_map="dpfp", nu=2),
@@ -44,72 +41,50 @@ METHODS: dict[str, MethodConfig] = {
         rule="clipped_delta", feature_map="tanh", batch_size=128, learning_rate=1e-4
     ),
 }
-CAPACITY = (
-    "softmax",
-    "sum, elu + 1",
-    "sum, dpfp 1",
-    "sum, dpfp 2",
-    "sum, dpfp 3",
-    "sum, favor 64",
-    "sum, favor 128",
-    "sum, favor 512",
-    "delta, elu + 1",
-    "delta, dpfp 1",
-)
+Methods = Annotated[tuple[str, ...], one_of(METHODS)]
+# The published comparison: up to "delta, dpfp 1".
+CAPACITY = tuple(METHODS)[:10]
 
 
 class RetrievalSettings(Settings):
-    """The published recipe but for the points."""
+    """The defaults are the published recipe."""
 
     axes: ClassVar[tuple[str, ...]] = ("methods", "sizes", "seeds")
     replacement: ClassVar[bool] = False
 
-    methods: tuple[str, ...] = CAPACITY
+    methods: Methods = CAPACITY
     """Memories, by the names of ``METHODS`` in fwrl/bench/retrieval/benchmark.py."""
     sizes: tuple[PositiveInt, ...] = tuple(range(20, 601, 20))
-    """S: how many keys, and how many values, there are."""
+    """S: the number of different keys, and of different values."""
     seeds: tuple[int, ...] = (1,)
-    """Each point is measured once with each."""
+    """Each point is measured once with each seed."""
     key_size: int = Field(default=64, ge=2)
-    """Of keys and queries before the feature map."""
+    """Size of keys and queries before the feature map."""
     max_steps: PositiveInt = 100_000
     """Updates after which a training ends in any case."""
     evaluate_every: PositiveInt = 100
-    """Updates."""
+    """Updates between two evaluations."""
     patience: PositiveInt = 11
     """Evaluations without a new best loss after which a training ends."""
     solved: PositiveFloat = 0.001
-    """The loss at which a training ends; zeros for an answer have 0.5."""
+    """The loss at which a training ends; an answer of zeros has a loss of 0.5."""
     evaluation_sequences: PositiveInt = 20
-    """Fresh ones at each evaluation."""
+    """New sequences for each evaluation."""
     evaluation_queries: PositiveInt = 200
-    """At most, of each sequence."""
-
-    @field_validator("methods")
-    @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if method not in METHODS:
-                raise ValueError(f"methods holds {method!r}; {nearest(method, METHODS)}")
-        return methods
+    """Most queries of each sequence in an evaluation."""
 
     def evaluation_length(self, num_keys: int) -> int:
-        """Of the sequences that are evaluated."""
+        """Pairs in a sequence that is evaluated."""
         return num_keys
 
 
 def points(settings: RetrievalSettings) -> list[Row]:
     """Each size for all methods before the next size; one seed before the next."""
-    return [
-        {"method": method, "keys": keys, "seed": seed}
-        for seed in settings.seeds
-        for keys in settings.sizes
-        for method in settings.methods
-    ]
+    return grid({"method": settings.methods, "keys": settings.sizes, "seed": settings.seeds})
 
 
 def measure(settings: RetrievalSettings, point: Row, folder: Path) -> Measurement:
-    """Trains until solved or out of patience."""
+    """Train until the task is solved or the loss stops falling."""
     method, keys = METHODS[str(point["method"])], int(point["keys"])
     device = choose_device(settings.device)
     torch.manual_seed(int(point["seed"]))
@@ -124,8 +99,7 @@ def measure(settings: RetrievalSettings, point: Row, folder: Path) -> Measuremen
             max_grad_norm=None,
         ),
     )
-    restored = learner.restore(folder, generator)
-    losses = [row["loss"] for row in restored[1]] if restored else []
+    losses: list[float] = [row["loss"] for row in learner.restore(folder, generator)[1]]
     saving = Clock(settings.save_every)
     while learner.step < settings.max_steps and not _ended(settings, losses):
         batch = training_batch(keys, settings.replacement, method.batch_size, generator)
@@ -147,7 +121,7 @@ def squared_error(read: Float[Tensor, "B Q S"], batch: RetrievalBatch) -> Float[
 def _evaluate(
     settings: RetrievalSettings, model: RetrievalModel, keys: int, generator: torch.Generator
 ) -> float:
-    """The mean over sequences of the mean over what each is asked."""
+    """The mean over sequences of their mean error over queries."""
     batch = evaluation_batch(
         keys,
         settings.replacement,
@@ -161,7 +135,7 @@ def _evaluate(
 
 
 def _ended(settings: RetrievalSettings, losses: Sequence[float]) -> bool:
-    """Solved, undefined, or without a new best for too long."""
+    """Whether the task is solved, or no new best loss came for too long."""
     if not losses:
         return False
     best = losses.index(min(losses))
@@ -169,18 +143,17 @@ def _ended(settings: RetrievalSettings, losses: Sequence[float]) -> bool:
     return losses[best] <= settings.solved or out_of_patience
 
 
-def read_published(name: str) -> list[Row]:
-    """A published table: one line per size, one column per method."""
-    text = files("fwrl.bench.retrieval").joinpath(name).read_text()
+def published_losses(name: str) -> list[Row]:
+    """The losses of a published table with a line for each size and a column for each method."""
     return [
-        {"method": method, "keys": int(row["keys"]), "loss": float(loss)}
-        for row in DictReader(text.splitlines())
+        {"method": method, "keys": row["keys"], "loss": float(loss)}
+        for row in read_published("retrieval", name)
         for method, loss in row.items()
-        if method != "keys" and loss
+        if method != "keys"
     ]
 
 
-PUBLISHED = read_published("published.csv")
+PUBLISHED = published_losses("published.csv")
 
 
 def draw(settings: RetrievalSettings, rows: list[Row], path: Path) -> None:
@@ -189,31 +162,20 @@ def draw(settings: RetrievalSettings, rows: list[Row], path: Path) -> None:
     draw_losses(rows, PUBLISHED, path, title, settings.solved)
 
 
-SMOKE: Mapping[str, Any] = {
-    "methods": ("sum, elu + 1", "sum, dpfp 1", "delta, dpfp 1"),
-    "sizes": (10, 20),
-    "key_size": 16,
-    "max_steps": 200,
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "methods": ("sum, elu + 1", "sum, dpfp 1", "delta, dpfp 1"),
+        "sizes": (10, 20),
+        "key_size": 16,
+        "max_steps": 200,
+    },
+    "cpu": {
+        # random features all fail alike: one number of them is enough
+        "methods": (*CAPACITY[:6], "delta, dpfp 1"),
+        "sizes": tuple(range(40, 601, 40)),
+        "max_steps": 7000,
+    },
+    "paper": {},
 }
-# of the random features, which fail alike, only the fewest
-CPU: Mapping[str, Any] = {
-    "methods": (
-        "softmax",
-        "sum, elu + 1",
-        "sum, dpfp 1",
-        "sum, dpfp 2",
-        "sum, dpfp 3",
-        "sum, favor 64",
-        "delta, dpfp 1",
-    ),
-    "sizes": tuple(range(40, 601, 40)),
-    "max_steps": 7000,
-}
-BENCHMARK = Benchmark(
-    settings=RetrievalSettings,
-    presets={"smoke": SMOKE, "cpu": CPU, "paper": {}},
-    points=points,
-    measure=measure,
-    draw=draw,
-    published=PUBLISHED,
-)
+
+BENCHMARK = Benchmark(RetrievalSettings, PRESETS, points, measure, draw, PUBLISHED)

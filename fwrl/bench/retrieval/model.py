@@ -1,7 +1,7 @@
 """The one-layer model of the retrieval experiments (Schlag et al. 2021a): any map, any rule.
 
-All that is written is one-hot values, and all that is read follows all writes. A read is then a
-weight for each write, and the memory itself, S values by K features, need not be formed.
+All values written are one-hot, and all reads follow all writes. A read is then a weight for each
+write, and the memory itself, S values by K features, need not be formed.
 """
 
 import math
@@ -21,9 +21,9 @@ from fwrl.feature_maps.random import RandomFeatures
 from fwrl.kernels import scan
 from fwrl.update_rules import Write, clipped_delta_rule
 
-# The denominator of a sum that holds nothing.
+# Added to the denominator of a sum, which is zero in an empty memory.
 EPSILON = 1e-6
-# Writes that are solved for at once.
+# Writes in one triangular solve.
 CHUNK_SIZE = 64
 
 
@@ -36,11 +36,11 @@ class MethodConfig(Config):
     feature_map: Literal["identity", "elu_plus_one", "dpfp", "favor_hyperbolic", "tanh"] = (
         "identity"
     )
-    """Of keys and queries; softmax attention has none."""
+    """Feature map of keys and queries; softmax attention has none."""
     nu: PositiveInt = 1
     """Shifts of dpfp."""
     num_features: PositiveInt = 64
-    """Directions of favor_hyperbolic; they are drawn anew at every pass, as in the experiments."""
+    """Random directions of favor_hyperbolic, drawn anew in every pass, as in the experiments."""
     batch_size: PositiveInt = 32
     """Sequences in an update."""
     learning_rate: PositiveFloat = 1e-3
@@ -59,7 +59,7 @@ class RetrievalModel(nn.Module):
         self.rule, self.num_keys = config.rule, num_keys
         width = int(2.2 * num_keys)
         self.embedding = nn.Embedding(num_keys, width)
-        # of a one-hot value and its key
+        # reads a one-hot value and the embedding of its key
         self.write_key = nn.Linear(num_keys + width, key_size)
         self.query = nn.Linear(width, key_size)
         for layer in (self.write_key, self.query):
@@ -77,12 +77,12 @@ class RetrievalModel(nn.Module):
 
     @override
     def forward(self, batch: RetrievalBatch) -> Float[Tensor, "B Q S"]:
-        """What is read for each query: close to a one-hot vector, once learned."""
+        """The read of each query: close to a one-hot vector, once learned."""
         if isinstance(self.feature_map.features, RandomFeatures):
             self.feature_map.features.redraw()
-        key = self.feature_map(self._of_pair(self.write_key, batch))
+        key = self.feature_map(self._from_pair(self.write_key, batch))
         query = self.feature_map(self.query(self.embedding(batch.queries)))
-        beta = None if self.beta is None else self._of_pair(self.beta, batch).sigmoid()
+        beta = None if self.beta is None else self._from_pair(self.beta, batch).sigmoid()
         if self.rule == "clipped_delta":
             assert beta is not None
             return self._clipped_reads(key, beta, query, batch.values)
@@ -90,11 +90,13 @@ class RetrievalModel(nn.Module):
         read = weights.new_zeros(*batch.queries.shape, self.num_keys)
         return read.scatter_add(2, batch.values.unsqueeze(1).expand_as(weights), weights)
 
-    def _of_pair(self, layer: nn.Linear, batch: RetrievalBatch) -> Float[Tensor, "B L M"]:
-        """The layer of a one-hot value and the embedding of its key, without writing them out."""
-        of_value, of_key = layer.weight.split([self.num_keys, self.embedding.embedding_dim], dim=1)
-        keys = F.linear(self.embedding.weight, of_key, layer.bias)
-        return of_value.T[batch.values] + keys[batch.keys]
+    def _from_pair(self, layer: nn.Linear, batch: RetrievalBatch) -> Float[Tensor, "B L M"]:
+        """The layer on a one-hot value and the embedding of its key, which need not be formed."""
+        value_weight, key_weight = layer.weight.split(
+            [self.num_keys, self.embedding.embedding_dim], dim=1
+        )
+        keys = F.linear(self.embedding.weight, key_weight, layer.bias)
+        return value_weight.T[batch.values] + keys[batch.keys]
 
     def _clipped_reads(
         self,
@@ -103,7 +105,7 @@ class RetrievalModel(nn.Module):
         query: Float[Tensor, "B Q K"],
         values: Int[Tensor, "B L"],
     ) -> Float[Tensor, "B Q S"]:
-        """By the scan itself: the clip makes a read more than a sum over writes."""
+        """Reads by the scan itself: because of the clip they are no sum over writes."""
         value = F.one_hot(values, self.num_keys).to(key.dtype)
         write = Write(key.unsqueeze(2), value.unsqueeze(2), beta.unsqueeze(2))
         empty = key.new_zeros(key.shape[0], 1, key.shape[2], self.num_keys)
@@ -118,17 +120,17 @@ def read_weights(
     beta: Float[Tensor, "B L 1"] | None,
     query: Float[Tensor, "B Q K"],
 ) -> Float[Tensor, "B Q L"]:
-    """How much each of L values written to an empty memory contributes to each read after them.
+    """The weight of each of L values, written to an empty memory, in each read after them.
 
     Args:
         rule: ``attention`` (softmax), ``sum`` (divided by the sum of the weights) or ``delta``.
         key: Features of the keys.
-        beta: Write strengths; of the delta rule alone.
+        beta: Write strengths; None unless the rule is ``delta``.
         query: Features of the queries.
     """
     if beta is not None:
         return _delta_weights(key, beta, query)
-    # this way round the gradient of the keys, of which there are more, is laid out as they are
+    # in this order the gradient of the keys, which are the larger, keeps their memory layout
     overlap = (key @ query.mT).mT
     if rule == "attention":
         return (overlap / math.sqrt(key.shape[-1])).softmax(dim=-1)
@@ -138,10 +140,10 @@ def read_weights(
 def _delta_weights(
     key: Float[Tensor, "B L K"], beta: Float[Tensor, "B L 1"], query: Float[Tensor, "B Q K"]
 ) -> Float[Tensor, "B Q L"]:
-    """From the last chunk of writes to the first.
+    """The weights of the delta rule, from the last chunk of writes to the first.
 
     The writes ``u`` of a chunk that finds the memory ``W`` solve
-    ``(I + lower(b K K^T)) u = b (V - K W)``. A read ``q (W + K^T u)`` therefore weighs its values
+    ``(I + lower(b K K^T)) u = b (V - K W)``. A read ``q (W + K^T u)`` therefore weights its values
     by ``w = q K^T (I + lower(b K K^T))^-1 b``, and reads ``W`` by ``q - w K``.
     """
     weights: list[Tensor] = []

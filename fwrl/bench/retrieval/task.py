@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class RetrievalBatch(NamedTuple):
-    """Sequences of pairs, and what is asked after the last of them."""
+    """Sequences of pairs, and the queries after the last of them."""
 
     keys: Int[Tensor, "B L"]
     values: Int[Tensor, "B L"]
     queries: Int[Tensor, "B Q"]
-    # the value that each of the queries was written with last
+    # the value written last with the key of each query
     targets: Int[Tensor, "B Q"]
-    # False where a query fills a row up: its key was never written
+    # False where a query is padding: its key was never written
     asked: Bool[Tensor, "B Q"]
 
 
@@ -30,10 +30,10 @@ def training_batch(
     """Sequences with one query each.
 
     Args:
-        num_keys: S, of keys and of values there are as many.
+        num_keys: S, the number of keys and of values.
         replacement: False: each is written once, L = S. True: L = 2 S independent draws, and the
             key at a random position is asked for, so that frequent keys are asked for more often.
-        batch_size: How many sequences.
+        batch_size: Number of sequences.
         generator: The only source of randomness; its device is the batch's.
     """
     keys, values = _pairs(num_keys, replacement, 2 * num_keys, batch_size, generator)
@@ -53,13 +53,7 @@ def evaluation_batch(
 ) -> RetrievalBatch:
     """Sequences that are asked for all keys they hold, up to ``max_queries`` in the keys' order.
 
-    Args:
-        num_keys: S.
-        replacement: As in training.
-        length: Of the sequences, with replacement; without it is S.
-        num_sequences: How many.
-        max_queries: Of each sequence.
-        generator: The only source of randomness; its device is the batch's.
+    The arguments are as in training; ``length`` has an effect with replacement only.
     """
     keys, values = _pairs(num_keys, replacement, length, num_sequences, generator)
     every = torch.arange(num_keys, device=keys.device).expand(num_sequences, -1)

@@ -4,25 +4,23 @@ The task by which Martins et al. (2022) test long memories: the distribution of 
 so that the end of the sequence does not tell what all of it holds.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from fwrl.bench import NOT_ASKED
+from fwrl.bench.sequence_model import NOT_ASKED, Batch
 from fwrl.config import Config
 
-# Symbols are as likely as whole numbers up to this one, divided by their sum.
+# A symbol's probability is proportional to a random whole number from 1 to this one.
 MOST_LIKELY = 9
 
 
 class SortingConfig(Config):
-    """Which sequences; the separator is the token after the last symbol."""
+    """The sequences to draw; the separator is the token after the last symbol."""
 
     symbols: int = Field(default=20, ge=2)
-    """How many there are; all of them are asked for."""
+    """Number of different symbols; all of them are asked for."""
     length: PositiveInt = 4000
     """Symbols before the separator."""
 
@@ -33,32 +31,21 @@ class SortingConfig(Config):
 
     @property
     def times(self) -> int:
-        """Of a whole sequence: all but the last answer are read as well."""
+        """Time steps of a whole sequence: all answers but the last are read as well."""
         return self.length + self.symbols
 
     @property
     def chance(self) -> float:
-        """The accuracy of naming any symbol that was not named before, on average."""
+        """The mean accuracy of naming a random symbol that was not named before."""
         return sum(1 / left for left in range(1, self.symbols + 1)) / self.symbols
 
 
-class SortingBatch(NamedTuple):
-    """Sequences, a separator and the right answers so far; and the answers asked for."""
-
-    tokens: Int[Tensor, "B T"]
-    # the next symbol by decreasing frequency, or ``NOT_ASKED`` before the separator
-    targets: Int[Tensor, "B T"]
-
-
-def sorting_batch(
-    config: SortingConfig, batch_size: int, generator: torch.Generator
-) -> SortingBatch:
+def sorting_batch(config: SortingConfig, batch_size: int, generator: torch.Generator) -> Batch:
     """Independent sequences, each with its own two distributions.
 
-    Args:
-        config: Which sequences.
-        batch_size: How many.
-        generator: The only source of randomness; its device is the batch's.
+    A model reads the symbols, the separator and the right answers so far; the target is the next
+    symbol by decreasing frequency. The generator is the only source of randomness; its device is
+    the batch's.
     """
     symbols = drifting(config, batch_size, generator)
     answers = by_frequency(symbols, config.symbols)
@@ -66,7 +53,7 @@ def sorting_batch(
     tokens = torch.cat([symbols, separator, answers[:, :-1]], dim=1)
     targets = torch.full_like(tokens, NOT_ASKED)
     targets[:, config.length :] = answers
-    return SortingBatch(tokens, targets)
+    return Batch(tokens, targets)
 
 
 def drifting(
@@ -102,27 +89,20 @@ def by_frequency(symbols: Int[Tensor, "B T"], count: int) -> Int[Tensor, "B symb
     return rank.argsort(dim=1, descending=True, stable=True)
 
 
-def by_last_window(
-    config: SortingConfig, batch: SortingBatch, window: int
-) -> Float[Tensor, "B symbols"]:
-    """Whether each answer is right that counts no more than the last times of the sequence.
+def by_last_window(config: SortingConfig, batch: Batch, window: int) -> Float[Tensor, "B symbols"]:
+    """Whether each answer is right if only the last ``window`` symbols are counted.
 
-    It is the best that a memory of a window can do as far as frequencies there tell those of the
-    whole sequence; like a model it is given all right answers so far, and never repeats them.
-
-    Args:
-        config: Which sequences.
-        batch: What is asked.
-        window: How many symbols before the separator are counted, at most.
+    This is the best that a memory of a window can do, as far as the frequencies there are those of
+    the whole sequence. Like a model, it is given all right answers so far and never repeats them.
     """
     window = min(window, config.length)
     counted = batch.tokens[:, config.length - window : config.length]
     order = by_frequency(counted, config.symbols)
     answers = batch.targets[:, config.length :]
-    # when each symbol is asked for, in the order of the guesses
+    # the time at which each symbol is asked for, in the order of the guesses
     asked = answers.argsort(dim=1).gather(1, order)
     time = torch.arange(config.symbols, device=order.device).unsqueeze(1)
     left: Bool[Tensor, "B symbols symbols"] = asked.unsqueeze(1) >= time
-    # the first guess that is still left
+    # the first guess that was not an answer before
     guess = order.gather(1, left.int().argmax(dim=2))
     return (guess == answers).float()

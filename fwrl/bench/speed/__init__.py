@@ -1,11 +1,12 @@
-"""How fast it is: one table of ratios, each against a peer that runs in turns in the same process.
+"""Speed: one table of ratios, each to a peer that is timed in turns with ours in one process.
 
-A ratio says how many times as fast ours is as the peer: 2 is twice as fast, 0.5 half as fast. Where
+A ratio says how many times as fast as the peer ours is: 2 is twice as fast, 0.5 half as fast. Where
 memory is compared, 2 is half the memory. Parity of all kernels is checked before anything is timed.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurem
 
 
 def points(settings: SpeedSettings) -> list[Row]:
-    """A point is a group of rows, on a device and on so many threads."""
+    """A point for each group of rows, on a device and a number of threads."""
     device = choose_device(settings.device).type
     return [
         {"group": group, "device": device, "threads": threads, "seed": seed}
@@ -59,7 +60,7 @@ def measure(settings: SpeedSettings, point: Row, _folder: Path) -> Measurement:
 
 
 def check(settings: SpeedSettings) -> list[str]:
-    """That all kernels agree; returns what is left out of the table.
+    """Check that all kernels agree; returns a warning if rows will be left out.
 
     Raises:
         UnfitError: If one does not: a wrong result has no speed.
@@ -75,43 +76,37 @@ def draw(_settings: SpeedSettings, rows: list[Row], path: Path) -> None:
     draw_ratios(rows, path)
 
 
-BENCHMARK = Benchmark(
-    settings=SpeedSettings,
-    presets={
-        "smoke": {
-            "repeats": 2,
-            "shortest": 0.0,
-            "training_threads": (1,),
-            "training_envs": (2,),
-            "num_steps": 16,
-            "epochs": 1,
-            "minibatches": 2,
-            "width": 32,
-            "update_lengths": (16, 32),
-            "update_envs": 2,
-            "core_batch": 2,
-            "core_length": 8,
-            "head_sizes": (16,),
-            "layer_batches": (2,),
-            "layer_length": 16,
-            "lengths": (16, 32),
-            "acting_envs": (1, 4),
-            "scans": ((2, 16, 2, 16),),
-            "product": 128,
-            "atari_envs": 2,
-        },
-        "cpu": {},
-        "paper": {
-            "repeats": 9,
-            "shortest": 0.1,
-            "core_length": 128,
-            "lengths": (128, 256, 512, 1024, 2048),
-            "scans": ((16, 52, 4, 32), (16, 128, 4, 32), (64, 128, 4, 32), (16, 512, 4, 64)),
-        },
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "repeats": 2,
+        "shortest": 0.0,
+        "training_threads": (1,),
+        "training_envs": (2,),
+        "num_steps": 16,
+        "epochs": 1,
+        "minibatches": 2,
+        "width": 32,
+        "update_lengths": (16, 32),
+        "update_envs": 2,
+        "core_batch": 2,
+        "core_length": 8,
+        "head_sizes": (16,),
+        "layer_batches": (2,),
+        "layer_length": 16,
+        "lengths": (16, 32),
+        "acting_envs": (1, 4),
+        "scans": ((2, 16, 2, 16),),
+        "product": 128,
+        "atari_envs": 2,
     },
-    points=points,
-    measure=measure,
-    draw=draw,
-    check=check,
-    alone=True,
-)
+    "cpu": {},
+    "paper": {
+        "repeats": 9,
+        "shortest": 0.1,
+        "core_length": 128,
+        "lengths": (128, 256, 512, 1024, 2048),
+        "scans": ((16, 52, 4, 32), (16, 128, 4, 32), (64, 128, 4, 32), (16, 512, 4, 64)),
+    },
+}
+
+BENCHMARK = Benchmark(SpeedSettings, PRESETS, points, measure, draw, check=check, alone=True)

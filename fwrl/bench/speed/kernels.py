@@ -30,7 +30,7 @@ TOLERANCE = 5e-4
 
 
 class Problem(NamedTuple):
-    """One scan's inputs; all but the starts ask for gradients."""
+    """The inputs of a scan; all but the starts require gradients."""
 
     rule: str
     state: FastWeights
@@ -41,17 +41,12 @@ class Problem(NamedTuple):
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What gradients are taken with respect to."""
-        return [
-            self.state,
-            self.query,
-            self.fresh,
-            *cast(tuple[Tensor, ...], self.write),
-        ]
+        """The tensors that get gradients."""
+        return [self.state, self.query, self.fresh, *cast(tuple[Tensor, ...], self.write)]
 
 
 def problem(rule: str, shape: Shape, device: torch.device, density: float, seed: int) -> Problem:
-    """Random numbers of a scale that a layer would give; ``density`` is the share of starts."""
+    """Random inputs, scaled as by a layer; ``density`` is the share of starts."""
     streams, times, heads, size = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -99,7 +94,7 @@ def outcome(given: Problem, kernel: str) -> list[Tensor]:
 
 
 def parity_failure(device: torch.device) -> str | None:
-    """In which kernel, rule and length a number is not the reference's; None if in none."""
+    """The first kernel, rule and length that differ from the reference, in words; or None."""
     for rule in UPDATE_RULES:
         reference, *others = kernels_of(rule, device)
         for times in ODD_LENGTHS:
@@ -154,7 +149,7 @@ def scans(given: Problem) -> dict[str, Run]:
 
 
 def _fla(given: Problem) -> Run:
-    """The same in bfloat16, which that kernel asks for; it knows no starts inside a sequence."""
+    """A pass of flash-linear-attention: in bfloat16, without starts inside a sequence."""
     rule: Callable[..., tuple[Tensor, Tensor]]
     rule = import_module("fla.ops.delta_rule").chunk_delta_rule
     write = given.write
@@ -173,7 +168,7 @@ def _fla(given: Problem) -> Run:
 
 
 def measure_throughput(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """Useful operations of the delta rule's scan per second, against a large matrix product."""
+    """Useful operations per second of the delta rule's scan, against a large matrix product."""
     rows: list[Row] = []
     size = settings.product
     factor = torch.randn(size, size, device=device)

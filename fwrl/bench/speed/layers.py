@@ -1,4 +1,4 @@
-"""One layer at a time: all cores, the delta layer on several sizes, acting, and memory in use."""
+"""Single layers: all cores, the delta layer on several sizes, acting, and memory in use."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def measure_cores(settings: SpeedSettings, device: torch.device, seed: int) -> M
 
 
 def measure_layer(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """The delta layer, by the kernel that is chosen for it, against peers and other kernels."""
+    """The delta layer, with the kernel chosen for it, against peers and other kernels."""
     rows: list[Row] = []
     for size in settings.head_sizes:
         for batch in settings.layer_batches:
@@ -65,7 +65,7 @@ def measure_layer(settings: SpeedSettings, device: torch.device, seed: int) -> M
 def _against(
     runs: dict[str, Run], ours: str, shape: str, settings: SpeedSettings, device: torch.device
 ) -> Measurement:
-    """One of the runs against each of the others."""
+    """Our run against each of the others."""
     times = yield from in_turns(runs, settings, device, f"{ours} {shape}")
     return [
         compare(Compared(ours, peer, shape, "ms"), times[ours], seconds)
@@ -75,7 +75,7 @@ def _against(
 
 
 def measure_length(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """What a time costs the delta layer in longer sequences, against the shortest."""
+    """The delta layer's time per step in sequences of growing length, against the shortest."""
     batch, size = settings.layer_batches[0], settings.head_sizes[0]
     runs: dict[str, Run] = {}
     for times in settings.lengths:
@@ -133,7 +133,7 @@ def _acting(core: MemoryCore[Any], cell: nn.LSTMCell, x: torch.Tensor) -> dict[s
 
 
 def measure_memory(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """Bytes that the delta layer keeps for its backward pass, by kernel, and what an LSTM keeps."""
+    """Memory that the delta layer keeps for its backward pass, by kernel, against LSTMs."""
     yield from ()
     rows: list[Row] = []
     batch, times = settings.layer_batches[0], settings.layer_length
@@ -155,7 +155,7 @@ def measure_memory(settings: SpeedSettings, device: torch.device, seed: int) -> 
 def _delta_layer(
     settings: SpeedSettings, over: tuple[int, int], size: int, device: torch.device, seed: int
 ) -> tuple[MemoryCore[Any], Sequences]:
-    """The default core with heads of this size, and what it reads."""
+    """The default core with heads of this size, and the sequences that it reads."""
     batch, times = over
     width = settings.heads * size
     torch.manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Recurrent PPO as single-file implementations write it, for comparison alone.
+"""Recurrent PPO as in single-file implementations, for comparison alone.
 
 One nn.LSTM, called once for each time in the rollout and in the update, its state multiplied with
-zero where an episode begins; minibatches of whole environments; Adam, and the losses that
-``agents.ppo`` has. Written for this benchmark; nothing else uses it.
+zero where an episode begins; minibatches of whole environments; Adam, and the losses of
+``agents.ppo``. Written for this benchmark; nothing else uses it.
 """
 
 from typing import NamedTuple
@@ -50,7 +50,7 @@ class LSTMAgent(nn.Module):
 
 
 class Batch(NamedTuple):
-    """What a rollout leaves; time first, then environments."""
+    """A rollout; time first, then environments."""
 
     symbols: Int[Tensor, "T N"]
     starts: Bool[Tensor, "T N"]

@@ -1,8 +1,8 @@
-"""What a memory's sequence pass is compared with: each learns from the same sequences.
+"""The peers of a memory's pass over sequences; all read the same sequences.
 
 A *run* is a forward and a backward pass, with the gradients of the input and of all parameters.
-Those that handle starts clear the state where an episode begins, as ours do; those in one call
-cannot, and stand here because they are what an LSTM costs without it.
+Peers that handle starts clear the state where an episode begins, as ours do. Peers in one call
+cannot; they show the cost of an LSTM without resets.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ LINEAR_MAPS = "its linear maps alone"
 
 
 class Sequences(NamedTuple):
-    """What everybody reads."""
+    """The sequences that all read."""
 
     x: Float[Tensor, "B T D"]
     starts: Bool[Tensor, "B T"]
 
 
 class Pass(NamedTuple):
-    """A forward pass over the sequences, and what its gradients go to."""
+    """A forward pass over the sequences, and the tensors that get gradients."""
 
     forward: Callable[[], Tensor]
     leaves: list[Tensor]
@@ -49,7 +49,7 @@ class Pass(NamedTuple):
 def sequences(
     batch: int, times: int, width: int, episode: int, device: torch.device, seed: int
 ) -> Sequences:
-    """Random inputs in which an episode starts every ``episode`` times or so."""
+    """Random inputs in which an episode starts about every ``episode`` time steps."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, times, width, generator=generator).to(device).requires_grad_()
     starts = torch.rand(batch, times, generator=generator) < 1 / episode
@@ -64,7 +64,7 @@ def core_pass(core: MemoryCore[Any], given: Sequences) -> Pass:
 
 
 def linear_maps(core: MemoryCore[Any], given: Sequences) -> Pass:
-    """Every linear map in a core once, over all times: about a feed-forward layer."""
+    """Every linear map in a core once, over all times: about as much as a feed-forward layer."""
     layers = [layer for layer in core.modules() if isinstance(layer, nn.Linear)]
     shape, device = given.x.shape[:2], given.x.device
     inputs = [
@@ -102,7 +102,7 @@ def _pass(forward: Callable[[], Tensor], given: Sequences, module: nn.Module) ->
 
 
 def _step_by_step(lstm: nn.LSTM, given: Sequences) -> Tensor:
-    """One call for each time, as where no call may cross the beginning of an episode."""
+    """One call for each time, for no call may cross the beginning of an episode."""
     x, keep = given.x.transpose(0, 1), _keep(given.starts)
     hidden = cell = torch.zeros(1, x.shape[1], lstm.hidden_size, device=x.device)
     outputs: list[Tensor] = []
@@ -122,12 +122,12 @@ def _loop(cell: nn.LSTMCell, given: Sequences) -> Tensor:
 
 
 def _keep(starts: Bool[Tensor, "B T"]) -> tuple[Tensor, ...]:
-    """What the state is multiplied with at each time: these peers' way of forgetting."""
+    """The factor of the state at each time, zero at starts: these peers' way to reset."""
     return (~starts).float().unsqueeze(-1).unbind(1)
 
 
 class CausalAttention(nn.Module):
-    """Softmax attention of each time to those before it in the same episode."""
+    """Softmax attention of each time to the times before it in the same episode."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class CausalAttention(nn.Module):
 
     @override
     def forward(self, x: Float[Tensor, "B T D"], starts: Bool[Tensor, "B T"]) -> Tensor:
-        """What each time reads."""
+        """The output of the attention at each time."""
         episode = starts.cumsum(dim=1)
         allowed = (episode.unsqueeze(1) == episode.unsqueeze(2)).tril().unsqueeze(1)
         heads = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -146,7 +146,7 @@ class CausalAttention(nn.Module):
 
 
 def bytes_saved(given: Pass) -> int:
-    """What a forward pass keeps for the backward one, parameters aside."""
+    """Bytes that a forward pass keeps for the backward pass, without the parameters."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def bytes_saved(given: Pass) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        # held until all is counted, so that no address is used twice
+        # held until all bytes are counted, so that no address is used twice
         output = given.forward()
     for parameter in given.leaves[1:]:
         storages.pop(parameter.untyped_storage().data_ptr(), None)

@@ -1,4 +1,4 @@
-"""What is timed, and on what sizes."""
+"""The settings of the speed benchmark: the groups of rows, and their sizes."""
 
 from typing import ClassVar, Literal, get_args
 
@@ -24,61 +24,61 @@ Shape = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
 
 class SpeedSettings(Settings):
-    """The defaults are sizes of reinforcement learning; a group is a part of the table."""
+    """The defaults are sizes usual in reinforcement learning; a group is a part of the table."""
 
     axes: ClassVar[tuple[str, ...]] = ("groups", "training_threads", "seeds")
 
     groups: tuple[Group, ...] = GROUPS
-    """Which parts of the table are measured."""
+    """Parts of the table to measure."""
     repeats: PositiveInt = 5
-    """Rounds; in each everything that is compared runs once."""
+    """Number of rounds; in each round every run is timed once."""
     shortest: NonNegativeFloat = 0.02
-    """Seconds of one measurement at least: what is faster runs several times in it."""
+    """Shortest measurement in seconds; a faster run is repeated in it."""
     episode: PositiveInt = 50
-    """Mean times between two starts inside the sequences."""
+    """Mean number of time steps between two starts in the sequences."""
 
     training_threads: tuple[PositiveInt, ...] = (1, 2)
-    """Of PyTorch in the group training; the other groups take num_threads."""
+    """Threads of PyTorch in the group training; other groups use num_threads."""
     training_envs: tuple[PositiveInt, ...] = (16, 64)
-    """Environments that are stepped together."""
+    """Numbers of environments that step together, in training."""
     num_steps: PositiveInt = 128
-    """Of a rollout, in training."""
+    """Steps of a rollout, in training."""
     epochs: PositiveInt = 4
     """Passes over a rollout, in training."""
     minibatches: PositiveInt = 4
-    """Of each pass, in training."""
+    """Minibatches in each pass, in training."""
     width: PositiveInt = 128
-    """Of policies, of all cores, and of what acts."""
+    """Width of policies, of all cores, and of the layers in acting."""
     update_lengths: tuple[PositiveInt, ...] = (128, 512, 1024, 2048, 4096)
-    """Steps of a rollout, in update; the first is what the others are compared with."""
+    """Steps of a rollout, in update; the others are compared with the first."""
     update_envs: PositiveInt = 8
-    """Environments of each rollout, in update, whatever its length."""
+    """Environments of each rollout, in update."""
 
     core_batch: PositiveInt = 8
-    """Sequences, where all cores are compared."""
+    """Number of sequences, in cores."""
     core_length: PositiveInt = 64
-    """Times of them."""
+    """Time steps of these sequences."""
     heads: PositiveInt = 4
-    """Of the delta layer."""
+    """Heads of the delta layer."""
     head_sizes: tuple[PositiveInt, ...] = (32, 64)
-    """Of its keys and values; its width is the product with heads."""
+    """Sizes of its keys and values; its width is heads times this size."""
     layer_batches: tuple[PositiveInt, ...] = (8, 32, 64)
-    """Sequences; ``length`` and ``memory`` take the first number."""
+    """Numbers of sequences; ``length`` and ``memory`` use the first."""
     layer_length: PositiveInt = 128
-    """Times of them."""
+    """Time steps of these sequences."""
     lengths: tuple[PositiveInt, ...] = (128, 512, 2048)
-    """Times, in length; the first is what the others are compared with."""
+    """Time steps, in length; the others are compared with the first."""
     acting_envs: tuple[PositiveInt, ...] = (1, 8, 32, 64, 256)
-    """Streams that act together."""
+    """Numbers of streams that act together."""
     scans: tuple[Shape, ...] = ((16, 128, 4, 32), (8, 512, 4, 64))
-    """Streams, times, heads and head size, in kernels and throughput."""
+    """Streams, time steps, heads and head size, in kernels and throughput."""
     product: PositiveInt = 1024
     """Rows and columns of the matrix product that stands for the machine's peak."""
 
     game: str = "pong"
-    """Of the group atari."""
+    """Game of the group atari."""
     atari_envs: PositiveInt = Field(default=8)
-    """Emulators."""
+    """Number of emulators."""
 
     @model_validator(mode="after")
     def _rows_for_every_minibatch(self) -> "SpeedSettings":

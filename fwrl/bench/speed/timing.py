@@ -1,4 +1,4 @@
-"""Times that can be compared: taken in turns, so that a disturbance hits all, and as ratios."""
+"""Comparable times: runs are timed in turns, so that a disturbance hits all, and as ratios."""
 
 import statistics
 import time
@@ -11,10 +11,10 @@ from fwrl.bench.benchmark import Progress, Row
 from fwrl.bench.speed.settings import SpeedSettings
 
 Run = Callable[[], object]
-# Seconds of one call, round by round, by name.
+# Seconds of one call, round by round, for each run.
 Times = dict[str, list[float]]
 
-# How seconds for one unit of work are shown.
+# The number in each unit for so many seconds per unit of work.
 UNITS: Mapping[str, Callable[[float], float]] = {
     "ms": lambda seconds: 1e3 * seconds,
     "us": lambda seconds: 1e6 * seconds,
@@ -24,7 +24,7 @@ UNITS: Mapping[str, Callable[[float], float]] = {
 
 
 class Compared(NamedTuple):
-    """What a line of the table compares, in words."""
+    """The columns that name a comparison."""
 
     name: str
     peer: str
@@ -35,11 +35,11 @@ class Compared(NamedTuple):
 def in_turns(
     runs: Mapping[str, Run], settings: SpeedSettings, device: torch.device, note: str
 ) -> Generator[Progress, None, Times]:
-    """Seconds of a call of each, after one or two that do not count."""
+    """Seconds of a call of each run, after one or two calls that do not count."""
     counts: dict[str, int] = {}
     for name, run in runs.items():
         yield Progress(0, settings.repeats, f"{note}, {name}")
-        # what is slow has no time to warm up twice, and no need
+        # a slow run needs no second call to warm up
         if _seconds(run, 1, device) < settings.shortest:
             once = max(_seconds(run, 1, device), 1e-7)
             counts[name] = max(1, round(settings.shortest / once))
@@ -72,14 +72,14 @@ def compare(
     work: int | float = 1,
     their_work: int | float | None = None,
 ) -> Row:
-    """A line of the table: the ratio says how many times as fast ours is.
+    """A row of the table: the ratio says how many times as fast ours is.
 
     Args:
-        compared: What it is called.
+        compared: The names.
         ours: Seconds, round by round.
         theirs: Seconds in the same rounds.
-        work: What one call of ours does, in the unit's terms: steps, operations, or 1.
-        their_work: What one of theirs does; None: the same.
+        work: Steps or operations in one call of ours, or 1, as the unit asks.
+        their_work: The same for one call of theirs; None: equal.
     """
     show, more = UNITS[compared.unit], work if their_work is None else their_work
     ratios = [(b / more) / (a / work) for a, b in zip(ours, theirs, strict=True)]
@@ -92,7 +92,7 @@ def compare(
 
 
 def row(compared: Compared, ours: float, theirs: float, ratios: Sequence[float]) -> Row:
-    """A line of the table: median, lowest and highest of the ratios."""
+    """A row of the table: median, lowest and highest of the ratios."""
     return {
         **compared._asdict(),
         "ours": ours,

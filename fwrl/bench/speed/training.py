@@ -1,5 +1,6 @@
-"""Agents that learn, end to end: ours and others through the same vector environments."""
+"""End-to-end training of our agents and others in the same vector environments."""
 
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.ppo import PPOConfig, make_optimizer, ppo_update
-from agents.rollout import EpisodeCounter, collect, start
-from envs import GymnasiumConfig, make_envs
+from agents.rollout import EpisodeCounter, Rollout, collect, start
+from envs import GymnasiumConfig, VectorEnv, make_envs
 from envs.sb3 import from_sb3, to_sb3
 from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.lstm_ppo import LSTMPPO
@@ -20,7 +21,7 @@ from fwrl.bench.speed.settings import SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
 from fwrl.stack import StackConfig
 
-# All of its episodes are equally long, and the observation alone is not enough.
+# Its episodes are all equally long, and it needs memory.
 TASK = "fwrl/RepeatPrevious-v0"
 OURS = "fwrl, fast_weight"
 FEED_FORWARD = "SB3 PPO, feed-forward"
@@ -29,15 +30,15 @@ SHARED = {"enable_critic_lstm": False, "shared_lstm": True}
 
 
 class Variant(NamedTuple):
-    """One way to train by RecurrentPPO."""
+    """A variant of RecurrentPPO."""
 
-    # of the policy, beside the size of its LSTMs
+    # options of the policy, beside the size of its LSTMs
     options: dict[str, Any]
     # steps of a minibatch; None: as many minibatches as ours
     batch_size: int | None
 
 
-# RecurrentPPO's own minibatches have 128 steps, whatever the rollout; "of 128" stands for them.
+# RecurrentPPO's default minibatches of 128 steps, whatever the rollout, are called "of 128".
 RECURRENT = {
     "RecurrentPPO": Variant({}, None),
     "RecurrentPPO, one LSTM": Variant(SHARED, None),
@@ -47,19 +48,19 @@ RECURRENT = {
 
 
 def has_contrib() -> bool:
-    """Whether sb3-contrib is there."""
+    """Whether sb3-contrib is installed."""
     return find_spec("sb3_contrib") is not None
 
 
 def measure_training(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """Rollout and updates, in steps per second."""
+    """Rollouts and updates, in steps per second."""
     rows: list[Row] = []
     for count in settings.training_envs:
-        runs: dict[str, Run] = {OURS: _ours(settings, count, device, seed)}
+        runs: dict[str, Run] = {OURS: _ours(settings, from_sb3(_envs(count)), device, seed).iterate}
         if has_contrib():
             for name, variant in RECURRENT.items():
                 runs[name] = _sb3(settings, count, device, seed, variant)
-        loop = LSTMPPO(_envs(count), _ppo(settings), settings.width, device, seed)
+        loop = LSTMPPO(_envs(count), ppo_config(settings), settings.width, device, seed)
         runs["LSTM PPO in one file"] = loop.iterate
         runs[FEED_FORWARD] = _sb3(settings, count, device, seed, None)
         times = yield from in_turns(runs, settings, device, f"{count} environments")
@@ -81,49 +82,61 @@ def _envs(count: int) -> VecEnv:
     return to_sb3(make_envs(GymnasiumConfig(id=TASK, num_envs=count)))
 
 
-def _ppo(settings: SpeedSettings) -> PPOConfig:
+def ppo_config(settings: SpeedSettings) -> PPOConfig:
+    """The algorithm of all agents."""
     return PPOConfig(
         num_steps=settings.num_steps, epochs=settings.epochs, minibatches=settings.minibatches
     )
 
 
-def _ours(settings: SpeedSettings, count: int, device: torch.device, seed: int) -> Run:
-    torch.manual_seed(seed)
-    envs, config = from_sb3(_envs(count)), _ppo(settings)
-    policy = _policy(settings, envs, device)
-    optimizer = make_optimizer(policy, config)
-    carry, counter = start(envs, policy, seed), EpisodeCounter(count)
+class Agent:
+    """A policy of ours in its environments, and its last rollout."""
 
-    def iterate() -> None:
-        nonlocal carry
-        rollout, carry, _ = collect(
-            envs, policy, carry, config.num_steps, config.discount, config.gae_lambda, counter
+    def __init__(
+        self,
+        envs: VectorEnv,
+        policy: PolicyConfig,
+        config: PPOConfig,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.envs, self.config = envs, config
+        built = RecurrentPolicy(envs.observation_space, envs.action_space, policy)
+        self.policy = built.to(device)
+        self.optimizer = make_optimizer(self.policy, config)
+        self.carry = start(envs, self.policy, seed)
+        self.counter = EpisodeCounter(envs.num_envs)
+        self.rollout: Rollout | None = None
+
+    def collect(self, num_steps: int) -> Rollout:
+        """The next rollout of this many steps."""
+        discount, gae_lambda = self.config.discount, self.config.gae_lambda
+        self.rollout, self.carry, _ = collect(
+            self.envs, self.policy, self.carry, num_steps, discount, gae_lambda, self.counter
         )
-        ppo_update(policy, optimizer, rollout, config)
+        return self.rollout
 
-    return iterate
+    def update(self, rollout: Rollout) -> None:
+        """Learn from a rollout."""
+        ppo_update(self.policy, self.optimizer, rollout, self.config)
+
+    def iterate(self) -> None:
+        """Act, then learn."""
+        self.update(self.collect(self.config.num_steps))
 
 
-def _policy(settings: SpeedSettings, envs: Any, device: torch.device) -> RecurrentPolicy:
-    config = PolicyConfig(stack=StackConfig(width=settings.width))
-    return RecurrentPolicy(envs.observation_space, envs.action_space, config).to(device)
+def _ours(settings: SpeedSettings, envs: VectorEnv, device: torch.device, seed: int) -> Agent:
+    policy = PolicyConfig(stack=StackConfig(width=settings.width))
+    return Agent(envs, policy, ppo_config(settings), device, seed)
 
 
 def _sb3(
-    settings: SpeedSettings,
-    count: int,
-    device: torch.device,
-    seed: int,
-    recurrent: Variant | None,
+    settings: SpeedSettings, count: int, device: torch.device, seed: int, recurrent: Variant | None
 ) -> Run:
-    """An algorithm of Stable-Baselines3 with as many steps and epochs as ours.
+    """An algorithm of Stable-Baselines3, with as many steps and epochs as ours.
 
-    Args:
-        settings: Of the benchmark.
-        count: Environments.
-        device: Where it computes.
-        seed: Of the algorithm and its environments.
-        recurrent: How; None: PPO without memory.
+    With ``recurrent`` it is this variant of RecurrentPPO; with None it is PPO without memory.
     """
     steps, width = count * settings.num_steps, settings.width
     batch_size, make, policy = steps // settings.minibatches, PPO, "MlpPolicy"
@@ -153,22 +166,16 @@ def _sb3(
 
 
 def measure_update(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """One pass of our updates per step of a rollout, against that of the shortest rollout."""
-    torch.manual_seed(seed)
-    envs = make_envs(GymnasiumConfig(id=TASK, num_envs=settings.update_envs))
-    policy = _policy(settings, envs, device)
-    config = _ppo(settings).model_copy(update={"epochs": 1})
-    optimizer = make_optimizer(policy, config)
-    carry, counter = start(envs, policy, seed), EpisodeCounter(settings.update_envs)
-    runs: dict[str, Run] = {}
-    for times in settings.update_lengths:
-        rollout, carry, _ = collect(
-            envs, policy, carry, times, config.discount, config.gae_lambda, counter
-        )
-        runs[f"T {times}"] = _update(policy, optimizer, rollout, config)
+    """Our update's time per step in rollouts of growing length, against the shortest."""
+    count = settings.update_envs
+    envs = make_envs(GymnasiumConfig(id=TASK, num_envs=count))
+    agent = _ours(settings.model_copy(update={"epochs": 1}), envs, device, seed)
+    runs: dict[str, Run] = {
+        f"T {times}": partial(agent.update, agent.collect(times))
+        for times in settings.update_lengths
+    }
     seconds = yield from in_turns(runs, settings, device, "update")
     first, *others = settings.update_lengths
-    count = settings.update_envs
     return [
         compare(
             Compared(OURS, f"T {first}", f"{count} environments, T {times}", "us"),
@@ -179,7 +186,3 @@ def measure_update(settings: SpeedSettings, device: torch.device, seed: int) -> 
         )
         for times in others
     ]
-
-
-def _update(policy: RecurrentPolicy, optimizer: Any, rollout: Any, config: PPOConfig) -> Run:
-    return lambda: ppo_update(policy, optimizer, rollout, config)

@@ -1,8 +1,8 @@
-"""Attention to a whole sequence at once: that of another stream, or one's own in both directions.
+"""Attention to a whole sequence: another stream's, or the own stream in both directions.
 
-What is read is kept in a form that does not depend on who reads: with a feature map, fast weights
-of fixed size; else the keys and values themselves. Two axes here: ``S`` times of what is read,
-``W`` = V + 1 columns, the last for the sum of the keys.
+The sequence is kept in a form that does not depend on the reader: with a feature map, fast weights
+of fixed size; else its keys and values. Two axes here: ``S`` time steps of the sequence that is
+read, ``W`` = V + 1 columns, the last for the sum of the keys.
 """
 
 from typing import Literal, NamedTuple
@@ -24,26 +24,20 @@ class SequenceAttentionConfig(Config):
     """Softmax attention (Vaswani et al. 2017), or a feature map in its place."""
 
     heads: PositiveInt = 4
-    """A divisor of the width."""
+    """Number of heads, a divisor of the width."""
     feature_map: (
         Literal[
-            "elu_plus_one",
-            "relu",
-            "softmax",
-            "dpfp",
-            "favor",
-            "favor_hyperbolic",
-            "favor_relu",
+            "elu_plus_one", "relu", "softmax", "dpfp", "favor", "favor_hyperbolic", "favor_relu"
         ]
         | None
     ) = None
-    """Of keys and queries, never negative; None: softmax attention."""
+    """Non-negative feature map of keys and queries; None: softmax attention."""
     nu: PositiveInt = 1
     """Shifts of dpfp."""
     num_features: PositiveInt = 64
-    """Random directions of the favor maps; hyperbolic makes two of each."""
+    """Random directions of the favor maps; hyperbolic has two features for each."""
     directions: Directions = "orthogonal"
-    """Of the favor maps."""
+    """Way to draw the directions of the favor maps."""
     scale_inputs: bool = True
     """Whether the favor maps scale inputs by key_size ** -0.25."""
     redraw_every: NonNegativeInt = 0
@@ -51,21 +45,21 @@ class SequenceAttentionConfig(Config):
 
 
 class Readable(NamedTuple):
-    """A sequence, as attention reads it."""
+    """A sequence in the form that attention reads."""
 
     # with a feature map ``[B, H, K, W]``, the sums over time; else the values ``[B, H, S, V]``
     values: Tensor
     # without a feature map ``[B, H, S, K]``; else empty
     keys: Tensor
-    # which times are no padding; empty with a feature map, whose sums leave padding out
+    # False at padding; empty with a feature map, whose sums leave padding out
     present: Bool[Tensor, "B S"]
 
 
 class SequenceAttention(nn.Module):
-    """Reads from a whole sequence, whatever the order of its times.
+    """Attention to all time steps of a sequence, whatever their order.
 
     With a feature map: ``Q' (K'^T V) / Q' (K'^T 1)`` (Katharopoulos et al. 2020; Choromanski et
-    al. 2021), at a cost per time that does not grow with the sequence.
+    al. 2021), at a cost per time step that does not grow with the sequence.
     """
 
     def __init__(self, width: int, config: SequenceAttentionConfig) -> None:
@@ -84,15 +78,13 @@ class SequenceAttention(nn.Module):
             config.redraw_every,
         )
         name = config.feature_map
-        # the size of a key's features says how much it counts: they must not be normalised
+        # features must not be normalised: their size is the weight of a key
         self.feature_map = None if name is None else FeatureMap(name, options, "none")
 
     def readable(self, x: Float[Tensor, "B S D"], present: Bool[Tensor, "B S"]) -> Readable:
-        """What ``read`` reads.
+        """The form of a sequence that ``read`` takes; padding (not ``present``) is not read.
 
-        Args:
-            x: The sequence.
-            present: False at padding, which is not read; each row has a time that is present.
+        Each row needs a time that is present.
         """
         both = self.key_value(x).unflatten(-1, (2, self.heads, self.head_size))
         key, value = both.transpose(1, 3).unbind(2)
@@ -105,7 +97,7 @@ class SequenceAttention(nn.Module):
         return Readable(weights, weights.new_zeros(len(x), 0), present[:, :0])
 
     def read(self, x: Float[Tensor, "B T D"], sequence: Readable) -> Float[Tensor, "B T D"]:
-        """What each time of ``x`` finds."""
+        """The attention of each time of ``x`` to the sequence."""
         query = self.query(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
         if self.feature_map is None:
             found = F.scaled_dot_product_attention(

@@ -1,6 +1,6 @@
-"""Translations by search: the likeliest next word, or a beam of the likeliest beginnings.
+"""Beam search for translations; with a beam of one the greedy choice of each word.
 
-The beam keeps all sentences of a batch and all their beginnings in one batch of the model.
+All sentences and all hypotheses of their beams are one batch of the model.
 """
 
 import math
@@ -15,16 +15,16 @@ from fwrl.state import take_rows
 
 
 class Search(NamedTuple):
-    """How a translation is looked for."""
+    """The options of a search."""
 
     # tokens that open and close a translation
     begin: int
     end: int
-    # beginnings that are kept; 1 is the greedy choice of each word
+    # number of hypotheses that are kept
     beam: int = 4
-    # scores are divided by the length to this power; 0 favours short translations
+    # log probabilities are divided by the length to this power; 0 favours short translations
     length_penalty: float = 0.6
-    # of a translation, in tokens, for a source of length S: at most ``growth * S + extra``
+    # a translation of S source tokens has at most ``growth * S + extra`` tokens
     growth: float = 1.5
     extra: int = 10
 
@@ -33,12 +33,9 @@ class Search(NamedTuple):
 def translate(
     model: TranslationModel, source: Int[Tensor, "B S"], search: Search
 ) -> list[list[int]]:
-    """The best translation found of each sentence, without its end.
+    """The best translation found for each source sentence, without the end token.
 
-    Args:
-        model: Used as in evaluation, whatever mode it is in; the mode is as before afterwards.
-        source: The sentences, with padding of 0.
-        search: How to search.
+    Sources are padded with 0. The model is in evaluation mode meanwhile, then in its own again.
     """
     training = model.training
     model.eval()
@@ -48,14 +45,14 @@ def translate(
 
 
 class _Live(NamedTuple):
-    """The beginnings that are kept, the best first, and the sums of their words' logarithms."""
+    """The hypotheses that are kept, the best first, and their log probabilities."""
 
     said: Int[Tensor, "B beam T"]
     score: Float[Tensor, "B beam"]
 
 
 class _Found:
-    """The best whole translation of each sentence, and how many were found."""
+    """The best finished translation of each sentence, and the number of finished ones."""
 
     def __init__(self, batch: int, search: Search) -> None:
         self.search = search
@@ -63,7 +60,7 @@ class _Found:
         self.best, self.count = [-math.inf] * batch, [0] * batch
 
     def add(self, sentence: int, words: Tensor, score: float) -> None:
-        """One more; once there are as many as the beam is wide, no other counts."""
+        """Add a finished translation; only as many count as the beam is wide."""
         if self.count[sentence] >= self.search.beam:
             return
         self.count[sentence] += 1
@@ -72,7 +69,7 @@ class _Found:
             self.words[sentence], self.best[sentence] = words.tolist(), score
 
     def enough(self) -> bool:
-        """Whether the search is over for all."""
+        """Whether the search is over for all sentences."""
         return min(self.count) >= self.search.beam
 
 
@@ -82,7 +79,7 @@ def _search(model: TranslationModel, source: Int[Tensor, "B S"], search: Search)
     each = torch.arange(batch * beam, device=device)
     read = take_rows(model.encode(source), each // beam)
     state = model.initial_state(batch * beam, device)
-    # all beginnings are alike at first, so that only one of them counts
+    # all hypotheses are equal at first, so that only one of them counts
     score = torch.full((batch, beam), -math.inf, device=device)
     score[:, 0] = 0.0
     live = _Live(torch.full((batch, beam, 1), search.begin, device=device), score)
@@ -106,23 +103,19 @@ def _extend(
     search: Search,
     found: _Found,
 ) -> tuple[_Live, Int[Tensor, "B beam"]]:
-    """The best beginnings of one word more, and of which of the old ones each is made.
+    """The best hypotheses with one more word, and the index of the hypothesis that each extends.
 
-    Args:
-        live: The beginnings.
-        likely: The logarithm of the probability of each word after each of them.
-        last: Whether the translation must end here.
-        search: How to search.
-        found: Gets the translations that end here.
+    ``likely`` is the log probability of each next word; a sentence must end where ``last`` is True.
+    Translations that end here are added to ``found``.
     """
     words = likely.shape[-1]
     allowed = torch.ones(len(last), 1, words, dtype=torch.bool, device=likely.device)
     allowed[last] = False
     allowed[..., search.end] = True
-    # padding and what begins a translation are no words
+    # padding and the begin token are no words
     allowed[..., [0, search.begin]] = False
     scores = (live.score.unsqueeze(-1) + likely).masked_fill(~allowed, -math.inf)
-    # one of two is enough: each beginning ends in one way only
+    # twice the beam is enough: each hypothesis has only one way to end
     score, choice = scores.flatten(start_dim=1).topk(2 * search.beam, dim=1)
     before, word = choice // words, choice % words
     ends = word == search.end

@@ -1,7 +1,7 @@
 """Translation with any memory in the decoder (Schlag et al. 2021a, machine translation).
 
-Published are BLEU on WMT14 from English to German. Without files of the user's the texts are a
-synthetic grammar pair, whose BLEU is another scale: only the order of the methods compares.
+Published results are BLEU on WMT14 from English to German. Without the user's own files the texts
+are a synthetic grammar pair, whose BLEU has another scale: only the order of methods compares.
 """
 
 from collections.abc import Mapping
@@ -9,31 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fwrl.bench.benchmark import Benchmark, Row
+from fwrl.bench.results import read_published
 from fwrl.bench.translation.figure import draw_translation
 from fwrl.bench.translation.settings import WORD_BY_WORD, TranslationSettings
 from fwrl.bench.translation.training import measure
 
-# The number of features of each head as published.
-_TABLE: dict[str, tuple[int, float, float]] = {
-    "softmax": (0, 26.6, 27.7),
-    "linear": (64, 25.5, 26.8),
-    "performer 32": (64, 24.2, 24.4),
-    "performer 128": (256, 24.9, 25.3),
-    "performer 256": (512, 26.7, 27.7),
-    "dpfp 2": (256, 26.2, 26.9),
-    "dpfp 4": (512, 26.2, 27.1),
-}
-PUBLISHED: list[Row] = [
-    {
-        "method": method,
-        "texts": "WMT14 en-de",
-        "features": features,
-        "valid_bleu": valid,
-        "test_bleu": test,
-        "source": "Schlag et al. 2021, table 1",
-    }
-    for method, (features, valid, test) in _TABLE.items()
-]
+PUBLISHED = read_published("translation")
 
 PRESETS: dict[str, Mapping[str, Any]] = {
     "smoke": {
@@ -62,12 +43,12 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "training": {"steps": 3500, "warmup_steps": 200, "learning_rate": 3e-3},
     },
     "paper": {
-        "methods": tuple(_TABLE),
+        "methods": tuple(str(row["method"]) for row in PUBLISHED),
         "data": "wmt14",
         "vocabulary": "subwords",
         "max_length": 256,
         "max_tokens": 3584,
-        # three graphics processors, sixteen batches each
+        # published: three GPUs, sixteen batches each
         "accumulation": 48,
         "width": 1024,
         "heads": 16,
@@ -87,7 +68,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 
 
 def points(settings: TranslationSettings) -> list[Row]:
-    """Each method with each seed, one seed of all first; counting needs no second seed."""
+    """Every method with one seed, then with the next; the baseline has only one."""
     return [
         {"method": method, "seed": seed}
         for number, seed in enumerate(settings.seeds)
@@ -97,7 +78,7 @@ def points(settings: TranslationSettings) -> list[Row]:
 
 
 def draw(settings: TranslationSettings, rows: list[Row], path: Path) -> None:
-    """The figure of all rows that there are."""
+    """BLEU by method, beside the published results."""
     texts = "ours: a synthetic grammar pair"
     if settings.data is not None:
         languages = f"{settings.source_language}-{settings.target_language}"

@@ -22,15 +22,15 @@ from fwrl.bench.translation.invented_languages import (
 from fwrl.bench.translation.parallel_text import Splits
 from fwrl.config import ConfigError
 
-# Shares of what makes a sentence longer, and of what changes its meaning.
+# The shares of parts that make a sentence longer, or change its meaning.
 ADJECTIVE, COMPOUND, ADVERB, PAST, PLURAL, PARTICLE, PRONOUN = 0.35, 0.15, 0.3, 0.3, 0.4, 0.5, 0.6
 
-# Sentences that are drawn for each that is kept, before the search for other ones is given up.
+# The most sentences drawn for each that is wanted, before giving up.
 PATIENCE = 50
 
 
 class GrammarPairConfig(LanguagesConfig):
-    """The languages, and how many different sentences of them there are."""
+    """The languages, and the numbers of different sentences."""
 
     train: PositiveInt = 40_000
     """Sentences to train on."""
@@ -43,10 +43,10 @@ class GrammarPairConfig(LanguagesConfig):
 def grammar_pair(config: GrammarPairConfig, generator: np.random.Generator) -> Splits:
     """Different sentences with their translations, drawn independently of one another.
 
-    Words are parted by blanks. No sentence is in two parts, or twice in one.
+    Words are separated by blanks. No sentence is in two splits, or twice in one.
 
     Raises:
-        ConfigError: If the languages do not have so many sentences of the lengths allowed.
+        ConfigError: If the languages have too few sentences of the allowed lengths.
     """
     words, speaker = lexicon(config), _Speaker(config, generator)
     wanted = config.train + config.valid + config.test
@@ -70,7 +70,7 @@ def grammar_pair(config: GrammarPairConfig, generator: np.random.Generator) -> S
 
 
 class _Speaker:
-    """Draws sentences, from the outside to the inside."""
+    """Draws sentences from the outermost clause inwards."""
 
     def __init__(self, config: LanguagesConfig, generator: np.random.Generator) -> None:
         self.config, self.generator = config, generator
@@ -88,7 +88,7 @@ class _Speaker:
         verb = self.number(len(VERB_KINDS))
         kind = VERB_KINDS[verb]
         particle = kind == WITH_PARTICLE and self.happens(PARTICLE)
-        # behind a relative clause nobody could tell whose particle it is
+        # after a relative clause it would be unclear to which verb a particle belongs
         deepest = self.config.max_depth if kind == WITH_PARTICLE else depth
         return Clause(
             subject,
@@ -101,7 +101,7 @@ class _Speaker:
         )
 
     def relative(self, depth: int) -> Clause:
-        """A clause in which the noun that it belongs to is the subject, or the direct object."""
+        """A relative clause, whose noun is its subject or its direct object."""
         inner = depth + 1
         clause = self.clause(self.phrase(inner), inner)
         if VERB_KINDS[clause.verb] == INTRANSITIVE or self.happens(0.5):

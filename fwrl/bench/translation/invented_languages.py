@@ -1,4 +1,4 @@
-"""Two invented languages, and what each says of the same sentence.
+"""Two invented languages, and a sentence in each of them.
 
 The first has subject, verb, object in this order, adjectives before nouns, no gender and no case.
 The second puts the verb last, after its indirect and direct object, and adjectives, in opposite
@@ -9,10 +9,10 @@ order, after the noun. Its words agree:
 - a verb follows the number of its subject, over all relative clauses in between;
 - a relative clause follows its noun, and its pronoun shows what the noun is in it.
 
-What one word of the first means can depend on another: some verbs on whether their object is
-animate, some adjectives on their noun, and some verbs with a particle after their object are
-another verb. Two nouns in a row are a compound, whose parts the second language turns round and
-links. A clause of reason comes after its main clause in the first language, before it in the
+The translation of a word of the first can depend on another word: of some verbs on whether their
+object is animate, of some adjectives on their noun, and some verbs with a particle after their
+object are another verb. Two nouns in a row are a compound, whose parts the second language reverses
+and links. A clause of reason comes after its main clause in the first language, before it in the
 second; a pronoun in it shows the gender of a noun in the other.
 
 A sentence in the first language has one meaning and so one translation.
@@ -20,15 +20,15 @@ A sentence in the first language has one meaning and so one translation.
 
 from typing import Literal, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fwrl.config import Config
 
 Case = Literal[0, 1, 2]
 SUBJECT, OBJECT, RECEIVER = 0, 1, 2
 
-# Verbs by what they take, in this order, and how many of each; of those with one object, the
-# first kinds have a second meaning: with an inanimate object, or with their particle.
+# Kinds of verbs by their objects, and the number of verbs of each. The first two kinds with one
+# object have a second meaning: with an inanimate object, or with their particle.
 INTRANSITIVE, AMBIGUOUS, WITH_PARTICLE, TRANSITIVE, DITRANSITIVE = range(5)
 VERBS_OF_A_KIND = (8, 4, 4, 6, 4)
 VERB_KINDS = tuple(kind for kind, count in enumerate(VERBS_OF_A_KIND) for _ in range(count))
@@ -41,52 +41,41 @@ NOUN_ENDINGS = (
     (("a", "am", "ar"), ("ai", "aim", "air")),
     (("e", "ek", "et"), ("ei", "eik", "eit")),
 )
-# Of determiners, adjectives, pronouns: by gender, and one for all plurals.
+# Endings of determiners, adjectives and pronouns: by gender, and one for all plurals.
 AGREEMENT = ("u", "i", "y", "ul")
-# By number, then by whether the verb tells of the past.
+# Endings of verbs: by number, then present and past.
 VERB_ENDINGS = (("as", "ed"), ("ans", "end"))
 
 
 class LanguagesConfig(Config):
-    """How many words there are beside verbs and what only joins words, and how sentences nest."""
+    """The numbers of nouns and adjectives, and the shape of sentences."""
 
-    nouns: PositiveInt = 36
-    """Their gender and whether they are animate do not show."""
-    adjectives: int = 16
-    """The first four of them mean something else beside an inanimate noun."""
+    nouns: int = Field(default=36, ge=6)
+    """Number of nouns: of three genders, animate or not, which does not show."""
+    adjectives: int = Field(default=16, ge=AMBIGUOUS_ADJECTIVES)
+    """Number of adjectives; the first four mean something else with an inanimate noun."""
     max_depth: NonNegativeInt = 2
-    """Of relative clauses in one another."""
-    relative: float = 0.3
+    """Most relative clauses nested in one another."""
+    relative: float = Field(default=0.3, ge=0, le=1)
     """Share of nouns with a relative clause, where the depth allows one."""
-    two_clauses: float = 0.4
+    two_clauses: float = Field(default=0.4, ge=0, le=1)
     """Share of sentences that join two clauses."""
-    min_length: PositiveInt = 5
-    """In words of the first language."""
+    min_length: int = Field(default=5, ge=5)
+    """Shortest sentence, in words of the first language."""
     max_length: PositiveInt = 40
-    """In words of the first language; longer sentences are thrown away."""
+    """Longest sentence, in words of the first language."""
 
     @model_validator(mode="after")
     def _possible(self) -> "LanguagesConfig":
-        if self.nouns < 6:
-            raise ValueError(f"nouns is {self.nouns}, but there are 6 classes; use 6 or more")
-        if self.adjectives < AMBIGUOUS_ADJECTIVES:
+        if self.min_length > self.max_length:
             raise ValueError(
-                f"adjectives is {self.adjectives}, but {AMBIGUOUS_ADJECTIVES} of them depend on "
-                f"their noun; use {AMBIGUOUS_ADJECTIVES} or more"
+                f"max_length is {self.max_length}; use at least min_length, {self.min_length}"
             )
-        if not 5 <= self.min_length <= self.max_length:
-            raise ValueError(
-                f"min_length is {self.min_length} and max_length {self.max_length}; "
-                f"use 5 <= min_length <= max_length"
-            )
-        for name in ("relative", "two_clauses"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; use a share from 0 to 1")
         return self
 
 
 class Phrase(NamedTuple):
-    """A noun and what belongs to it; words are numbers in their table of the lexicon."""
+    """A noun and the words that belong to it, as numbers in their tables of the lexicon."""
 
     determiner: int
     adjectives: tuple[int, ...]
@@ -97,13 +86,13 @@ class Phrase(NamedTuple):
 
 
 class Pronoun(NamedTuple):
-    """Stands for the subject of the other clause."""
+    """A pronoun for the subject of the other clause."""
 
     antecedent: Phrase
 
 
 class Clause(NamedTuple):
-    """A verb and its phrases. Of a relative clause one is None: the noun that it belongs to."""
+    """A verb and its phrases. In a relative clause the phrase of its own noun is None."""
 
     subject: Phrase | Pronoun | None
     adverb: int | None
@@ -115,7 +104,7 @@ class Clause(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """One clause, or two, of which the second gives the reason or only goes on."""
+    """One clause, or two, of which the second gives a reason or only continues."""
 
     first: Clause
     reason: bool
@@ -125,7 +114,7 @@ class Sentence(NamedTuple):
 class Lexicon(NamedTuple):
     """The words of both languages; in the second, stems without endings.
 
-    Of what has two meanings, the second meanings follow all first ones in their order.
+    The second meanings of a table follow all first meanings, in the same order.
     """
 
     source: dict[str, tuple[str, ...]]
@@ -133,7 +122,7 @@ class Lexicon(NamedTuple):
 
 
 def lexicon(config: LanguagesConfig) -> Lexicon:
-    """Words that no other table and not the other language has."""
+    """Tables of words; no word is in two of them, or in both languages."""
     verbs = len(VERB_KINDS)
     second = VERBS_OF_A_KIND[AMBIGUOUS] + VERBS_OF_A_KIND[WITH_PARTICLE]
     sizes = {"noun": (config.nouns, config.nouns), "verb": (verbs, verbs + second)}
@@ -156,7 +145,7 @@ def _table(counts: dict[str, int], shape: str) -> dict[str, tuple[str, ...]]:
     words: dict[str, tuple[str, ...]] = {}
     used = 0
     for name, count in counts.items():
-        # a stride that shares no factor with 2, 3 and 5 meets every word once, in no plain order
+        # a stride without the factors 2, 3 and 5 visits every word once, in irregular order
         words[name] = tuple(
             _spell(number * 277 % total, sounds) for number in range(used, used + count)
         )
@@ -175,12 +164,12 @@ def _spell(number: int, sounds: list[str]) -> str:
 
 
 def gender(noun: int) -> int:
-    """Of the second language; 0, 1 or 2."""
+    """The gender of a noun in the second language: 0, 1 or 2."""
     return noun % 3
 
 
 def animate(noun: int) -> bool:
-    """Whether what depends on it has its first meaning."""
+    """Whether words that depend on the noun have their first meaning."""
     return noun // 3 % 2 == 0
 
 
@@ -237,7 +226,7 @@ def target_words(sentence: Sentence, words: Lexicon) -> list[str]:
 
 
 def _target_clause(clause: Clause, words: Lexicon, head: Phrase | None) -> list[str]:
-    """A clause; of a relative one ``head`` is the phrase that it belongs to."""
+    """A clause; ``head`` is the phrase to which a relative clause belongs."""
     table = words.target
     text: list[str] = []
     subject = clause.subject or head

@@ -1,9 +1,9 @@
-"""An encoder and a decoder for translation, whose decoder remembers what it said by any core.
+"""An encoder and a decoder for translation; any core is the decoder's memory of its own words.
 
-The encoder sees a sentence in both directions, the decoder reads what the encoder made of it and
-what it has said itself. Only the decoder's memory grows with what is said, if its core's does: a
-word costs the same however many came before. All normalisation comes before the layers, not after
-as in Vaswani et al. (2017). Axis ``S``: words to translate.
+The encoder sees a sentence in both directions; the decoder reads the encoded sentence and the words
+that it has said. A word costs the same however many came before, unless the core's state grows.
+Normalisation comes before the layers, not after them as in Vaswani et al. (2017). Axis ``S``: words
+to translate.
 """
 
 import math
@@ -26,10 +26,10 @@ from fwrl.state import time_in_episode
 
 
 class TranslationModelConfig(Config):
-    """The sizes, and what each of the three kinds of attention is."""
+    """The sizes, the two kinds of attention, and the memory."""
 
     width: PositiveInt = 128
-    """Of embeddings and of the streams of encoder and decoder."""
+    """Width of embeddings and of the residual streams of encoder and decoder."""
     encoder_layers: PositiveInt = 2
     """Number of layers of the encoder."""
     decoder_layers: PositiveInt = 2
@@ -37,26 +37,24 @@ class TranslationModelConfig(Config):
     feed_forward: PositiveInt | None = None
     """Hidden units of each feed-forward network; None: twice the width."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of embeddings and of what is added to the stream."""
+    """Dropout of embeddings and of the layers' outputs."""
     encoder: Literal["attention", "directions"] = "attention"
-    """How the encoder sees a sentence: by ``attention``, or by two memories like the decoder's, one
-    of which reads it backwards; what they find is added."""
+    """Layers of the encoder: ``attention``, or the sum of two memories like the decoder's, one of
+    which reads backwards."""
     attention: SequenceAttentionConfig = SequenceAttentionConfig()
-    """Of the encoder, unless it has directions."""
+    """Attention of the encoder, unless it has directions."""
     cross_attention: SequenceAttentionConfig = SequenceAttentionConfig()
-    """By which the decoder reads the encoder."""
+    """Attention of the decoder to the encoded sentence."""
     memory: CoreConfig
-    """Of what the decoder has said."""
+    """The decoder's memory of the words that it has said."""
 
 
-class Source(NamedTuple):
-    """An encoded sentence, as each layer of the decoder reads it."""
-
-    layers: tuple[Readable, ...]
+# Encoded sentences, in the form that each layer of the decoder reads.
+Source = tuple[Readable, ...]
 
 
 class DecoderState(NamedTuple):
-    """What is remembered of the words said, layer by layer, and how many they are."""
+    """The memory of the words said, layer by layer, and their number."""
 
     layers: tuple[Any, ...]
     said: Float[Tensor, " B"]
@@ -68,12 +66,7 @@ class TranslationModel(nn.Module):
     angles: Tensor
 
     def __init__(self, vocabulary: int, config: TranslationModelConfig) -> None:
-        """Random slow weights, from torch's global generator.
-
-        Args:
-            vocabulary: Tokens of both languages together; token 0 is padding.
-            config: The layers.
-        """
+        """Random slow weights, from torch's global generator; token 0 is padding."""
         super().__init__()
         width = config.width
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
@@ -86,14 +79,14 @@ class TranslationModel(nn.Module):
         self.decoder_norm = nn.LayerNorm(width)
 
     def encode(self, source: Int[Tensor, "B S"]) -> Source:
-        """The sentences for the decoder; padding only at their ends."""
+        """The encoded sentences; they may have padding at their ends only."""
         present = source != 0
         time = torch.arange(1.0, source.shape[1] + 1, device=source.device)
         x = self._embed(source, time.expand(source.shape))
         for layer in cast("Iterable[EncoderLayer]", self.encoder):
             x = layer(x, present)
         x = self.encoder_norm(x)
-        return Source(tuple(layer.cross.readable(x, present) for layer in self._decoder()))
+        return tuple(layer.cross.readable(x, present) for layer in self._decoder())
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> DecoderState:
         """The state of decoders that have said nothing."""
@@ -111,16 +104,12 @@ class TranslationModel(nn.Module):
     ) -> tuple[Float[Tensor, "B T logits"], DecoderState]:
         """Logits of the word after each of those said, and the state after the last.
 
-        Args:
-            said: The first word of a translation is the token that begins it.
-            source: What is translated.
-            state: What was said before.
-            starts: The times that begin a translation: nothing before them is remembered.
+        The first word of a translation is the begin token; nothing before ``starts`` is remembered.
         """
         time = time_in_episode(starts, state.said)
         x = self._embed(said, time)
         states: list[Any] = []
-        for layer, read, before in zip(self._decoder(), source.layers, state.layers, strict=True):
+        for layer, read, before in zip(self._decoder(), source, state.layers, strict=True):
             x, after = layer(x, read, before, starts)
             states.append(after)
         logits = F.linear(self.decoder_norm(x), self.embedding.weight)
@@ -130,13 +119,13 @@ class TranslationModel(nn.Module):
     def forward(
         self, source: Int[Tensor, "B S"], said: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T logits"]:
-        """The logits of the next word of whole translations."""
+        """The logits of each next word of whole translations."""
         state = self.initial_state(len(said), said.device)
         starts = torch.zeros_like(said, dtype=torch.bool)
         return self.unroll(said, self.encode(source), state, starts)[0]
 
     def _embed(self, words: Int[Tensor, "B T"], time: Float[Tensor, "B T"]) -> Tensor:
-        """Words and where they stand; lengths that fit each other by the factor."""
+        """Word vectors, scaled by the root of their width, plus sinusoidal positions."""
         width = self.embedding.embedding_dim
         angle = time.unsqueeze(-1) * self.angles
         places = torch.cat([angle.sin(), angle.cos()], dim=-1)[..., :width]
@@ -147,7 +136,7 @@ class TranslationModel(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """A look at the whole sentence, then a feed-forward network."""
+    """Attention to the whole sentence, then a feed-forward network."""
 
     def __init__(self, config: TranslationModelConfig) -> None:
         super().__init__()
@@ -164,7 +153,7 @@ class EncoderLayer(nn.Module):
 
 
 class Inside(nn.Module):
-    """Attention of a sentence to itself."""
+    """Self-attention of a sentence."""
 
     def __init__(self, config: TranslationModelConfig) -> None:
         super().__init__()
@@ -176,10 +165,9 @@ class Inside(nn.Module):
 
 
 class BothDirections(nn.Module):
-    """The sum of what two memories find, one of which reads backwards (Schuster and Paliwal 1997).
+    """The sum of two memories, one of which reads backwards (Schuster and Paliwal 1997).
 
-    For cores that know only one direction. The backward one forgets the padding, which it reads
-    first, when the sentence starts.
+    The backward memory reads the padding first and is reset where the sentence starts.
     """
 
     def __init__(self, config: TranslationModelConfig) -> None:
@@ -193,7 +181,7 @@ class BothDirections(nn.Module):
     def forward(self, x: Float[Tensor, "B S D"], present: Bool[Tensor, "B S"]) -> Tensor:
         nothing = torch.zeros_like(present)
         y, _ = self.forwards.unroll(x, self.forwards.initial_state(len(x), x.device), nothing)
-        # True where the time before, in reading order, was padding and this one is not
+        # True at the first word in reading order, if padding came before it
         starts = present.flip(1) & ~F.pad(present.flip(1), (1, 0), value=True)[:, :-1]
         state = self.backwards.initial_state(len(x), x.device)
         z, _ = self.backwards.unroll(x.flip(1), state, starts)
@@ -201,7 +189,7 @@ class BothDirections(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A look at what was said, one at the source, then a feed-forward network."""
+    """The memory of the words said, attention to the source, then a feed-forward network."""
 
     def __init__(self, config: TranslationModelConfig) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ Pair = tuple[str, str]
 
 
 class Splits(NamedTuple):
-    """What is learned from, what settings are chosen by, and what is reported."""
+    """Pairs for training, for choosing settings, and for the results."""
 
     train: list[Pair]
     valid: list[Pair]
@@ -20,15 +20,15 @@ class Splits(NamedTuple):
 def read_parallel(folder: Path, source: str, target: str) -> Splits:
     """The files ``train``, ``valid`` and ``test`` of a folder, in UTF-8.
 
-    Pairs of which a side is empty are left out of ``train``.
+    Pairs with an empty side are left out of ``train``.
 
     Args:
-        folder: Holds ``train.en`` and ``train.de`` and so on.
-        source: The ending of the files to translate from, ``en``.
-        target: The ending of those with the translations, ``de``.
+        folder: Contains ``train.en``, ``train.de`` and so on.
+        source: Ending of the files to translate from, ``en``.
+        target: Ending of the files with the translations, ``de``.
 
     Raises:
-        ConfigError: If a file is missing or no text, or if two files do not belong together.
+        ConfigError: If a file is missing or no text, or if two files differ in length.
     """
     if source == target:
         raise ConfigError(f"data: both languages are {source!r}; use two")
@@ -54,7 +54,7 @@ def _pairs(source: Path, target: Path) -> list[Pair]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # only line feeds part lines: other separators occur inside sentences of the web
+        # only line feeds end a line: other separators occur inside sentences from the web
         text = path.read_text(encoding="utf-8")
     except OSError:
         raise ConfigError(

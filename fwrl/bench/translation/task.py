@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,31 +13,16 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fwrl.bench import NOT_ASKED
+from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.bench.translation.parallel_text import Pair
 from fwrl.config import ConfigError
 
-# Tokens of every vocabulary: nothing, the time before the first word, after the last, and a word
-# that the vocabulary lacks.
+# Special tokens of every vocabulary: padding, begin and end of a sentence, and all words that the
+# vocabulary lacks.
 PADDING, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-# Sentences that are turned into tokens at once.
+# Sentences encoded in one call.
 AT_ONCE = 10_000
-
-
-@runtime_checkable
-class Vocabulary(Protocol):
-    """Turns text into tokens and back; without the tokens of begin, end and padding."""
-
-    size: int
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text."""
-        ...
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of one sentence."""
-        ...
 
 
 class Words:
@@ -45,18 +30,18 @@ class Words:
 
     def __init__(self, pairs: Iterable[Pair], size: int) -> None:
         counts = Counter(word for pair in pairs for text in pair for word in text.split())
-        # equally frequent words by their letters: the order of the sentences must not matter
+        # equally frequent words in alphabetical order: the order of the sentences must not matter
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         self.words = [*SPECIAL, *ranked[: max(size - len(SPECIAL), 0)]]
         self.tokens = {word: token for token, word in enumerate(self.words)}
         self.size = len(self.words)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, whose words are parted by blanks."""
+        """The tokens of each text, whose words are separated by blanks."""
         return [[self.tokens.get(word, UNKNOWN) for word in text.split()] for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The words, parted by blanks."""
+        """The words, separated by blanks."""
         return " ".join(self.words[token] for token in tokens)
 
 
@@ -64,9 +49,9 @@ class Subwords:
     """Pieces of words by byte pair encoding (Sennrich et al. 2016), of both languages together.
 
     Args:
-        pairs: To learn the pieces from.
-        size: Of the vocabulary.
-        path: Where the pieces are read from, or written to if there is nothing.
+        pairs: The texts from which the pieces are learned.
+        size: Number of tokens.
+        path: The file of the pieces; written if it does not exist, else read.
 
     Raises:
         ConfigError: If the library ``tokenizers`` is not installed.
@@ -100,19 +85,23 @@ class Subwords:
         return [sentence.ids for sentence in encoded]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text, blanks as they were."""
+        """The text, with its blanks."""
         return self.tokenizer.decode(list(tokens))
+
+
+# Turns text into tokens and back, without begin, end and padding.
+Vocabulary = Words | Subwords
 
 
 class Sentences(NamedTuple):
     """Many sentences in one row of tokens; each ends with ``END``."""
 
     tokens: Int[Tensor, " tokens"]
-    # where each sentence begins, and where the last one ends
+    # the index at which each sentence begins, then the end of the last one
     bounds: Int[Tensor, " bounds"]
 
     def lengths(self) -> Int[Tensor, " sentences"]:
-        """How many tokens each sentence has, its end included."""
+        """The number of tokens of each sentence, its end included."""
         return self.bounds.diff()
 
     def take(self, rows: Int[Tensor, " B"]) -> list[Tensor]:
@@ -122,7 +111,7 @@ class Sentences(NamedTuple):
 
 
 class ParallelSentences(NamedTuple):
-    """Sentence n of one translates sentence n of the other."""
+    """Two sets of sentences; sentence n of one translates sentence n of the other."""
 
     source: Sentences
     target: Sentences
@@ -132,9 +121,9 @@ class TranslationBatch(NamedTuple):
     """Sentences with padding at their ends."""
 
     source: Int[Tensor, "B S"]
-    # what the decoder sees: ``BEGIN`` and all words
+    # input of the decoder: ``BEGIN`` and all words
     target: Int[Tensor, "B T"]
-    # what it is to say: all words and ``END``, ``NOT_ASKED`` where there is padding
+    # its targets: all words and ``END``, ``NOT_ASKED`` at padding
     answer: Int[Tensor, "B T"]
 
 
@@ -147,7 +136,7 @@ def encode_pairs(pairs: Sequence[Pair], vocabulary: Vocabulary) -> ParallelSente
 
 
 def not_longer(sentences: ParallelSentences, length: int) -> Int[Tensor, " rows"]:
-    """The pairs of which neither side has more tokens."""
+    """The pairs without a side of more than ``length`` tokens."""
     longest = torch.maximum(sentences.source.lengths(), sentences.target.lengths())
     return (longest <= length).nonzero().flatten()
 
@@ -158,12 +147,13 @@ def batches(
     max_tokens: int,
     generator: torch.Generator | None,
 ) -> list[Int[Tensor, " B"]]:
-    """All rows once, in batches of sentences that are about equally long.
+    """All rows once, in batches of sentences of about equal length.
 
     Args:
-        sentences: What the rows count.
-        rows: Those to be seen.
-        max_tokens: Of each side of a batch, padding included; a longer sentence is a batch itself.
+        sentences: The sentences that the rows index.
+        rows: The sentences to use.
+        max_tokens: Most tokens of each side of a batch, padding included; a longer sentence is a
+            batch of its own.
         generator: Shuffles equally long sentences, then the batches; None keeps them in order.
     """
     if generator is not None:
@@ -218,7 +208,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 class Epochs:
-    """Batches without end, epoch by epoch; where it is can be kept and gone to."""
+    """Batches without end, epoch by epoch; the place among them can be saved and restored."""
 
     def __init__(
         self,
@@ -244,11 +234,11 @@ class Epochs:
         return self.batches[self.next - 1]
 
     def place(self) -> tuple[Tensor, Tensor]:
-        """Where it is."""
+        """The generator's state before this epoch, and the number of batches taken in it."""
         return self.before, torch.tensor(self.next)
 
     def go_to(self, place: tuple[Tensor, Tensor]) -> None:
-        """Go on as after ``place``."""
+        """Continue from a ``place``."""
         self.generator.set_state(place[0])
         self._begin()
         self.next = int(place[1])

@@ -1,4 +1,4 @@
-"""Trains one translation system and measures its translations."""
+"""Training of one translation model, and BLEU of its translations."""
 
 import importlib
 import math
@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.bench import NOT_ASKED
 from fwrl.bench.benchmark import Measurement, Progress, Row
+from fwrl.bench.sequence_model import NOT_ASKED, count_parameters
 from fwrl.bench.supervised import Learner
 from fwrl.bench.translation.beam_search import Search, translate
 from fwrl.bench.translation.grammar_pair import grammar_pair
@@ -39,14 +39,14 @@ from fwrl.config import ConfigError
 from fwrl.run.process import Clock, choose_device
 from fwrl.state import tensors_in
 
-# Of the synthetic sentences: the same for all methods and seeds.
+# Seed of the synthetic sentences, which are the same for all methods and seeds.
 SENTENCES_SEED = 1
-# How much longer than its source a translation can be.
+# The most tokens of a translation: GROWTH times those of its source, plus EXTRA.
 GROWTH, EXTRA = 1.5, 10
 
 
 class Texts(NamedTuple):
-    """The sentences as they are and as tokens."""
+    """The sentences as text and as tokens."""
 
     splits: Splits
     vocabulary: Vocabulary
@@ -56,7 +56,7 @@ class Texts(NamedTuple):
 
 
 def measure(settings: TranslationSettings, point: Row, folder: Path) -> Measurement:
-    """One row: BLEU and whole sentences right, of a method and a seed."""
+    """One row: BLEU and the share of sentences translated without a mistake."""
     bleu = _bleu()
     texts = read(settings, folder)
     if point["method"] == WORD_BY_WORD:
@@ -81,10 +81,10 @@ def measure(settings: TranslationSettings, point: Row, folder: Path) -> Measurem
 
 
 def read(settings: TranslationSettings, folder: Path) -> Texts:
-    """The texts: the user's, or a synthetic grammar pair.
+    """The user's texts, or a synthetic grammar pair.
 
     Raises:
-        ConfigError: If the files are not as they should be.
+        ConfigError: If the files cannot be used.
     """
     if settings.data is None:
         splits = grammar_pair(settings.languages, np.random.default_rng(SENTENCES_SEED))
@@ -102,7 +102,7 @@ def read(settings: TranslationSettings, folder: Path) -> Texts:
 def _build(
     settings: TranslationSettings, method: str, texts: Texts, device: torch.device
 ) -> tuple[TranslationModel, Row]:
-    """The model, and what its row says about it."""
+    """The model, and the columns that describe it."""
     longest = max(int(side.source.lengths().max()) for side in (texts.valid, texts.test))
     longest = max(settings.max_length, math.ceil(GROWTH * longest + EXTRA))
     config = model_config(settings, method, longest)
@@ -116,28 +116,24 @@ def _build(
     return model, {
         "encoder": inside,
         "cross_attention": name(config.cross_attention),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": count_parameters(model),
         "state": state,
     }
 
 
 def _train(
-    settings: TranslationSettings,
-    model: TranslationModel,
-    texts: Texts,
-    folder: Path,
-    seed: int,
+    settings: TranslationSettings, model: TranslationModel, texts: Texts, folder: Path, seed: int
 ) -> Generator[Progress, None, None]:
-    """All updates that a checkpoint of the folder does not have yet."""
+    """Train, continuing from the checkpoint in the folder if there is one."""
     rows = not_longer(texts.train, settings.max_length)
     if not len(rows):
         raise ConfigError(f"max_length is {settings.max_length}; all sentences are longer")
     generator = torch.Generator().manual_seed(seed)
     epochs = Epochs(texts.train, rows, settings.max_tokens, generator)
     learner = Learner(model, settings.training)
-    saved = learner.restore(folder, generator, epochs.place())
-    if saved is not None:
-        epochs.go_to(saved[0])
+    place, _ = learner.restore(folder, generator, epochs.place())
+    if learner.step:
+        epochs.go_to(place)
     saving, reporting = Clock(settings.save_every), Clock(1.0)
     steps, note = settings.training.steps, ""
     model.train()
@@ -158,7 +154,7 @@ def _parts(
     epochs: Epochs,
     losses: list[Tensor],
 ) -> Iterator[Tensor]:
-    """The loss of one update, batch by batch; what was computed is added to ``losses``."""
+    """The loss of one update, batch by batch; each is also added to ``losses``."""
     chosen = [epochs.take() for _ in range(settings.accumulation)]
     words = sentences.target.lengths()
     asked = sum(int(words[rows].sum()) for rows in chosen)
@@ -173,7 +169,7 @@ def _parts(
 def _negative_log(
     model: TranslationModel, batch: TranslationBatch, smoothing: float
 ) -> Float[Tensor, ""]:
-    """The sum over all words, in nats."""
+    """The sum of the losses of all words, in nats."""
     logits = model(batch.source, batch.target).flatten(0, 1)
     return F.cross_entropy(
         logits,
@@ -188,7 +184,7 @@ def _negative_log(
 def _loss(
     settings: TranslationSettings, model: TranslationModel, sentences: ParallelSentences
 ) -> float:
-    """Nats per word, the end included, not smoothed."""
+    """The loss in nats per word, the end included, without label smoothing."""
     device, total = model.embedding.weight.device, 0.0
     for rows in _in_order(settings, sentences):
         total += float(_negative_log(model, translation_batch(sentences, rows, device), 0.0))
@@ -198,7 +194,7 @@ def _loss(
 def _translate(
     settings: TranslationSettings, model: TranslationModel, sentences: ParallelSentences
 ) -> Generator[Progress, None, list[list[int]]]:
-    """A translation of each sentence, in their order."""
+    """The translations of the sentences, in their order."""
     search = Search(BEGIN, END, settings.beam, settings.length_penalty, GROWTH, EXTRA)
     found: dict[int, list[int]] = {}
     device, count = model.embedding.weight.device, len(sentences.source.lengths())
@@ -229,7 +225,7 @@ def _bleu() -> Any:
 
 
 def _score(name: str, found: Sequence[Sequence[int]], texts: Texts, bleu: Any) -> Row:
-    """BLEU, and the share of sentences that are right from the first word to the last."""
+    """BLEU, and the share of sentences translated without a mistake."""
     said = [texts.vocabulary.decode(tokens) for tokens in found]
     right = [target for _, target in (texts.splits.valid if name == "valid" else texts.splits.test)]
     metric = bleu()

@@ -1,6 +1,6 @@
-"""Translation without order and without context: for each word the one that goes with it most.
+"""A baseline for translation: each word by the word that most often occurs with it.
 
-What any translation system has to beat. Learned by counting.
+It knows neither order nor context, and is learned by counting.
 """
 
 from collections import Counter
@@ -14,10 +14,10 @@ from fwrl.bench.translation.task import END, UNKNOWN, ParallelSentences
 
 
 def learn_dictionary(pairs: ParallelSentences) -> dict[int, int]:
-    """For each token of the source the token with the largest Dice coefficient (Dice 1945).
+    """For each source token the target token with the largest Dice coefficient (Dice 1945).
 
-    That is the number of pairs with both, relative to the mean of the numbers with either. Of
-    equals the one that is first in the vocabulary counts.
+    The coefficient is the number of sentence pairs with both tokens, divided by the mean of the
+    numbers with either. Of equal tokens the first in the vocabulary is taken.
     """
     together: Counter[tuple[int, int]] = Counter()
     alone: tuple[Counter[int], Counter[int]] = Counter(), Counter()
@@ -35,7 +35,7 @@ def learn_dictionary(pairs: ParallelSentences) -> dict[int, int]:
 
 
 def word_by_word(sentence: Int[Tensor, " S"], dictionary: dict[int, int]) -> list[int]:
-    """A translation in the order of the source, of equal length; without its end."""
+    """A translation in the order of the source, of equal length, without the end token."""
     return [dictionary.get(token, UNKNOWN) for token in _words(sentence)]
 
 
