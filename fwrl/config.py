@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError
 from pydantic_core import core_schema
 
-# Longer lines are not read by anybody.
+# Longer messages are cut: nobody reads them.
 LONGEST_MESSAGE = 1000
 
 
 class OneLineError(ValueError):
-    """What a user is told. A file may have words in it: they cannot speak to the terminal."""
+    """A message for the user, printable and on one line whatever a file has put into it."""
 
     def __init__(self, message: str) -> None:
         text = " ".join(message.split())
@@ -28,8 +28,8 @@ class OneLineError(ValueError):
 
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
 
-# Of a layer, and of how often something is repeated. A configuration may be a stranger's: nobody
-# needs more, and a machine would not give it.
+# Sizes of layers and numbers of repetitions. They are bounded because a configuration may be a
+# stranger's, and larger ones would exhaust any machine.
 Size = Annotated[int, Field(gt=0, le=2**18)]
 Count = Annotated[int, Field(gt=0, le=2**10)]
 
@@ -71,7 +71,7 @@ def one_of(names: Iterable[str]) -> GetPydanticSchema:
 
 
 def head_size(kind: str, input_size: int, heads: int, otherwise: str = "") -> int:
-    """What each of several heads gets of an input.
+    """The size of each of several heads that share an input.
 
     Raises:
         ConfigError: If they cannot share it equally; the message ends with ``otherwise``.
@@ -85,7 +85,7 @@ def head_size(kind: str, input_size: int, heads: int, otherwise: str = "") -> in
 
 
 def nearest(name: Any, choices: Iterable[str]) -> str:
-    """What would be right instead of ``name``: the most similar choice, or all of them."""
+    """A hint at the right name instead of ``name``: the most similar choice, or all of them."""
     choices = list(choices)
     close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
     if close:
@@ -120,7 +120,7 @@ def _describe(model: type[BaseModel], error: Mapping[str, Any], where: str) -> s
 
 
 def _walk(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[str], Any, Any]:
-    """The path as its author wrote it, without union tags; its last name's owner, and its type."""
+    """The path without union tags, the configuration that holds its last name, and its type."""
     path: list[str] = []
     owner: Any = model
     annotation: Any = model

@@ -1,4 +1,4 @@
-"""The one contract of all memories, what each says about itself, and what ``unroll`` means."""
+"""The contract of all memories, their configurations, and ``unroll`` written as steps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -68,41 +68,38 @@ class MemoryCoreConfig(Config, ABC):
 def unroll_by_steps(
     core: MemoryCore[S], x: Float[Tensor, "B T D"], state: S, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T E"], S]:
-    """What ``unroll`` means: the other form of every core, and its test oracle."""
+    """``unroll`` by its meaning, one step after another: the oracle of the tests of cores."""
     return by_steps(core.step, x, state, starts, core.initial_state(x.shape[0], x.device))
 
 
 def step_by_unroll(
     core: MemoryCore[S], x: Float[Tensor, "B D"], state: S
 ) -> tuple[Float[Tensor, "B E"], S]:
-    """One time as a sequence that starts nothing: ``step`` of cores that are parallel over time."""
+    """``step`` of a core that is parallel over time: a sequence of one time, without starts."""
     starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
     y, state = core.unroll(x.unsqueeze(1), state, starts)
     return y.squeeze(1), state
 
 
 def state_size(core: MemoryCore[Any]) -> int:
-    """How many numbers the core remembers of one stream."""
+    """The number of floats that the core remembers of one stream."""
     return sum(leaf.numel() for leaf in tensors_in(core.initial_state(1)))
 
 
-# What is read at one time, and at all of them with a second axis for time.
+# The inputs of one time, or those of all times with a second axis for time.
 Inputs = TypeVar("Inputs")
 
 
-State = TypeVar("State")
-
-
 def by_steps(
-    advance: Callable[[Inputs, State], tuple[Tensor, State]],
+    advance: Callable[[Inputs, S], tuple[Tensor, S]],
     inputs: Inputs,
-    state: State,
+    state: S,
     starts: Bool[Tensor, "B T"],
-    fresh: State,
-) -> tuple[Float[Tensor, "B T *E"], State]:
-    """One time after another: outputs and the last state.
+    fresh: S,
+) -> tuple[Float[Tensor, "B T *E"], S]:
+    """The outputs of one time after another, and the last state.
 
-    All that does not depend on the state belongs into ``inputs``, computed for all times at once.
+    Compute all that does not depend on the state for all times at once, and pass it as ``inputs``.
 
     Args:
         advance: Takes the inputs of one time and the state; gives an output and the new state.
@@ -123,14 +120,14 @@ def by_steps(
 
 
 def by_spans(
-    advance: Callable[[Inputs, State], tuple[Tensor, State]],
+    advance: Callable[[Inputs, S], tuple[Tensor, S]],
     inputs: Inputs,
-    state: State,
+    state: S,
     starts: Bool[Tensor, "B T"],
-    fresh: State,
+    fresh: S,
     changes: Bool[Tensor, "B T"],
-) -> tuple[Float[Tensor, "B T *E"], State]:
-    """As ``by_steps``, for a state that stays the same over many times: these are one call.
+) -> tuple[Float[Tensor, "B T *E"], S]:
+    """``by_steps`` for a state that stays the same over many times, which then are one call.
 
     Args:
         advance: Takes the inputs of a span of times, and the state at all of them; gives outputs
@@ -139,7 +136,7 @@ def by_spans(
         state: What the streams remember before the first time.
         starts: Where True, ``fresh`` replaces the state before the inputs are read.
         fresh: The state that an episode begins with, for every stream.
-        changes: After which times the state of a stream changes: a span ends there for all of them.
+        changes: The times after which the state of a stream changes, where a span ends for all.
     """
     opens, closes = _anywhere(starts), _anywhere(changes)
     times = len(opens)
@@ -156,9 +153,9 @@ def by_spans(
 
 
 def _anywhere(marks: Bool[Tensor, "B T"]) -> list[bool]:
-    """At which times any stream is marked, so that the others cost nothing.
+    """Whether any stream is marked, time by time: where none is, a reset is skipped.
 
-    One transfer to the host per sequence. A program that is exported has to serve all cases.
+    This is one transfer to the host per sequence. An exported program has to serve all cases.
     """
     if torch.compiler.is_exporting():
         return [True] * marks.shape[1]

@@ -14,7 +14,7 @@ from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
 from fwrl.cores.parts.layers import Gate
 
-# One step or a whole sequence of one core.
+# Runs one step or a whole sequence of a core: ``(core, x, state) -> (y, state)``.
 Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
 
 
@@ -138,12 +138,12 @@ class BareBlock(nn.Module):
         self.core_norm = nn.Identity()
 
     def combine(self, _: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
-        """What its core puts out."""
+        """The output of the core."""
         return y
 
 
 class Sum(nn.Module):
-    """The plain residual connection."""
+    """The residual connection without a gate."""
 
     @override
     def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:

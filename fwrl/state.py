@@ -3,9 +3,8 @@
 A state is a tensor or a (named) tuple or dictionary of states; its leaves are batch first. The
 same functions serve observations and actions, which nest in the same way.
 
-The letters that annotations use for axes, one meaning each in the whole project.
-
-Batch first everywhere: there is no transpose of batch and time anywhere.
+Annotations use these letters for axes, with one meaning each in the whole project. The batch is
+the first axis everywhere; batch and time are never transposed.
 
 ======  ==========================================================================
 letter  axis
@@ -33,9 +32,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# What a stream has written so far. A query reads it by ``query @ weights``.
+# The memory of a stream: a query reads it by ``query @ weights``.
 FastWeights = Float[Tensor, "B H K V"]
-
 
 # A nested type that holds tensors; the functions return what they were given.
 Tree = TypeVar("Tree")
@@ -104,7 +102,7 @@ def one_before(
     later: Float[Tensor, "B T *E"],
     starts: Bool[Tensor, "B T"] | None,
 ) -> Float[Tensor, "B T *E"]:
-    """What each time finds of the one before: ``first`` at the first; zeros where it starts."""
+    """The tensor one time earlier: ``first`` at the first time, zeros where an episode starts."""
     found = torch.cat([first.unsqueeze(1), later[:, :-1]], dim=1)
     if starts is None:
         return found
@@ -112,11 +110,11 @@ def one_before(
 
 
 def time_in_episode(starts: Bool[Tensor, "B T"], before: Float[Tensor, " B"]) -> Tensor:
-    """How many times of its episode each time has seen, itself included: ``[B, T]``, from 1 up.
+    """The number of each time within its episode: ``[B, T]``, from 1 up.
 
     Args:
         starts: The times that open an episode.
-        before: How many times the open episodes have seen before the first one here.
+        before: The number of times that the open episodes had before the first one here.
     """
     if starts.shape[1] == 1:
         return torch.where(starts, 1.0, before.unsqueeze(1) + 1)

@@ -82,7 +82,7 @@ class FastWeightConfig(MemoryCoreConfig):
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
     kernel: Annotated[str, one_of(("auto", *KERNELS))] = "auto"
-    """What computes a sequence; all agree, ``auto`` takes the fastest that knows the rule."""
+    """The kernel that computes a sequence; all agree, ``auto`` takes the fastest for the rule."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "FastWeightConfig":
@@ -127,7 +127,7 @@ class FastWeightConfig(MemoryCoreConfig):
 
 
 class FastWeightState(NamedTuple):
-    """What was written, and what a short convolution still has to see (R = 0 without one)."""
+    """The fast weights, and the last inputs of a short convolution (R = 0 without one)."""
 
     # one column more holds the sum of the keys, with attention normalisation
     weights: FastWeights
@@ -229,7 +229,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def _slow(
         self, x: Float[Tensor, "*BT D"], projected: Float[Tensor, "*BT P"]
     ) -> tuple[Float[Tensor, "*BT H M"], Write]:
-        """The query, and what is to be written: its fields have an axis for the writes."""
+        """The query and the write, whose fields have an axis for the writes of one time."""
         address, value = self._split(projected)
         features = partial(unit_silu, kernel=self.kernel) if self.unit_silu else self.feature_map
         query, key = features(address).split([1, self.writes], dim=-3)
@@ -249,7 +249,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def _split(
         self, projected: Float[Tensor, "*BT P"]
     ) -> tuple[Float[Tensor, "*BT R H K"], Float[Tensor, "*BT W H V"]]:
-        """What queries (the first) and keys are made of, and the values."""
+        """The projections of queries (the first) and keys, and the values."""
         address, value = projected.split([self.addresses, projected.shape[-1] - self.addresses], -1)
         return (
             address.unflatten(-1, (1 + self.writes, self.heads, self.key_size)),
@@ -259,7 +259,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def _act(
         self, x: Float[Tensor, "B D"], state: FastWeightState
     ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
-        """``step`` without gradients, in one pass from the projections to what is read."""
+        """``step`` without gradients, in one pass from the projections to the values read."""
         projected = at_least_float32(self.project(x))
         logit = None if self.beta is None else at_least_float32(self.beta(x))
         decay = None if self.decay is None else self.decay(x).contiguous()

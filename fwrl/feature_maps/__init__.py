@@ -62,13 +62,13 @@ def _formula(x: Float[Tensor, "*B K"], nu: int) -> Float[Tensor, "*B M"]:
 
 
 class _Products(torch.autograd.Function):
-    """The formula without moving anything around: a shift is a view of longer half-axes."""
+    """The same without copies for the shifts: each is a view of longer half-axes."""
 
     @staticmethod
     @override
     def forward(ctx: Any, x: Tensor, nu: int) -> Tensor:
         *batch, size = x.shape
-        # the last of them stand before the first once more
+        # the last half-axes are repeated before the first one
         turned = x.new_empty(*batch, nu + 2 * size)
         half_axes = turned[..., nu:]
         torch.clamp_min(x, 0, out=half_axes[..., :size])

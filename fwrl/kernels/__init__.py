@@ -1,14 +1,15 @@
-"""Scans over time: one meaning (``reference``), and faster equals of it.
+"""Scans over time: the ``reference`` defines them, faster kernels equal it.
 
-``scan`` takes the fastest kernel that can do what is asked; ``use_kernel`` forces one. Which one
-runs is what ``kernel_for`` answers, and a line of the logger ``fwrl.kernels`` at level DEBUG.
+``scan`` takes the fastest kernel that serves its inputs; ``use_kernel`` forces one. ``kernel_for``
+says which one runs, and so does a line of the logger ``fwrl.kernels`` at level DEBUG.
 """
 
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,22 +40,36 @@ def _chunked(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """The scan in chunks, and by reference where a chunk may have let an undefined past through."""
+    if query.is_cuda and chunked.computes(rule):
+        # to ask whether all is finite would wait for all that the device has to do
+        return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
     run = channelwise.scan if rule.decay == "feature" else chunked_gradient.scan
-    return run(rule, state, query, write, starts, fresh)
+    values, end = run(rule, state, query, write, starts, fresh)
+    if not values.detach().sum().isfinite():
+        # other episodes are excluded by products with zero, which keep a NaN
+        logger.debug("%s: not finite, again by reference", rule.apply.__name__)
+        return reference.scan(rule, state, query, write, starts, fresh)
+    return values, end
+
+
+def _triton(*inputs: Any) -> tuple[Tensor, Tensor]:
+    """The scan of a module that needs the package triton: imported when it runs."""
+    return import_module("fwrl.kernels.triton.scan").scan(*inputs)
 
 
 KERNELS: dict[str, Scan] = {
     "reference": reference.scan,
     "chunked": _chunked,
     "native": native.scan,
-    "triton": on_gpu.scan,
+    "triton": _triton,
 }
 
 _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
 
 
 class Scanned(NamedTuple):
-    """What a scan was given, and what its queries read."""
+    """The inputs of a scan, and the values that its queries read."""
 
     rule: Rule
     state: FastWeights
@@ -124,9 +139,10 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     if name == "chunked" and not rule.form:
         raise ValueError(f"kernel 'chunked' has no form of {rule.apply.__name__}; use 'reference'")
     if name == "native" and not native.serves(rule, query):
+        known = (each.apply.__name__ for each in UPDATE_RULES.values() if chunked.computes(each))
         raise ValueError(
             f"kernel 'native' ({native.library().about}) scans float32 on CPUs under "
-            f"{_names_of_computed()}, not {query.dtype} on {query.device.type} under "
+            f"{', '.join(known)}, not {query.dtype} on {query.device.type} under "
             f"{rule.apply.__name__}; use 'auto'"
         )
     return name
@@ -141,7 +157,7 @@ def scan(
     fresh: Float[Tensor, "#B H K V"] | None = None,
     kernel: str = "auto",
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """What the queries read, each after the write of its own time, and the last state.
+    """The values that the queries read, each after the write of its own time, and the last state.
 
     Everything is computed in float32, or in float64 if the inputs are, also under autocast.
 
@@ -159,30 +175,10 @@ def scan(
     name = kernel_for(rule, query, kernel)
     logger.debug("%s over %d times: %s", rule.apply.__name__, query.shape[1], name)
     with without_autocast(query.device):
-        values, end = _scan(name, rule, state, query, write, starts, fresh)
+        values, end = KERNELS[name](rule, state, query, write, starts, fresh)
     kept = _kept.get()
     if kept is not None:
         kept.append(Scanned(rule, state, query, write, starts, fresh, values))
-    return values, end
-
-
-def _scan(
-    name: str,
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    if name == "chunked" and query.is_cuda and chunked.computes(rule):
-        # to ask whether all is finite would wait for all that the device has to do
-        return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
-    values, end = KERNELS[name](rule, state, query, write, starts, fresh)
-    if name == "chunked" and not values.detach().sum().isfinite():
-        # It excludes other episodes by products with zero, which keep a NaN.
-        logger.debug("%s: not finite, again by reference", rule.apply.__name__)
-        return reference.scan(rule, state, query, write, starts, fresh)
     return values, end
 
 
@@ -223,12 +219,6 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
     return _kept.get() is None and _forced.get() in (None, "native") and served(*tensors)
-
-
-def _names_of_computed() -> str:
-    return ", ".join(
-        rule.apply.__name__ for rule in UPDATE_RULES.values() if chunked.computes(rule)
-    )
 
 
 def _exact(

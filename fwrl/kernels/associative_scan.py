@@ -47,7 +47,7 @@ def complex_recurrence(
 
 
 def _turn(factor: Tensor, state: Tensor, starts: Bool[Tensor, "B 1"]) -> Tensor:
-    """What a single time keeps of the state, without complex numbers: no other program has them."""
+    """The state times the factor in real numbers, for exported programs, which know no complex."""
     across, up = torch.view_as_real(factor).unbind(-1)
     real, imaginary = state.unbind(-1)
     turned = torch.stack([across * real - up * imaginary, up * real + across * imaginary], dim=-1)
@@ -55,7 +55,7 @@ def _turn(factor: Tensor, state: Tensor, starts: Bool[Tensor, "B 1"]) -> Tensor:
 
 
 class _LinearRecurrence(torch.autograd.Function):
-    """The gradient of a linear recurrence is one backwards in time, over the same links."""
+    """A linear recurrence whose gradient is one too, backwards in time over the same factors."""
 
     @override
     @staticmethod
@@ -90,16 +90,16 @@ class _LinearRecurrence(torch.autograd.Function):
 
 
 def _pass_on(link: Tensor, cut: Tensor, states: Tensor, backward: bool) -> None:
-    """Add to each time of ``states``, in place, all that the times before it (or after) pass on.
+    """Run the recurrence over ``states`` in place, forward or backward in time.
 
     Every second time takes in the one before it, becomes part of a recurrence half as long, and
     then hands on to the one after it. Backwards the same moves run in the opposite order.
 
     Args:
-        link: What the time after is given of each time but the last.
-        cut: Where nothing is given, whatever the link and the states hold.
-        states: What each time adds; then what each time knows.
-        backward: Whether later times give to earlier ones.
+        link: The factor between each time and the next.
+        cut: Where nothing is passed on, whatever the factor and the states hold.
+        states: The addend of each time, which becomes its state.
+        backward: Whether later times pass on to earlier ones.
     """
     if states.shape[1] < 2:
         return

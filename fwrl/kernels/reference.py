@@ -1,4 +1,4 @@
-"""The truth: one time after another. Every other kernel is tested against this one."""
+"""The reference scan: one time after another. Every other kernel is tested against this one."""
 
 import torch
 from jaxtyping import Bool, Float

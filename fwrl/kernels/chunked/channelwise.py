@@ -35,7 +35,8 @@ from fwrl.update_rules import Rule, Write
 # Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
 
-# Of either factor: beyond it single precision overflows in one and loses digits in the other.
+# The largest exponent of either factor: beyond it single precision overflows in one factor and
+# loses digits in the other.
 MAX_EXPONENT = 80.0
 
 
@@ -58,14 +59,14 @@ def scan(
 
 
 class Reach(NamedTuple):
-    """How much is left of what was written, for each key feature, at each time."""
+    """The shares of earlier writes that are left at each time, for each key feature."""
 
-    # the two factors of what is left of one time's write at another
+    # the two factors of the share that a later time finds of an earlier time's write
     later: Float[Tensor, "N B H C K"]
     earlier: Float[Tensor, "N B H C K"]
-    # of the fast weights that entered the chunk; 0 after the first start
+    # the share of the fast weights that entered the chunk; 0 after the first start
     entered: Float[Tensor, "N B H C K"]
-    # of the state that the time's episode began with; 0 before the first start
+    # the share of the state that the time's episode began with; 0 before the first start
     fresh: Float[Tensor, "N B H C K"]
 
 
@@ -102,7 +103,7 @@ def pairs(chunks: Chunks, reader: Tensor, written: Tensor) -> Float[Tensor, "N B
 
 
 def leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor, "N B H K C"]:
-    """What is left, when the chunk ends, of what its last episode wrote."""
+    """The keys of the last episode's writes, decayed until the chunk ends."""
     total = episode_decay(chunks)
     last = together(chunks)[0][..., -1, :].unsqueeze(-1)
     exponent = torch.where(last, total[..., -1:, :] - total, -torch.inf)
@@ -127,7 +128,7 @@ def _error(chunks: Chunks, fresh: FastWeights) -> Passage:
 
 
 def _removal(chunks: Chunks, fresh: FastWeights) -> Passage:
-    """What is carried as ``written`` is minus what is looked up for removal."""
+    """The passage of the generalised delta rule; ``written`` are the removed values, negated."""
     removal_key, rate = chunks.removal_key, chunks.removal_rate
     assert removal_key is not None, "the generalised delta rule needs a removal key"
     assert rate is not None, "the generalised delta rule needs a removal rate"

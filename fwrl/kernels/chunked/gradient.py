@@ -1,7 +1,7 @@
 """The gradient of the chunked scan of rules that remove, by hand.
 
-It takes less time than autograd and about half of the memory, most where there is much of both. For
-rules that only add, autograd is as fast, and has them.
+It takes less time than autograd and about half of its memory, and gains most on large inputs. The
+gradients of rules that only add are left to autograd, which is as fast.
 
 With the letters of ``chunked``, ``dx`` for the gradient of ``x``, and one start of an episode::
 
@@ -43,7 +43,7 @@ def scan(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The same numbers as ``chunked.scan``."""
+    """The chunked scan of a rule, with a gradient by hand if the rule removes."""
     write = chunked.prepared(rule, write)
     return _scan(rule.form == "error", state, query, write, starts, fresh)
 
@@ -56,7 +56,7 @@ def scan_apart(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """``scan`` where nothing undefined passes a start, for devices that had better not be asked."""
+    """``scan`` through which nothing undefined passes a start, without asking the device for it."""
     known = chunked.prepared(rule, write)._replace(removal_key=None, removal_rate=None)
     given = clean(state, query, known, starts, fresh)
     removes = rule.form == "error"
@@ -73,7 +73,7 @@ def _scan(
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     if not removes:
-        return chunked.scan_prepared(removes, state, query, write, starts, fresh)
+        return chunked.scan(removes, state, query, write, starts, fresh)
     key, value, beta, decay, *_ = write
     given = (query, key, value, beta, decay, state, fresh)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
@@ -81,7 +81,7 @@ def _scan(
 
 
 class Given(NamedTuple):
-    """What a scan is a function of, or the gradients of that."""
+    """The differentiable inputs of a scan, or their gradients."""
 
     query: Float[Tensor, "B T H K"]
     key: Float[Tensor, "B T H K"]
@@ -93,7 +93,7 @@ class Given(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the backward pass over a block of streams does not compute again."""
+    """The intermediate results that the backward pass over a block of streams needs."""
 
     # the three of ``Links``
     pair: Float[Tensor, "N B #H C C"]
@@ -106,18 +106,17 @@ class Kept(NamedTuple):
 
 
 class Back(NamedTuple):
-    """What goes from the last chunk to the first."""
+    """The gradients that pass from the last chunk to the first."""
 
-    # the gradient of the values
     values: Float[Tensor, "N B H C V"]
-    # of ``b (V - r K S)``
+    # the gradient of ``b (V - r K S)``
     written: Float[Tensor, "N B H C V"]
     # both again, times ``r`` of the rows that see the state that entered
     entered_values: Float[Tensor, "N B H C V"]
     entered_written: Float[Tensor, "N B H C V"]
-    # of the fast weights that leave each chunk
+    # the gradients of the fast weights that leave each chunk
     leaving: Float[Tensor, "N B H K V"]
-    # of those that enter the first one
+    # the gradient of the fast weights that enter the first chunk
     state: FastWeights
 
 
@@ -178,7 +177,7 @@ def _forward(
     chunks: Chunks, state: FastWeights, fresh: Tensor | None
 ) -> tuple[Kept, Float[Tensor, "N B H C V"], FastWeights]:
     links = chunked.link(chunks)
-    passage = chunked.passage_of(True, chunks, links, fresh)
+    passage = chunked.passage_of(removes=True, chunks=chunks, links=links, fresh=fresh)
     passed = chunked.pass_on(passage, state)
 
     def stack(parts: list[Tensor]) -> Tensor:
@@ -191,7 +190,7 @@ def _forward(
 
 
 def _put(whole: Float[Tensor, "B T H F"], parts: Float[Tensor, "N B H C F"]) -> None:
-    """Write what is there by chunk to where it is by time."""
+    """Copy numbers by chunk into a tensor by time."""
     count, size = parts.shape[0], parts.shape[3]
     if count * size == whole.shape[1]:
         whole.unflatten(1, (count, size)).permute(1, 0, 3, 2, 4).copy_(parts)
@@ -216,7 +215,7 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated in turn."""
     write = Write(given.key, given.value, given.beta, given.decay)
-    outputs = chunked.scan_prepared(True, given.state, given.query, write, starts, given.fresh)
+    outputs = chunked.scan(True, given.state, given.query, write, starts, given.fresh)
     wanted = [x for x, needs in zip(given, needed, strict=True) if needs and x is not None]
     found = iter(torch.autograd.grad(outputs, wanted, to_outputs, create_graph=True))
     return [next(found) if needs else None for needs in needed]
@@ -272,7 +271,7 @@ def _pass_back(chunks: Chunks, kept: Kept, to_values: Tensor, to_end: Tensor) ->
 
 
 def _of_times(chunks: Chunks, kept: Kept, back: Back, fresh: Tensor | None) -> list[Tensor | None]:
-    """Of query, key, value, beta and the logarithm of the decay, by chunk."""
+    """The gradients of query, key, value, beta and the logarithm of the decay, by chunk."""
     to_attention = back.values @ kept.written.mT
     to_query = back.entered_values @ kept.entering.mT
     if fresh is not None:
@@ -303,7 +302,7 @@ def _add_removal(
     to_beta: Tensor,
     to_log: "ToLogarithms | None",
 ) -> None:
-    """Add what comes by what is looked up and removed."""
+    """Add the gradients that pass through the values that are read and removed."""
     assert chunks.beta is not None, "what removes needs beta"
     strong_key = chunked.strong_key_of(chunks)
     # minus the gradients: of b K, and of the pairs of the system
@@ -335,7 +334,7 @@ def _inner(a: Float[Tensor, "*N F"], b: Float[Tensor, "*N F"]) -> Float[Tensor, 
 def _of_survival(
     kept: Kept, back: Back, fresh: Float[Tensor, "#B H K V"] | None
 ) -> Float[Tensor, "N B H 1"]:
-    """Of the logarithm of what is left, when a chunk ends, of the state that it began with."""
+    """The gradient of the logarithm of the share of the entering state that leaves a chunk."""
     found = kept.entered[..., -1, :] * (back.leaving * kept.entering).sum(dim=(-1, -2))[..., None]
     if fresh is None:
         return found
@@ -343,9 +342,10 @@ def _of_survival(
 
 
 def _of_decay(chunks: Chunks, to: ToLogarithms) -> Float[Tensor, "N B H C 1"]:
-    """Each decay counts in all that was written before it and is read from then on.
+    """The gradients of decays: each acts on all that was written before and is read from then on.
 
-    Sums of just these; differences of running sums would lose the gradients of strong decays.
+    These are sums of just that; differences of running sums would lose the gradients of strong
+    decays.
     """
     same = chunked.together(chunks)[0]
     later = torch.ones_like(to.pair[0, 0, 0]).tril(-1)

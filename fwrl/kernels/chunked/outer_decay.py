@@ -30,7 +30,7 @@ from fwrl.update_rules import Write
 
 
 class Inputs(NamedTuple):
-    """What one scan reads: at all times, or at one of them without the axis for time."""
+    """The inputs of one scan: at all times, or at one of them without the axis for time."""
 
     query: Float[Tensor, "*B H K"]
     key: Float[Tensor, "*B H K"]
@@ -43,7 +43,7 @@ class Inputs(NamedTuple):
 def scan(
     state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """What the queries read, each after the write of its own time, and the last state.
+    """The values that the queries read, each after the write of its own time, and the last state.
 
     Episodes begin with zeros.
     """

@@ -1,4 +1,4 @@
-"""The same scan in chunks of time: parallel inside a chunk, one step from chunk to chunk.
+"""The scan in chunks of time: parallel inside a chunk, one step from chunk to chunk.
 
 All rules that have a chunked form are cases of one recurrence; with decay ``a``, write strength
 ``b`` and row vectors ``q, k, v``, where ``S`` is the fresh state at a start::
@@ -58,7 +58,7 @@ class Chunks(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Which time sees what, and how much of it is left. H or 1 heads, as decays need."""
+    """The share of each write that is left at each later time; one head if nothing decays."""
 
     # D: what time i wrote, as seen by time t
     pair: Float[Tensor, "N B #H C C"]
@@ -69,7 +69,7 @@ class Links(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """All that the chunks contribute to the recurrence from chunk to chunk.
+    """The intra-chunk results that the recurrence from chunk to chunk needs.
 
     With ``W`` the fast weights that enter a chunk, and without what is None::
 
@@ -90,18 +90,6 @@ class Passage(NamedTuple):
 
 
 def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps."""
-    return scan_prepared(rule.form == "error", state, query, prepared(rule, write), starts, fresh)
-
-
-def scan_prepared(
     removes: bool,
     state: FastWeights,
     query: Float[Tensor, "B T H K"],
@@ -109,7 +97,16 @@ def scan_prepared(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """``scan`` of what is ``prepared``."""
+    """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
+
+    Args:
+        removes: Whether errors are written, not values.
+        state: The fast weights before the first time.
+        query: Where to read.
+        write: A write that was ``prepared`` for its rule.
+        starts: Where True, ``fresh`` replaces the state before the write.
+        fresh: The state that an episode begins with; None means zeros.
+    """
     chunks = split(query, write, starts, CHUNK_SIZE)
     links = link(chunks)
     return read_of(pass_on(passage_of(removes, chunks, links, fresh), state), query.shape[1])
@@ -172,7 +169,7 @@ def _sizes(times: int, chunk_size: int) -> tuple[int, int, int]:
 
 
 def join(values: Float[Tensor, "N B H C V"], times: int) -> Float[Tensor, "B T H V"]:
-    """The chunks after one another, without what they were filled up with."""
+    """The chunks after one another, without the times that filled up the last one."""
     return values.permute(1, 0, 3, 2, 4).flatten(1, 2)[:, :times]
 
 
@@ -184,7 +181,7 @@ def together(chunks: Chunks) -> tuple[Bool[Tensor, "N B 1 C C"], Bool[Tensor, "N
 
 
 def link(chunks: Chunks) -> Links:
-    """The masks of all heads if nothing decays, else factors of each head."""
+    """Masks that all heads share if nothing decays, else factors of each head."""
     dtype = chunks.query.dtype
     same, inherits = (mask.to(dtype) for mask in together(chunks))
     if chunks.log_decay is None:
@@ -198,7 +195,7 @@ def link(chunks: Chunks) -> Links:
 
 
 def _writes(removes: bool, chunks: Chunks, links: Links, fresh: Tensor | None) -> Tensor:
-    """What would be written, b (V - r K S), if the state that enters the chunk were zero."""
+    """The writes ``b (V - r K S)`` of a chunk that a zero state enters."""
     written = chunks.value
     if fresh is not None and removes:
         written = written - (links.fresh * chunks.key) @ fresh
@@ -227,7 +224,7 @@ def invert(system: Float[Tensor, "*N C C"]) -> Float[Tensor, "*N C C"]:
 
 
 def passage_of(removes: bool, chunks: Chunks, links: Links, fresh: Tensor | None) -> Passage:
-    """All that can be computed before any state is known."""
+    """The intra-chunk computations, which need no state."""
     inverse, strong_key = None, None
     if removes:
         strong_key = strong_key_of(chunks)
@@ -249,7 +246,7 @@ def passage_of(removes: bool, chunks: Chunks, links: Links, fresh: Tensor | None
 
 
 class Passed(NamedTuple):
-    """What came of each chunk, streams and heads in one axis, and the last state."""
+    """The results of each chunk, streams and heads in one axis, and the last state."""
 
     values: list[Float[Tensor, "BH C V"]]
     # the ``written`` of ``Passage`` after its inverse
@@ -260,7 +257,7 @@ class Passed(NamedTuple):
 
 
 def pass_on(passage: Passage, state: FastWeights) -> Passed:
-    """The state goes from chunk to chunk."""
+    """The inter-chunk recurrence: the state goes from chunk to chunk."""
     batch, heads = state.shape[:2]
     count = passage.attention.shape[0]
 

@@ -1,13 +1,14 @@
-"""Undefined inputs of the chunked scans on a GPU, kept apart without a question to the device.
+"""Keeps undefined inputs of chunked scans inside their episode on a GPU, without waiting for it.
 
-Where other episodes are excluded by products with zero, NaN passes, as zero times NaN is NaN. A CPU
-looks at the result and scans again by reference; to look costs a GPU the wait for all that it was
-given to do. So there what is not finite is zero before the scan, and what depends on it NaN after.
+Other episodes are excluded by products with zero, which NaN passes: zero times NaN is NaN. On a CPU
+the result is looked at and, if it is not finite, scanned again by reference. On a GPU that look
+would wait for all queued work. So inputs that are not finite are replaced by zeros before the scan,
+and outputs that depend on them by NaN after it.
 
 Note:
-    Of a head all is lost until the next start, where the reference loses only the columns of the
-    value that were undefined. ``outer_decay`` and the rules without a gradient by hand still ask.
-    Fast weights that overflow by themselves, from finite inputs, are not kept apart.
+    Everything that a head reads is lost until the next start, while the reference loses only the
+    columns of the value that were undefined. ``outer_decay`` and ``channelwise`` still look. Fast
+    weights that overflow from finite inputs are not kept apart.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from fwrl.update_rules import Write, map_write
 
 
 class Cleaned(NamedTuple):
-    """The inputs with zeros for what is not finite, and what may not be believed then."""
+    """The inputs with zeros in place of undefined numbers, and which outputs depend on these."""
 
     state: FastWeights
     query: Float[Tensor, "B T H K"]
@@ -38,13 +39,13 @@ def clean(
     starts: Bool[Tensor, "B T"],
     fresh: Float[Tensor, "#B H K V"] | None,
 ) -> Cleaned:
-    """All that a scan takes, finite; gradients of what was not are zero."""
+    """The inputs of a scan, made finite; the gradients of the numbers replaced are zero."""
     given = [field for field in write if field is not None]
     time = torch.arange(1, starts.shape[1] + 1, device=starts.device)
     wrote = torch.stack([_undefined(field) for field in given]).any(dim=0)
     last_undefined = torch.where(wrote, time[:, None, None], 0).cummax(dim=1).values
     last_start = torch.where(starts, time, 0).cummax(dim=1).values[..., None, None]
-    # what an episode begins with is undefined for all of it
+    # an undefined first state makes its whole episode undefined
     begins = _undefined(state.flatten(2)).unsqueeze(1)
     if fresh is None:
         begins = begins & (last_start == 0)

@@ -31,7 +31,7 @@ def _matrix(pointer, row, i, j, K: tl.constexpr, V: tl.constexpr):
 @triton.jit
 @no_type_check
 def _first(fresh, row, i, j, like, K: tl.constexpr, V: tl.constexpr, FRESH: tl.constexpr):
-    """What an episode begins with; zeros, shaped as another matrix, if nothing else is given."""
+    """The state that an episode begins with: ``fresh``, or zeros shaped as another matrix."""
     s = tl.zeros_like(like)
     if FRESH:
         s = _matrix(fresh, row, i, j, K, V)
@@ -138,7 +138,7 @@ def _again(
     SCALED: tl.constexpr,
     DECAYS: tl.constexpr,
 ):
-    """The states that the writes of one span find, into the scratch memory."""
+    """Store the states that the writes of one span find in the scratch memory."""
     # all threads have read what stands there
     tl.debug_barrier()
     for t in range(begin, until):
@@ -171,7 +171,7 @@ def _undo(
     SCALED: tl.constexpr,
     DECAYS: tl.constexpr,
 ):
-    """Each line of one time of the forward pass, from the last to the first."""
+    """The gradients of one time: the lines of its forward pass, from the last to the first."""
     to_query, to_key, to_value, to_beta, to_decay = gradients
     q, dy = _vector(query, time, i, K), _vector(to_values, time, j, V)
     s, k, e, b, a = _error(before, write, time, i, j, K, V, REMOVES, SCALED, DECAYS)
@@ -222,7 +222,7 @@ def backward(
 ):
     """The gradients of all that ``forward`` reads."""
     row, spans = tl.program_id(0).to(tl.int64), tl.cdiv(times, SPAN)
-    # of sums over columns each block of columns has its part
+    # each block of columns stores its part of a sum over columns
     part = tl.program_id(1).to(tl.int64) * tl.num_programs(0) * times
     i, j = tl.arange(0, BK), tl.program_id(1) * BV + tl.arange(0, BV)
     ds = _matrix(to_outputs[1], row, i, j, K, V)

@@ -1,17 +1,15 @@
-"""When a scan can run on the GPU kernels, and the way to them that imports Triton only then."""
+"""Whether a scan can run on the GPU kernels, found out without importing Triton."""
 
 import os
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from fwrl.kernels.chunked import scan as chunked
-from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, Write
+from fwrl.update_rules import Rule
 
 # Key features, at most: more of them do not fit into the registers of one program.
 MAX_FEATURES = 256
@@ -27,20 +25,8 @@ def check(rule: Rule, query: Float[Tensor, "B T H K"]) -> None:
         raise ValueError(f"kernel 'triton' needs {obstacle}; use 'auto'")
 
 
-def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
-    """The scan of ``triton_scan``."""
-    return import_module("fwrl.kernels.triton.scan").scan(rule, state, query, write, starts, fresh)
-
-
 def _obstacle(rule: Rule, query: Tensor) -> str | None:
-    """What is missing for the GPU kernels."""
+    """The first requirement of the GPU kernels that is not met, if any."""
     if not chunked.computes(rule):
         return f"a rule with one decay per head or none, not {rule.apply.__name__}"
     if not query.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
