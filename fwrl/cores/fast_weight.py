@@ -168,9 +168,10 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.unit_silu = config.feature_map == "silu" and config.normalise == "l2"
         channels = {"head": 1, "feature": self.feature_map.size}.get(self.rule.decay)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
-        # one pass in C can act from the projections on, with beta and decay as they are given
-        as_given = self.rule.beta != "implicit" and self.rule.decay != "rest"
-        self.fused = self.unit_silu and as_given
+        # one pass in C can act from the projections on, with beta as it is given; it would serve
+        # sums that decay too, but rounds otherwise than their runs so far
+        served = self.rule.form == "error" or self.rule.decay == "none"
+        self.fused = self.unit_silu and served and self.rule.beta != "implicit"
         self.normed = config.output_norm != "none"
         self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
