@@ -1,14 +1,14 @@
 """Evaluation: play whole episodes with a policy on fixed seeds, and summarise the returns."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
-from numpy.typing import NDArray
+from jaxtyping import Shaped
 from torch import Tensor
 
+from agents.intervals import bootstrap
 from agents.policy import PolicyInput, PolicyOutput, RecurrentPolicy
 from agents.rollout import EnvStep, EpisodeCounter, Episodes, VectorEnv, following_inputs, start
 
@@ -89,11 +89,12 @@ def evaluate(
 def summarise(episodes: Episodes) -> Summary:
     """Mean, standard deviation, and interquartile mean with its interval."""
     returns = np.array(episodes.returns)
+    iqm, low, high = bootstrap([episodes.returns])
     return Summary(
         float(returns.mean()),
         float(returns.std()),
-        float(interquartile_mean(returns)),
-        confidence_interval(returns),
+        iqm,
+        (low, high),
         float(np.mean(episodes.lengths)),
         success_rate(episodes.successes),
     )
@@ -109,33 +110,3 @@ def success_rate(successes: Iterable[bool | None]) -> float | None:
     if all(success is None for success in said):
         return None
     return sum(success is True for success in said) / len(said)
-
-
-def interquartile_mean(values: Float[np.ndarray, "*B n"]) -> NDArray[Any]:
-    """The mean of the middle half along the last axis (Agarwal et al. 2021)."""
-    cut = values.shape[-1] // 4
-    ordered = np.sort(values, axis=-1)
-    return np.asarray(ordered[..., cut : values.shape[-1] - cut].mean(-1))
-
-
-def confidence_interval(
-    values: Float[np.ndarray, " n"], resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of the interquartile mean."""
-    return stratified_interval([values], resamples, level)
-
-
-def stratified_interval(
-    groups: Sequence[Float[np.ndarray, " _"]], resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """The interval of the interquartile mean of all values, which come from groups.
-
-    By the percentile bootstrap: each group is resampled by itself (Agarwal et al. 2021), with a
-    fixed seed, so that the same values give the same interval.
-    """
-    generator = np.random.default_rng(0)
-    drawn = [each[generator.integers(0, len(each), (resamples, len(each)))] for each in groups]
-    tail = (1 - level) / 2
-    means = interquartile_mean(np.concatenate(drawn, axis=1))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)

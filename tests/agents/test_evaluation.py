@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scheduled_env import EPISODES, ScheduledEnv, reward_of, small_policy
-from scipy import stats
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents.evaluation import (
     act,
-    confidence_interval,
     evaluate,
-    interquartile_mean,
     success_rate,
     summarise,
 )
@@ -143,35 +140,3 @@ def test_a_summary_by_hand():
     assert found.success_rate == 0.75
     low, high = found.return_ci95
     assert 0.0 <= low <= 2.0 <= high <= 4.0
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 20, 101])
-def test_the_interquartile_mean_is_scipys_trimmed_mean(count):
-    values = np.random.default_rng(count).exponential(size=(3, count))
-    np.testing.assert_allclose(interquartile_mean(values), stats.trim_mean(values, 0.25, axis=-1))
-
-
-# rliable and what it imports warn of their own future
-@pytest.mark.filterwarnings("ignore")
-def test_the_interval_is_rliables():
-    from rliable import library, metrics  # noqa: PLC0415 slow to import
-
-    values = np.random.default_rng(0).exponential(size=40)
-    reps = 4000
-    points, intervals = library.get_interval_estimates(
-        {"one": values[:, None]}, lambda runs: np.array([metrics.aggregate_iqm(runs)]), reps=reps
-    )
-    assert interquartile_mean(values) == pytest.approx(points["one"][0])
-    ours, theirs = confidence_interval(values), intervals["one"].ravel()
-    assert ours == pytest.approx(theirs, abs=0.1 * (theirs[1] - theirs[0]))
-
-
-def test_an_interval_is_repeatable_and_shrinks_with_more_episodes():
-    values = np.random.default_rng(0).normal(size=400)
-    low, high = confidence_interval(values)
-    assert (low, high) == confidence_interval(values)
-    few = confidence_interval(values[:25])
-    assert 2 < (few[1] - few[0]) / (high - low) < 8
-    narrow = confidence_interval(values, level=0.5)
-    assert low < narrow[0] < interquartile_mean(values) < narrow[1] < high
-    assert confidence_interval(np.array([3.0])) == (3.0, 3.0)

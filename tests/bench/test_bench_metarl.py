@@ -11,7 +11,7 @@ from agents.policy import RecurrentPolicy
 from envs.tasks.graphs import published_graphs
 from fwrl.bench.metarl import benchmark as metarl
 from fwrl.bench.metarl.benchmark import BENCHMARK, METHODS, MetaRLSettings, mean_and_error
-from fwrl.bench.metarl.figure import PUBLISHED, curves_of, draw, moving_average
+from fwrl.bench.metarl.figure import PUBLISHED, draw, moving_average
 from fwrl.bench.results import read_rows
 from fwrl.cli import main
 from fwrl.cli.bench import settings_of
@@ -161,13 +161,6 @@ def test_the_error_is_half_the_interval():
 
 def test_moving_averages_begin_with_what_there_is():
     assert moving_average([1.0, 3.0, 5.0, 7.0], 2) == [1, 2, 4, 6]
-
-
-def test_curves_are_in_order_whatever_the_rows():
-    rows = [row | {"seed": 0, "train_return": 1.0} for row in PUBLISHED if row["method"] != "none"]
-    (curve,) = curves_of(rows[::-1])["lstm 512"]
-    assert curve.test == [45.5, 49.3, 51.4, 52.9, 52.7, 53.3, 54.2]
-    assert curve.steps == sorted(curve.steps)
 
 
 def test_the_figure_copes_with_anything(tmp_path):

@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
-from fwrl.bench.plot import interval
+from fwrl.bench.plot import LABELS
 from fwrl.bench.sequence_model import SequenceModel
 from fwrl.bench.sorting.benchmark import BENCHMARK, METHODS, core_of, last_logits, measure, points
-from fwrl.bench.sorting.figure import LABELS, draw
+from fwrl.bench.sorting.figure import draw
 from fwrl.bench.supervised import answers
 from fwrl.cli import main
 from fwrl.cli.bench import settings_of
@@ -89,16 +89,7 @@ def test_seeds_come_one_after_another():
 
 
 def test_every_method_has_a_label_in_the_figure():
-    assert set(METHODS) == set(LABELS)
-
-
-def test_intervals_hold_the_truth_in_95_of_100_cases():
-    generator = torch.Generator().manual_seed(0)
-    for seeds in (2, 3, 5, 10, 12):
-        draws = torch.randn(4_000, seeds, generator=generator)
-        held = [abs(mean) <= margin for mean, margin in (interval(d, 0.0) for d in draws.tolist())]
-        assert sum(held) / 4_000 == pytest.approx(0.95, abs=0.015)
-    assert interval([0.4], 0.1) == (0.4, pytest.approx(0.196))
+    assert set(METHODS) <= set(LABELS)
 
 
 def test_a_figure_of_some_points(tmp_path):

@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from envs import GymnasiumConfig, make_envs
 from envs.sb3 import to_sb3
+from fwrl.bench.plot import STYLE
 from fwrl.bench.results import read_rows
 from fwrl.bench.speed import BENCHMARK, MEASUREMENTS, kernels, points, training
 from fwrl.bench.speed.figure import draw_ratios
@@ -195,8 +196,8 @@ def test_the_figures_of_what_is_stored(tmp_path):
     for name in names:
         height, width, _ = imread(tmp_path / name).shape
         # text would be too small where a wider one is fitted into a page
-        assert width <= 1100
-        assert height <= 1400
+        assert width <= 9.2 * STYLE["savefig.dpi"]
+        assert height <= 11.7 * STYLE["savefig.dpi"]
     (tmp_path / "one").mkdir()
     draw_ratios([row for row in rows if row["group"] == "acting"], tmp_path / "one/speed.png")
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["speed_lengths.png"]

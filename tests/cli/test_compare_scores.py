@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from agents.evaluation import interquartile_mean, stratified_interval
 from fwrl.bench.plot import colours_of
 from fwrl.cli.compare.figures import band, draw, draw_transfer
 from fwrl.cli.compare.scores import (
     complete_tasks,
-    estimate,
     final_evaluation,
     highest_epoch_mean,
     normalised,
@@ -54,30 +52,6 @@ ROWS = [
     row("two", "delta | net", 0, 10.0),
     row("two", "delta | net", 1, 20.0),
 ]
-
-
-# rliable and what it imports warn of their own future
-@pytest.mark.filterwarnings("ignore")
-def test_the_interval_over_tasks_is_rliables():
-    library = pytest.importorskip("rliable.library")
-    metrics = pytest.importorskip("rliable.metrics")
-    # tasks so different that resampling across them would be seen
-    places = np.arange(6)[:, None] * 10.0
-    values = places + np.random.default_rng(0).exponential(size=(6, 7))
-    points, intervals = library.get_interval_estimates(
-        {"one": values.T}, lambda runs: np.array([metrics.aggregate_iqm(runs)]), reps=4000
-    )
-    found = estimate(values.tolist())
-    assert found.mean == pytest.approx(points["one"][0])
-    low, high = intervals["one"].ravel()
-    assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
-    across = stratified_interval([values.ravel()])
-    assert across[1] - across[0] > 3 * (high - low)
-
-
-def test_groups_may_have_different_sizes():
-    low, high = stratified_interval([np.array([0.0]), np.array([1.0, 2.0, 3.0, 4.0])])
-    assert 0 <= low < interquartile_mean(np.array([0.0, 1, 2, 3, 4])) < high <= 4
 
 
 def test_the_highest_mean_of_an_epoch():

@@ -3,124 +3,94 @@
 A column for each kind of directions, a colour for each map.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
+from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
-from fwrl.bench.plot import GREY
 
-# What a line is called, its colour and its marker.
+# The label, the colour and the marker of each map.
 MAPS = {
-    "favor_trigonometric": ("trigonometric", "#d55e00", "o"),
-    "favor": ("positive", "#0072b2", "s"),
-    "favor_hyperbolic": ("hyperbolic", "#009e73", "^"),
+    "favor_trigonometric": ("trigonometric features", plot.COLOURS[1], "o"),
+    "favor": ("positive features", plot.COLOURS[0], "s"),
+    "favor_hyperbolic": ("hyperbolic features", plot.COLOURS[3], "^"),
 }
 DIRECTIONS = {
     "independent": "independent directions",
     "orthogonal": "orthogonal directions",
     "orthogonal_regularised": "orthogonal, equal lengths",
 }
-REFERENCE = "separate implementation"
+# The column along the horizontal axis.
+PLACES = {"attention": "num_directions", "kernel": "kernel"}
+# The rows of a panel by map.
+Curves = Mapping[str, Sequence[Row]]
 
 
 def draw_errors(rows: Sequence[Row], reference: Sequence[Row], path: Path) -> None:
-    """The rows that there are; the closed forms are lines behind the measured kernels.
+    """The errors measured so far; closed forms are lines behind the measured kernels.
 
     Args:
-        rows: Of both quantities.
+        rows: Errors of attention and of the kernel.
         reference: Medians that others measured, drawn as crosses.
-        path: Of the PNG file.
+        path: The PNG file.
     """
     lines = sorted({(str(row["quantity"]), float(row["scale"])) for row in rows})
     kinds = [kind for kind in DIRECTIONS if any(row["directions"] == kind for row in rows)]
-    figure, grid = plt.subplots(
-        len(lines),
-        len(kinds),
-        figsize=(3.15 * len(kinds), 0.7 + 2.45 * len(lines)),
-        sharex="row",
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for (quantity, scale), panels in zip(lines, grid, strict=True):
-        for kind, axes in zip(kinds, panels, strict=True):
-            own = _of(rows, quantity, scale, kind)
-            if quantity == "attention":
-                _attention(axes, own, _of(reference, quantity, scale, kind))
-            else:
-                _kernel(axes, own)
-            axes.set_yscale("log")
-            axes.grid(alpha=0.2)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.set_title(DIRECTIONS[kind], loc="left", fontsize=9.5)
-        panels[0].set_ylabel(_label(quantity, scale), fontsize=9.5)
-    handles = _legend(bool(reference))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with plot.figure(path, 3.15 * len(kinds), 0.7 + 2.45 * len(lines)) as figure:
+        grid = figure.subplots(len(lines), len(kinds), sharex="row", sharey="row", squeeze=False)
+        for (quantity, scale), panels in zip(lines, grid, strict=True):
+            draw = _draw_attention if quantity == "attention" else _draw_kernel
+            for kind, axes in zip(kinds, panels, strict=True):
+                ours, theirs = (_curves(each, quantity, scale, kind) for each in (rows, reference))
+                draw(axes, ours, theirs)
+                axes.set_yscale("log")
+                axes.set_title(DIRECTIONS[kind])
+            panels[0].set_ylabel(
+                f"median of attention's errors\nqueries, keys of deviation {scale:g}"
+                if quantity == "attention"
+                else f"error² / kernel²\nvectors of length {scale:g}",
+                fontsize=9,
+            )
+        plot.legend_below(figure, 3)
 
 
-def _of(rows: Sequence[Row], quantity: str, scale: float, kind: str) -> list[Row]:
+def _curves(rows: Sequence[Row], quantity: str, scale: float, kind: str) -> Curves:
+    """The rows of one panel, from left to right, by map."""
     wanted = (quantity, scale, kind)
-    return [row for row in rows if (row["quantity"], row["scale"], row["directions"]) == wanted]
+    own = [row for row in rows if (row["quantity"], row["scale"], row["directions"]) == wanted]
+    return plot.by(sorted(own, key=lambda row: row[PLACES[quantity]]), "map")
 
 
-def _label(quantity: str, scale: float) -> str:
-    if quantity == "attention":
-        return f"median of attention's errors\nqueries, keys of deviation {scale:g}"
-    return f"error² / kernel²\nvectors of length {scale:g}"
+def _draw_attention(axes: Axes, curves: Curves, reference: Curves) -> None:
+    for name, (label, colour, marker) in MAPS.items():
+        for of_map, style in ((curves, f"{marker}-"), (reference, "x")):
+            rows = of_map.get(name, [])
+            directions, medians = (plot.numbers(rows, key) for key in ("num_directions", "median"))
+            axes.plot(directions, medians, style, color=colour)
+        axes.plot([], [], marker, color=colour, label=label)
+    if reference:
+        axes.plot([], [], "x", color="black", label="separate implementation")
+    plot.log_axis(axes, 2)
+    axes.set_xlabel("directions")
 
 
-def _curve(rows: Sequence[Row], name: str, over: str) -> list[Row]:
-    """Of one map, from left to right."""
-    return sorted((row for row in rows if row["map"] == name), key=lambda row: row[over])
-
-
-def _attention(axes: Axes, rows: Sequence[Row], reference: Sequence[Row]) -> None:
-    for name, (_, colour, marker) in MAPS.items():
-        curve = _curve(rows, name, "num_directions")
-        directions = [row["num_directions"] for row in curve]
-        medians = [row["median"] for row in curve]
-        axes.plot(directions, medians, color=colour, marker=marker, markersize=4, linewidth=1.4)
-        for row in _curve(reference, name, "num_directions"):
-            axes.plot(row["num_directions"], row["median"], "x", color=colour, ms=7, alpha=0.6)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set_xlabel("directions", fontsize=9.5)
-
-
-def _kernel(axes: Axes, rows: Sequence[Row]) -> None:
-    for name, (_, colour, marker) in MAPS.items():
-        curve = _curve(rows, name, "kernel")
-        kernels = [float(row["kernel"]) for row in curve]
-
-        def relative(column: str, curve: Sequence[Row] = curve) -> list[float]:
-            return [float(row[column]) / float(row["kernel"]) ** 2 for row in curve]
-
-        axes.plot(kernels, relative("error"), color=colour, linestyle="", marker=marker, ms=5)
-        if curve and curve[0]["directions"] == "independent":
-            axes.plot(kernels, relative("expected_independent"), color=colour, linestyle="--", lw=1)
-        if curve and curve[0]["directions"] == "orthogonal" and "bound_orthogonal" in curve[0]:
-            axes.plot(kernels, relative("bound_orthogonal"), color=GREY, lw=2, zorder=0)
-    axes.set_xlabel("kernel exp(x · y), 16 directions", fontsize=9.5)
-
-
-def _legend(with_reference: bool) -> list[Line2D]:
-    maps = [
-        Line2D([], [], color=colour, marker=marker, ms=5, label=f"{name} features")
-        for name, colour, marker in MAPS.values()
-    ]
-    theory = [
-        Line2D([], [], color="black", linestyle="--", lw=1, label="closed form"),
-        Line2D([], [], color=GREY, lw=2, label="bound, positive orthogonal"),
-    ]
-    if with_reference:
-        theory.append(Line2D([], [], color="black", ls="", marker="x", ms=7, label=REFERENCE))
-    return [*maps, *theory]
+def _draw_kernel(axes: Axes, curves: Curves, _: Curves) -> None:
+    for name, rows in curves.items():
+        label, colour, marker = MAPS[name]
+        kernels = plot.numbers(rows, "kernel")
+        relative = {
+            column: [float(row[column]) / float(row["kernel"]) ** 2 for row in rows]
+            for column in ("error", "expected_independent", "bound_orthogonal")
+            if column in rows[0]
+        }
+        axes.plot(kernels, relative["error"], marker, color=colour, label=label)
+        kind = rows[0]["directions"]
+        if kind == "independent":
+            axes.plot(kernels, relative["expected_independent"], "--", color=colour, lw=1)
+            axes.plot([], [], "--", color="black", lw=1, label="closed form")
+        if kind == "orthogonal" and "bound_orthogonal" in relative:
+            label, bound = "bound, positive orthogonal", relative["bound_orthogonal"]
+            axes.plot(kernels, bound, color=plot.GREY, lw=2, zorder=0, label=label)
+    axes.set_xlabel("kernel exp(x · y), 16 directions")

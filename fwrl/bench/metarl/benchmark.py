@@ -18,6 +18,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from agents.encoders import EncoderConfig
 from agents.evaluation import evaluate
+from agents.intervals import NORMAL
 from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.ppo import PPOConfig, ppo_update
 from agents.rollout import EpisodeCounter, collect, start
@@ -184,7 +185,7 @@ def _row(
 
 def mean_and_error(returns: Sequence[float]) -> tuple[float, float]:
     """The mean, and half the width of its 95 % interval by the normal distribution."""
-    error = 1.96 * float(np.std(returns, ddof=1)) / math.sqrt(len(returns))
+    error = NORMAL * float(np.std(returns, ddof=1)) / math.sqrt(len(returns))
     return float(np.mean(returns)), error
 
 

@@ -7,20 +7,15 @@ are; the thin line behind each is every evaluation.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 
+from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
-from fwrl.bench.plot import GREY, colours_of
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-
-# of the published agents, and of those who know the graphs or choose at random
+# The numbers of updates at which the published agents were tested.
 UPDATES = (50, 1_000, 5_000, 10_000, 20_000, 30_000, 50_000)
-
 
 TEST_RETURNS = {
     "fast_weight_memory": (45.5, 49.3, 53.5, 77.5, 96.8, 101.7, 106.2),
@@ -30,17 +25,15 @@ TEST_RETURNS = {
     "lstm 4096": (45.4, 50.2, 52.8, 53.3, 53.5, 55.0, 82.4),
 }
 
-
 TRAIN_RETURNS = {
     "fast_weight_memory": (45.8, 49.8, 55.0, 78.6, 98.4, 104.0, 109.5),
     "lstm 1024": (45.6, 50.8, 52.8, 53.9, 55.8, 60.6, 101.4),
 }
 
-
 STEPS_PER_UPDATE = 600 * 30
 
-
-# Knowing the graph and walking the shortest ways, and choosing at random, on the test graphs.
+# The returns on the test graphs of an agent that knows them and walks the shortest ways, and of one
+# that chooses at random.
 SHORTEST_WAYS, AT_RANDOM = 165.2, 45.3
 
 
@@ -60,40 +53,15 @@ PUBLISHED: tuple[Row, ...] = tuple(
     _row(method, index) for method in TEST_RETURNS for index in range(len(UPDATES))
 )
 
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-# evaluations that a point of a curve is the mean of
+COLUMNS = ("environment_steps", "test_return", "train_return")
+# The evaluations whose mean is a point of a curve.
 WINDOW = 10
-# what the lines of each colour are
+# The label, style and width of the lines of each colour.
 LINES = (
-    (f"mean of {WINDOW} evaluations, test graphs", "-", 1.5),
-    ("single evaluations, test graphs", "-", 0.7),
+    (f"mean of {WINDOW} evaluations, test graphs", "-", 1.6),
+    ("single evaluations, test graphs", "-", 0.8),
     (f"mean of {WINDOW} evaluations, training graphs", ":", 1.2),
 )
-
-
-class Curve(NamedTuple):
-    """Of one seed of one method, in order."""
-
-    steps: list[float]
-    test: list[float]
-    train: list[float]
-
-
-def curves_of(rows: Sequence[Row]) -> dict[str, list[Curve]]:
-    """The curves of all seeds, by method."""
-    seeds: dict[tuple[str, Any], list[Row]] = {}
-    for row in rows:
-        seeds.setdefault((str(row["method"]), row["seed"]), []).append(row)
-    curves: dict[str, list[Curve]] = {}
-    for (method, _), of_seed in seeds.items():
-        ordered = sorted(of_seed, key=lambda row: float(row["updates"]))
-        columns = ("environment_steps", "test_return", "train_return")
-        curve = Curve(*([float(row[column]) for row in ordered] for column in columns))
-        curves.setdefault(method, []).append(curve)
-    return curves
 
 
 def moving_average(values: Sequence[float], window: int = WINDOW) -> list[float]:
@@ -103,43 +71,28 @@ def moving_average(values: Sequence[float], window: int = WINDOW) -> list[float]
 
 def draw(_: Any, rows: Sequence[Row], path: Path) -> None:
     """Our curves beside the published ones."""
-    figure, axes = plt.subplots(figsize=(9.0, 5.2), layout="constrained")
-    _draw_published(axes)
-    by_method = curves_of(rows)
-    for method, colour in colours_of(list(by_method)).items():
-        curves = by_method[method]
-        for curve in curves:
-            axes.plot(curve.steps, curve.test, color=colour, alpha=0.5, linewidth=0.8)
-            label = method if curve is curves[0] else None
-            axes.plot(curve.steps, moving_average(curve.test), color=colour, label=label)
-            training = moving_average(curve.train)
-            axes.plot(curve.steps, training, ":", color=colour, linewidth=1.2)
-    if rows:
-        for label, style, width in LINES:
-            axes.plot([], [], style, color=GREY, linewidth=width, label=label)
-    for height, name in (
-        (SHORTEST_WAYS, "shortest ways, knowing the graph"),
-        (AT_RANDOM, "random"),
-    ):
-        axes.axhline(height, color="black", linewidth=0.8)
-        axes.annotate(
-            name, (1, height), (-4, 3), axes.get_yaxis_transform(), "offset points", ha="right"
-        )
-    axes.set_xscale("log")
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return per episode")
-    axes.set_ylim(35, 180)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.9), fontsize=9)
-    axes.set_title("Finding one's way on graphs not seen before", loc="left", fontsize=11)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _draw_published(axes: "Axes") -> None:
-    for method, style in (("fast_weight_memory", "--"), ("lstm 512", "-.")):
-        rows = [row for row in PUBLISHED if row["method"] == method]
-        steps = [float(row["environment_steps"]) for row in rows]
-        returns = [float(row["test_return"]) for row in rows]
-        label = f"{method}, published, test graphs"
-        axes.plot(steps, returns, style, color=GREY, label=label)
+    with plot.figure(path, 9.0, 5.6, "Finding one's way on graphs not seen before") as figure:
+        axes = figure.subplots()
+        methods = plot.by(sorted(rows, key=lambda row: row["updates"]), "method")
+        for method, colour in plot.colours_of(list(plot.by(rows, "method"))).items():
+            for seed in plot.by(methods[method], "seed").values():
+                steps, test, train = (plot.numbers(seed, column) for column in COLUMNS)
+                axes.plot(steps, test, color=colour, alpha=0.5, linewidth=0.8)
+                axes.plot(steps, moving_average(test), color=colour, label=method)
+                axes.plot(steps, moving_average(train), ":", color=colour, linewidth=1.2)
+        for label, style, width in LINES if rows else ():
+            axes.plot([], [], style, color=plot.GREY, linewidth=width, label=label)
+        published = plot.by(PUBLISHED, "method")
+        for method, style in (("fast_weight_memory", "--"), ("lstm 512", "-.")):
+            steps, test, _ = (plot.numbers(published[method], column) for column in COLUMNS)
+            label = f"{method}, published, test graphs"
+            axes.plot(steps, test, style, color=plot.GREY, label=label)
+        bounds = {"shortest ways, knowing the graph": SHORTEST_WAYS, "random": AT_RANDOM}
+        for name, height in bounds.items():
+            axes.axhline(height, color="black", linewidth=0.8)
+            axes.annotate(
+                name, (1, height), (-4, 3), axes.get_yaxis_transform(), "offset points", ha="right"
+            )
+        axes.set_xscale("log")
+        axes.set(xlabel="environment steps", ylabel="return per episode", ylim=(35, 180))
+        plot.legend_below(figure)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from agents.evaluation import interquartile_mean, stratified_interval
+from agents.intervals import Estimate, bootstrap
 from agents.saving import find_checkpoint
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.settings import ComparisonConfig, Run
@@ -23,14 +23,6 @@ EVALUATED = {
     "eval/iqm": "return_iqm",
     "eval/success_rate": "success_rate",
 }
-
-
-class Estimate(NamedTuple):
-    """An interquartile mean, and its 95 % stratified bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def final_evaluation(
@@ -119,7 +111,7 @@ def transfer_estimates(
     for pair in product(comparison.transfer, comparison.columns):
         own = [float(row["score"]) for row in rows if (row["transfer"], row["column"]) == pair]
         if own:
-            found[pair] = estimate([own])
+            found[pair] = bootstrap([own])
     return found
 
 
@@ -143,13 +135,6 @@ def highest_epoch_mean(curve: Float[np.ndarray, "rows 2"], epoch_steps: int) -> 
     return max(
         float(returns[epochs == epoch].mean()) for epoch in np.unique(epochs[whole]).tolist()
     )
-
-
-def estimate(groups: Sequence[Sequence[float]]) -> Estimate:
-    """Of all values of some tasks; seeds are resampled in each task by itself."""
-    arrays = [np.array(group, float) for group in groups]
-    mean = float(interquartile_mean(np.concatenate(arrays)))
-    return Estimate(mean, *stratified_interval(arrays))
 
 
 def scores_of(rows: Sequence[Row], task: str, column: str) -> list[float]:

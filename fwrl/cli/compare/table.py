@@ -5,12 +5,11 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
+from agents.intervals import Estimate, bootstrap
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
 from fwrl.cli.compare.scores import (
-    Estimate,
     complete_tasks,
-    estimate,
     normalised,
     scores_of,
     transfer_estimates,
@@ -99,14 +98,14 @@ def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     cells: list[list[str]] = []
     for task, settings in comparison.tasks.items():
         scores = {column: scores_of(rows, task, column) for column in comparison.columns}
-        estimates = {column: estimate([own]) if own else None for column, own in scores.items()}
+        estimates = {column: bootstrap([own]) if own else None for column, own in scores.items()}
         others = [settings.published.get(name) for name in published]
         beside = ["" if score is None else f"{score:.3f}" for score in others]
         cells.append([task, *_cells(estimates), *beside])
     tasks = _complete(comparison, rows)
     if tasks:
         scaled = normalised(comparison, rows, tasks)
-        together = {column: estimate(groups) for column, groups in scaled.items()}
+        together = {column: bootstrap(groups) for column, groups in scaled.items()}
         title = f"{_count(len(tasks), 'task')}, normalised"
         cells.append([title, *_cells(together), *("" for _ in published)])
     return _table(

@@ -1,18 +1,15 @@
 """The files of a search: trials.csv, best.yaml and a figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import yaml
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import write_rows
 from fwrl.cli.tune.settings import Dimension, TuningConfig, best_values
@@ -21,8 +18,9 @@ from fwrl.files.plain_files import replace_plain
 
 TRIALS, BEST, FIGURE = "trials.csv", "best.yaml", "trials.png"
 COMPLETE, PRUNED = "complete", "pruned"
-COLOURS = {COMPLETE: "#0072b2", PRUNED: "#d55e00"}
-# Panels in a row of the figure.
+# The colour and the mark of trials that ended so.
+STYLES = {COMPLETE: (plot.COLOURS[0], "o"), PRUNED: (plot.COLOURS[1], "x")}
+# The most panels side by side.
 ACROSS = 3
 
 
@@ -67,65 +65,52 @@ def _draw(tuning: TuningConfig, rows: Sequence[Row], file: Path) -> None:
     count = 1 + len(tuning.space)
     across = min(count, ACROSS)
     down = -(-count // across)
-    figure, grid = plt.subplots(
-        down, across, figsize=(3.6 * across, 3.0 * down), squeeze=False, layout="constrained"
-    )
-    panels = list(grid.flat)
-    _draw_history(panels[0], rows)
-    for axes, (key, dimension) in zip(panels[1:], tuning.space.items(), strict=False):
-        _draw_slice(axes, rows, key, dimension)
-    for axes in panels:
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    for line in grid:
-        line[0].set_ylabel(tuning.metric)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
-    )
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-
-
-def _of_state(rows: Sequence[Row], state: str) -> list[Row]:
-    return [row for row in rows if row["state"] == state and "value" in row]
+    rows = [row for row in rows if "value" in row]
+    with plot.figure(file, 3.6 * across, 3.0 * down) as figure:
+        grid = figure.subplots(down, across, squeeze=False)
+        panels = list(grid.flat)
+        _draw_history(panels[0], rows)
+        for axes, (key, dimension) in zip(panels[1:], tuning.space.items(), strict=False):
+            _draw_slice(axes, rows, key, dimension)
+        for axes in panels[count:]:
+            axes.set_visible(False)
+        for line in grid:
+            line[0].set_ylabel(tuning.metric)
+        plot.legend_below(figure, 3)
 
 
 def _draw_history(axes: Axes, rows: Sequence[Row]) -> None:
-    for state in (COMPLETE, PRUNED):
-        own = _of_state(rows, state)
-        if own:
-            _dots(axes, [float(row["trial"]) for row in own], own, state)
-    complete = _of_state(rows, COMPLETE)
+    _draw_values(axes, rows, "trial")
+    complete = plot.by(rows, "state").get(COMPLETE)
     if complete:
-        highest = np.maximum.accumulate([float(row["value"]) for row in complete])
-        numbers = [int(row["trial"]) for row in complete]
-        axes.step(numbers, highest, where="post", color="black", linewidth=1, label="best so far")
-    axes.set_xlabel("trial")
+        highest = np.maximum.accumulate(plot.numbers(complete, "value"))
+        trials = plot.numbers(complete, "trial")
+        axes.step(trials, highest, where="post", color="black", linewidth=1, label="best so far")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_slice(axes: Axes, rows: Sequence[Row], key: str, dimension: Dimension) -> None:
-    places = _places(dimension)
-    for state in (COMPLETE, PRUNED):
-        own = [row for row in _of_state(rows, state) if key in row]
-        x = [float(places[str(row[key])] if places else row[key]) for row in own]
-        _dots(axes, x, own, state)
+    # choices have no other order on the axis than that of their list
+    places = {str(choice): place for place, choice in enumerate(dimension.choices or ())}
     if places:
+        rows = [{**row, key: places[str(row[key])]} for row in rows if key in row]
         axes.set_xticks(list(places.values()), list(places))
         axes.set_xlim(-0.5, len(places) - 0.5)
     elif dimension.log:
         axes.set_xscale("log")
+    _draw_values(axes, rows, key)
+
+
+def _draw_values(axes: Axes, rows: Sequence[Row], key: str) -> None:
+    states = plot.by([row for row in rows if key in row], "state")
+    for state, (colour, mark) in STYLES.items():
+        own = states.get(state, [])
+        axes.plot(
+            plot.numbers(own, key),
+            plot.numbers(own, "value"),
+            mark,
+            color=colour,
+            alpha=0.8,
+            label=state,
+        )
     axes.set_xlabel(key)
-
-
-def _places(dimension: Dimension) -> Mapping[str, int]:
-    """Positions of choices on the axis, in the order of their list; empty for a range."""
-    return {str(choice): place for place, choice in enumerate(dimension.choices or ())}
-
-
-def _dots(axes: Axes, x: Sequence[float], rows: Sequence[Row], state: str) -> None:
-    values = [float(row["value"]) for row in rows]
-    mark = "o" if state == COMPLETE else "x"
-    axes.plot(x, values, mark, color=COLOURS[state], markersize=5, alpha=0.8, label=state)
