@@ -1,4 +1,4 @@
-"""Looking into a policy: one of its episodes, and what its memory did at each time."""
+"""Episodes of a policy, and the writes and reads of its memory at each time step."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,37 +15,36 @@ from agents.actions import Distribution
 from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import VectorEnv, following_inputs, start
 from agents.spaces import ACTION_MASK
-from fwrl.core import MemoryCore
+from fwrl.core import MemoryCore, Reads
 from fwrl.inspection.measures import memory_measures
-from fwrl.inspection.reads import Reads, join, reads_of, remark
+from fwrl.inspection.reads import is_linear, join, reads_of, remark
 from fwrl.inspection.recall_map import RecallMap, influence, recall_map
-from fwrl.kernels import keep_scans
 from fwrl.state import map_tensors, tensors_in
 
-# Gradients of longer episodes are only computed where there is nothing else to show.
+# Steps of an episode above which gradients are only computed if there is nothing else to show.
 LONG = 256
 
 
 @runtime_checkable
-class FilmedEnv(VectorEnv, Protocol):
-    """Environments that may draw a picture of slot 0."""
+class RenderedEnv(VectorEnv, Protocol):
+    """Environments that can draw slot 0."""
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Now; None if there is none."""
+        """The picture of the present; None if there is none."""
         ...
 
 
 class Played(NamedTuple):
-    """One episode of one stream, or its first steps: what the policy saw, said and did."""
+    """One episode of one stream, or its first steps: observations, outputs and actions."""
 
     inputs: PolicyInput
     distribution: Distribution
     action: Shaped[Tensor, "1 T A"]
     value: Float[Tensor, "1 T"]
-    # the root of the sum of the squares in the state of each layer
+    # the Euclidean norm of the state of each layer
     state_norm: Float[Tensor, "1 T L"]
     reward: list[float]
-    # what was to be seen before each action; empty where the environment draws nothing
+    # the picture before each action; empty where the environment draws none
     frames: list[NDArray[np.uint8]]
     # whether it ended within the steps that were wanted, and whether the task was solved, if known
     ended: bool
@@ -53,7 +52,7 @@ class Played(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """One memory of a layer over an episode; no map where its rule is not linear."""
+    """The inspection of one memory over an episode; no map where its rule is not linear."""
 
     name: str
     recall: RecallMap | None
@@ -61,7 +60,7 @@ class Looked(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The memories of one layer, and what their maps are."""
+    """The memories of one layer, and a remark on their maps."""
 
     remark: str
     memories: list[Looked]
@@ -69,14 +68,14 @@ class Layer(NamedTuple):
 
 def play_episodes(
     policy: RecurrentPolicy,
-    envs: FilmedEnv,
+    envs: RenderedEnv,
     seed: int,
     max_steps: int,
     deterministic: bool = True,
 ) -> Iterator[Played]:
     """Episode after episode of the only slot, each for at most ``max_steps`` steps.
 
-    After one that was cut there is no further one.
+    An episode that was cut is the last one.
     """
     inputs, memory, _ = start(envs, policy, seed)
     ended = True
@@ -89,13 +88,13 @@ def play_episodes(
 @torch.no_grad()
 def _play(
     policy: RecurrentPolicy,
-    envs: FilmedEnv,
+    envs: RenderedEnv,
     inputs: PolicyInput,
     memory: Any,
     max_steps: int,
     deterministic: bool,
 ) -> tuple[Played, PolicyInput, Any]:
-    """One episode, and what the next one begins with."""
+    """One episode, and the inputs and memory with which the next one begins."""
     columns: list[tuple[Any, ...]] = []
     frames: list[NDArray[np.uint8]] = []
     rewards: list[float] = []
@@ -118,24 +117,24 @@ def _play(
 
 
 def _norms(memory: tuple[Any, ...]) -> Float[Tensor, "1 L"]:
-    """Of the states of the layers; 0 of one that has none."""
+    """The norms of the states of the layers; 0 where there is no state."""
     squares = [sum(leaf.square().sum() for leaf in tensors_in(state)) for state in memory]
     return torch.tensor([[float(square) ** 0.5 for square in squares]])
 
 
 def look_into(policy: RecurrentPolicy, inputs: PolicyInput) -> list[Layer]:
-    """What each layer's memories wrote and read in an episode, in the order of the layers.
+    """Recall maps and measures of the memories of each layer over an episode.
 
     Args:
-        policy: That played it.
-        inputs: What it read, ``[1, T]``, from the opening of the episode on.
+        policy: The policy that played it.
+        inputs: The policy's inputs from the start of the episode on, ``[1, T]``.
     """
     cores, _ = watch(policy, inputs, policy.initial_state(1))
     return [Layer(remark(core, reads), [_look_at(read) for read in reads]) for core, reads in cores]
 
 
 class Watched(NamedTuple):
-    """A core and what its memories were given and read."""
+    """A core, and the writes and queries of its memories."""
 
     core: MemoryCore[Any]
     reads: list[Reads]
@@ -143,36 +142,36 @@ class Watched(NamedTuple):
 
 @torch.no_grad()
 def watch(policy: RecurrentPolicy, inputs: PolicyInput, state: Any) -> tuple[list[Watched], Any]:
-    """The cores of all layers while the policy reads ``[1, T]`` inputs, and its state after them.
+    """The cores of all layers, watched while the policy reads inputs, and its state after them.
+
+    The policy computes exactly what it computes unwatched.
 
     Args:
-        policy: Whose memory it is.
-        inputs: Of times in a row.
-        state: Before the first of them.
+        policy: The policy whose memory is watched.
+        inputs: Time steps in a row, ``[B, T]``.
+        state: The state before the first of them.
     """
     watched: list[Watched] = []
 
     def advance(core: MemoryCore[Any], x: Tensor, before: Any) -> tuple[Tensor, Any]:
-        with keep_scans() as kept:
-            advanced = core.unroll(x, before, inputs.starts)
-        watched.append(Watched(core, reads_of(core, kept, inputs.starts)))
-        return advanced
+        watched.append(Watched(core, reads_of(core, x, before, inputs.starts)))
+        return core.unroll(x, before, inputs.starts)
 
     _, after = policy.stack.through(policy.encode(inputs), state, advance)
     return watched, after
 
 
 def _look_at(read: Reads) -> Looked:
-    recall = recall_map(read.scanned, read.writes) if read.exact else None
+    recall = recall_map(read) if is_linear(read) else None
     after_last = slice(read.writes - 1, None, read.writes)
-    measures = memory_measures(read.scanned)
+    measures = memory_measures(read)
     return Looked(read.name, recall, {k: m[:, after_last] for k, m in measures.items()})
 
 
 def influence_on_actions(policy: RecurrentPolicy, played: Played) -> Float[Tensor, "T S"]:
     """How much the log-probability of each chosen action changes with each input of the memory.
 
-    Shares of the lengths of gradients through the whole policy, whatever its memory is.
+    Shares of the lengths of gradients through the whole policy, for any memory.
     """
     inputs = played.inputs
     with torch.no_grad():
@@ -193,17 +192,17 @@ def _copies(leaf: Shaped[Tensor, "1 T *any"], rows: int, times: int) -> Shaped[T
 
 
 class Rows(NamedTuple):
-    """What all heads of one memory read at T times, in shares of the read."""
+    """The shares of past steps in the reads of all heads of one memory, at T time steps."""
 
     name: str
-    # of the steps up to each time, the newest last; 0 before the episode
+    # shares of the last S steps, the newest last; 0 before the episode
     share: Float[Tensor, "T S"]
-    # of all steps before these, and of what the episode began with
+    # the share of all steps before these, and of the initial weights
     older: Float[Tensor, " T"]
 
 
 class Followed(NamedTuple):
-    """How far an episode was followed: its last piece, and the policy's state after it."""
+    """The last piece of an episode that was followed, and the policy's state after it."""
 
     times: int
     layers: Sequence[Watched]
@@ -212,11 +211,11 @@ class Followed(NamedTuple):
     @property
     def exact(self) -> bool:
         """Whether all memories have recall maps."""
-        return all(reads and all(read.exact for read in reads) for _, reads in self.layers)
+        return all(reads and all(map(is_linear, reads)) for _, reads in self.layers)
 
     @property
     def remark(self) -> str:
-        """In words: what the rows are, or why there are none."""
+        """The meaning of the rows, or the reason why there are none."""
         return "; ".join(sorted({remark(core, reads) for core, reads in self.layers}))
 
 
@@ -224,9 +223,9 @@ def follow(policy: RecurrentPolicy, inputs: PolicyInput, before: Followed | None
     """Read the next piece of an episode.
 
     Args:
-        policy: That played it.
-        inputs: ``[1, T]``; the first piece begins where the episode opens.
-        before: The piece before it; None for the first.
+        policy: The policy that played it.
+        inputs: ``[1, T]``; the first piece begins where the episode starts.
+        before: The piece before this one; None for the first.
     """
     state = policy.initial_state(1) if before is None else before.state
     layers, state = watch(policy, inputs, state)
@@ -235,20 +234,18 @@ def follow(policy: RecurrentPolicy, inputs: PolicyInput, before: Followed | None
 
 @torch.no_grad()
 def recall_rows(now: Followed, before: Followed | None, window: int) -> list[Rows]:
-    """The rows of a piece of an episode, of each memory in the order of the reads.
+    """The rows of a piece of an episode, for each memory in the order of the reads.
 
     Args:
-        now: All its memories have recall maps.
-        before: The piece before it, of at least as many steps as a row has, if it is not the first.
+        now: The piece; all its memories have recall maps.
+        before: The piece before it, of at least S steps; None if it is the first.
         window: Steps of a row, S.
     """
     pieces = [now] if before is None else [before, now]
     memories = zip(*(_reads(piece.layers) for piece in pieces), strict=True)
     found: list[Rows] = []
     for name, parts in zip(_names(now.layers), memories, strict=True):
-        scans = [part.scanned for part in parts]
-        whole = join(scans, torch.cat([scan.starts for scan in scans], dim=1))
-        recall = recall_map(whole, parts[0].writes)
+        recall = recall_map(join(parts))
         share = recall.share[0, -now.times :, -1]
         newest = torch.arange(share.shape[1] - now.times, share.shape[1], device=share.device)
         columns = newest.unsqueeze(1) + torch.arange(window, device=share.device)
@@ -263,7 +260,7 @@ def _reads(layers: Sequence[Watched]) -> list[Reads]:
 
 
 def _names(layers: Sequence[Watched]) -> list[str]:
-    """Of the memories; the layer is left out where there is only one."""
+    """Names of the memories; the layer is left out where there is only one."""
     return [
         f"layer {number}, {read.name}" if len(layers) > 1 else read.name
         for number, (_, reads) in enumerate(layers, 1)

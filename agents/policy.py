@@ -16,7 +16,6 @@ from agents.spaces import ACTION_MASK, split_mask
 from fwrl.config import Config
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.kernels import forced_kernel
 from fwrl.stack import ResidualStack, StackConfig
 from fwrl.state import map_tensors, take_rows, where_state
 
@@ -113,10 +112,20 @@ class RecurrentPolicy(nn.Module):
         dtype = torch.float32 if isinstance(self.action_space, spaces.Box) else torch.int64
         return torch.zeros(batch_size, self.head.action_size, dtype=dtype, device=self.device)
 
-    def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        """Read one observation per stream; rows that open an episode are reset first."""
+    def step(
+        self, inputs: PolicyInput, state: Any, exact: bool = False
+    ) -> tuple[PolicyOutput, Any]:
+        """Read one observation per stream; rows that open an episode are reset first.
+
+        Args:
+            inputs: One per stream.
+            state: The memory before them.
+            exact: Compute each stream by itself: matrix products round differently for other
+                numbers of rows. An exact ``unroll`` then gives the same numbers to the last bit,
+                if all scans run on the reference kernel.
+        """
         starts = inputs.starts
-        if _reference_is_forced() and starts.shape[0] > 1:
+        if exact and starts.shape[0] > 1:
             return self._step_by_rows(inputs, state)
         # on a GPU the question whether any row starts would wait for all queued work, and an
         # exported program has to serve both cases
@@ -126,15 +135,16 @@ class RecurrentPolicy(nn.Module):
         y, state = self.stack.step(self.encode(inputs), state)
         return self._heads(y, inputs), state
 
-    def unroll(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        """Read T observations per stream; equal to T steps."""
-        if _reference_is_forced():
+    def unroll(
+        self, inputs: PolicyInput, state: Any, exact: bool = False
+    ) -> tuple[PolicyOutput, Any]:
+        """Read T observations per stream; equal to T steps, ``exact`` to as many exact ones."""
+        if exact:
             return self._unroll_by_steps(inputs, state)
         y, state = self.stack.unroll(self.encode(inputs), state, inputs.starts)
         return self._heads(y, inputs), state
 
     def _step_by_rows(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        """One row after another: matrix products round differently for other numbers of rows."""
         rows = torch.arange(inputs.starts.shape[0], device=self.device).split(1)
         outputs = [self.step(take_rows(inputs, row), take_rows(state, row)) for row in rows]
         return map_tensors(lambda *leaves: torch.cat(leaves), *outputs)
@@ -142,9 +152,8 @@ class RecurrentPolicy(nn.Module):
     def _unroll_by_steps(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
         outputs: list[PolicyOutput] = []
         for t in range(inputs.starts.shape[1]):
-            output, state = self.step(
-                map_tensors(partial(torch.select, dim=1, index=t), inputs), state
-            )
+            now = map_tensors(partial(torch.select, dim=1, index=t), inputs)
+            output, state = self.step(now, state, exact=True)
             outputs.append(output)
         return map_tensors(lambda *leaves: torch.stack(leaves, dim=1), *outputs), state
 
@@ -178,12 +187,3 @@ class RecurrentPolicy(nn.Module):
         if self.return_moments is not None:
             self.return_moments.update(returns.unsqueeze(-1))
         update_moments(self.encoder, observation)
-
-
-def _reference_is_forced() -> bool:
-    """Whether ``use_kernel("reference")`` is in force: nobody would choose it for this.
-
-    The policy then reads each stream and each time by itself, so that acting and replaying agree
-    to the last bit, whatever rows and times a minibatch puts together.
-    """
-    return forced_kernel() == "reference"

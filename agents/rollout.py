@@ -197,6 +197,7 @@ def collect(
     gae_lambda: float,
     counter: EpisodeCounter,
     sequence_length: int | None = None,
+    exact: bool = False,
 ) -> tuple[Rollout, Carry, Episodes]:
     """Act for ``num_steps`` steps in every environment.
 
@@ -209,6 +210,7 @@ def collect(
         gae_lambda: Lambda of generalised advantage estimation, in [0, 1].
         counter: Counts the running episodes on.
         sequence_length: Steps in a row of the rollout; None: T.
+        exact: Act with each stream by itself, so that an exact ``unroll`` gives the same numbers.
     """
     inputs, memory, discounted = carry
     segment = sequence_length or num_steps
@@ -218,7 +220,7 @@ def collect(
     for t in range(num_steps):
         if t % segment == 0:
             memories.append(memory)
-        output, memory = policy.step(inputs, memory)
+        output, memory = policy.step(inputs, memory, exact)
         action = output.action.sample()
         step = envs.step(policy.head.to_environment(action))
         counter.count(step, episodes)

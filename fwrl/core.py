@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwrl.config import Config
-from fwrl.state import map_tensors, tensors_in, where_state
+from fwrl.state import FastWeights, map_tensors, tensors_in, where_state
+from fwrl.update_rules import UpdateRule, Write
 
 S = TypeVar("S")
 
@@ -28,6 +29,20 @@ class About(NamedTuple):
     source: str
 
 
+class Reads(NamedTuple):
+    """One memory of a core over a sequence: where it is written and read, as ``scan`` takes it."""
+
+    name: str
+    rule: UpdateRule
+    state: FastWeights
+    query: Float[Tensor, "B T H K"]
+    write: Write
+    starts: Bool[Tensor, "B T"]
+    fresh: Float[Tensor, "#B H K V"] | None = None
+    # how many of these times are one time step: the queries before the last of them read nothing
+    writes: int = 1
+
+
 class MemoryCore(nn.Module, ABC, Generic[S]):
     """A causal map over time whose whole memory is an explicit state of type ``S``.
 
@@ -37,6 +52,8 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
 
     input_size: int
     output_size: int
+    # what a recall map of its reads leaves out, or why there is none
+    remark: str = "it does not say what its output is read from"
 
     @abstractmethod
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> S:
@@ -51,6 +68,16 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
         self, x: Float[Tensor, "B T D"], state: S, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], S]:
         """Read T inputs per stream; equal, however computed, to T resets and steps."""
+
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: S, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        """The memories that ``unroll`` would read for its output, in the order of the reads.
+
+        Computed beside ``unroll``, for inspection. Empty where the output is no linear read.
+        """
+        del x, state, starts
+        return []
 
 
 class MemoryCoreConfig(Config, ABC):

@@ -40,11 +40,12 @@ class AGaLiTeConfig(MemoryCoreConfig):
     """Heads, each with a memory of its own; a divisor of the input size unless ``head_size`` is
     given."""
     head_size: Size | None = None
-    """V, of keys, queries and values before the features; None: the input size by the heads."""
+    """Size V of keys, queries and values before the features; None: the input size divided by the
+    heads."""
     features: Size = 8
-    """How many times the head size a key is: an outer product with so many projections."""
+    """Projections n; their outer product with a key of head size is a key of n times that size."""
     rank: Size = 2
-    """Pairs of vectors r that stand for the matrix; more come nearer to the exact form."""
+    """Pairs of vectors r that approximate the matrix; more come nearer to the exact form."""
     exact: bool = False
     """GaLiTe: the matrix itself; ``rank`` is not used."""
 
@@ -61,7 +62,7 @@ class ExactState(NamedTuple):
 
 
 class LowRankState(NamedTuple):
-    """The sum of the keys, pairs of vectors, and how many times of the episode have been seen."""
+    """The sum of the keys, pairs of vectors, and the number of time steps seen in the episode."""
 
     key_sum: Float[Tensor, "B H K"]
     keys: Float[Tensor, "B R H K"]
@@ -73,9 +74,10 @@ State = ExactState | LowRankState
 
 
 class AGaLiTe(MemoryCore[State]):
-    """State: ``LowRankState``, or ``ExactState`` of the exact form."""
+    """State: ``LowRankState``; in the exact form ``ExactState``."""
 
     frequencies: Tensor
+    remark = "it forgets element by element in both directions of its matrix"
 
     def __init__(self, input_size: int, config: AGaLiTeConfig) -> None:
         super().__init__()

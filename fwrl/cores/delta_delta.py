@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Count, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.state import FastWeights
 from fwrl.update_rules import Write, delta_rule
 
-# One delta memory over a step or a sequence, given its weights, where to read and what to write,
-# and what it starts with.
+# One delta memory over a step or a sequence, given its weights, query, write and initial weights.
 Memory = Callable[[Tensor, Tensor, Write, Tensor | None], tuple[Tensor, Tensor]]
 
 
@@ -44,7 +43,7 @@ class DeltaDeltaConfig(MemoryCoreConfig):
 
 
 class DeltaDeltaState(NamedTuple):
-    """The memory that programs, and the one that is programmed."""
+    """The weights of the memory that programs, and of the one that is programmed."""
 
     program: Float[Tensor, "B H K P"]
     weights: FastWeights
@@ -52,6 +51,11 @@ class DeltaDeltaState(NamedTuple):
 
 class DeltaDelta(MemoryCore[DeltaDeltaState]):
     """State: ``DeltaDeltaState``. Two scans, each parallel over time."""
+
+    remark = (
+        "the first memory makes keys, values and queries of the second, so that an input "
+        "can work through both"
+    )
 
     def __init__(self, input_size: int, config: DeltaDeltaConfig) -> None:
         super().__init__()
@@ -83,23 +87,37 @@ class DeltaDelta(MemoryCore[DeltaDeltaState]):
     def step(
         self, x: Float[Tensor, "B D"], state: DeltaDeltaState
     ) -> tuple[Float[Tensor, "B E"], DeltaDeltaState]:
-        def memory(
-            weights: Tensor, query: Tensor, write: Write, _: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            return scan_step(delta_rule, weights, query, write)
-
-        return self._through(x, state, memory)
+        return self._through(
+            x, state, lambda weights, query, write, _: scan_step(delta_rule, weights, query, write)
+        )
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: DeltaDeltaState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], DeltaDeltaState]:
+        return self._through(
+            x,
+            state,
+            lambda weights, query, write, fresh: scan(
+                delta_rule, weights, query, write, starts, fresh
+            ),
+        )
+
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: DeltaDeltaState, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        found: list[Reads] = []
+
         def memory(
             weights: Tensor, query: Tensor, write: Write, fresh: Tensor | None
         ) -> tuple[Tensor, Tensor]:
+            name = "programmed memory" if found else "programming memory"
+            found.append(Reads(name, delta_rule, weights, query, write, starts, fresh))
             return scan(delta_rule, weights, query, write, starts, fresh)
 
-        return self._through(x, state, memory)
+        self._through(x, state, memory)
+        return found
 
     def _through(
         self, x: Float[Tensor, "*BT D"], state: DeltaDeltaState, memory: Memory
@@ -110,7 +128,7 @@ class DeltaDelta(MemoryCore[DeltaDeltaState]):
         return self.output(values), DeltaDeltaState(program, weights)
 
     def _asked(self, parts: tuple[Tensor, ...]) -> tuple[Float[Tensor, "*BT H K"], Write]:
-        """Where to read, and what to write."""
+        """The query and the write, from what a slow network or the first memory returned."""
         query, key, value, strength = parts
         write = Write(self.feature_map(key), value, strength.sigmoid())
         return self.feature_map(query), write

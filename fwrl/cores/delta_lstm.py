@@ -13,7 +13,7 @@ from fwrl.core import About, MemoryCoreConfig
 from fwrl.cores.parts.fast_recurrence import FastNetwork, FastRecurrence, Units
 from fwrl.feature_maps import softmax
 
-# input gate, update, output gate: each has a feed-forward and a recurrent matrix
+# input gate, cell update, output gate: each has a feed-forward and a recurrent matrix
 GATES = 3
 
 
@@ -30,9 +30,9 @@ class DeltaLSTMConfig(MemoryCoreConfig):
     heads: Count = 4
     """Heads, each with fast weights of its own; a divisor of the input size."""
     version: Literal[1, 2, 3, 4] = 4
-    """4 reads back softmax(h), and its update is linear; 2 squashes the update to (0, 1); 3 is 2
-    and adds what the update's feed-forward memory read to h; 1 squashes the update, reads h back as
-    it is, and returns softmax(o c)."""
+    """4 asks the recurrent memories softmax(h), and its update u is linear; 2 has sigmoid(u); 3 is
+    2 and adds the feed-forward read of u to h; 1 has sigmoid(u), asks h itself, and returns
+    softmax(o c)."""
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 
@@ -54,11 +54,11 @@ def _advance(
     units: Units,
 ) -> tuple[Float[Tensor, "B H V"], Units]:
     _, cell = units
-    write, update, show = (forward + back).chunk(GATES, dim=1)
+    input_gate, update, output_gate = (forward + back).chunk(GATES, dim=1)
     if version != 4:
         update = update.sigmoid()
-    cell = torch.lerp(cell, update, write.sigmoid())
-    h = show.sigmoid() * cell
+    cell = torch.lerp(cell, update, input_gate.sigmoid())
+    h = output_gate.sigmoid() * cell
     if version == 1:
         h = softmax(h)
     if version == 3:

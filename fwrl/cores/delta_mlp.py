@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.update_rules import Write, delta_rule
 
-# One delta memory over a step or a sequence, given its weights, where to read and what to write.
+# One delta memory over a step or a sequence, given its weights, query and write.
 Memory = Callable[[Tensor, Tensor, Write], tuple[Tensor, Tensor]]
 
 
@@ -37,7 +37,7 @@ class DeltaMLPConfig(MemoryCoreConfig):
     heads: Count = 4
     """Heads, each with a fast network of its own; a divisor of the input size."""
     blocks: Count = 1
-    """Of two fast layers each."""
+    """Blocks of the fast network, each of two fast layers."""
     expansion: Size = 4
     """How many times wider than a head the layer inside a block is."""
 
@@ -55,6 +55,11 @@ class BlockState(NamedTuple):
 
 class DeltaMLP(MemoryCore[tuple[BlockState, ...]]):
     """State: one ``BlockState`` per block. One scan per fast layer, each parallel over time."""
+
+    remark = (
+        "norms and feature maps stand between the layers, so that a share in one of them is "
+        "no share in the output"
+    )
 
     def __init__(self, input_size: int, config: DeltaMLPConfig) -> None:
         super().__init__()
@@ -94,6 +99,21 @@ class DeltaMLP(MemoryCore[tuple[BlockState, ...]]):
         self, x: Float[Tensor, "B T D"], state: tuple[BlockState, ...], starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], tuple[BlockState, ...]]:
         return self._through(x, state, partial(scan, delta_rule, starts=starts))
+
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: tuple[BlockState, ...], starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        found: list[Reads] = []
+
+        def memory(weights: Tensor, query: Tensor, write: Write) -> tuple[Tensor, Tensor]:
+            block, layer = divmod(len(found), 2)
+            name = f"block {block + 1}, layer {layer + 1}"
+            found.append(Reads(name, delta_rule, weights, query, write, starts))
+            return scan(delta_rule, weights, query, write, starts)
+
+        self._through(x, state, memory)
+        return found
 
     def _through(
         self, x: Float[Tensor, "*BT D"], state: tuple[BlockState, ...], memory: Memory

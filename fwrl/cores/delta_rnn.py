@@ -26,9 +26,9 @@ class DeltaRNNConfig(MemoryCoreConfig):
     heads: Count = 4
     """Heads, each with fast weights of its own; a divisor of the input size."""
     version: Literal[1, 2] = 2
-    """1 squashes the sum, y <- softmax(q W + y R); 2 only what is read back."""
+    """1 applies the softmax to the sum, y <- softmax(q W + y R); 2 only to the recurrent query."""
     feature_map: Literal["elu_plus_one", "softmax"] = "elu_plus_one"
-    """Of the keys and queries of W; the published agents for games took softmax."""
+    """Map of the keys and queries of W; the published agents for games took softmax."""
     scale_output: bool = False
     """Divides what heads return by the root of their size, as the published language models."""
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size, one_of
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads, step_by_unroll
 from fwrl.cores.parts.layers import Decay, ShortConvolution
-from fwrl.cores.parts.normalised import normalised_scan
+from fwrl.cores.parts.normalised import normalised_scan, normalised_write
 from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
 from fwrl.feature_maps.random import Directions
 from fwrl.kernels import KERNELS, acts_natively, scan, scan_step, unit_silu
@@ -65,20 +65,20 @@ class FastWeightConfig(MemoryCoreConfig):
     """Updates after which the favor maps draw new directions, and lose what is stored under the
     old ones; for PPO an update is a rollout. 0: never."""
     normalise: Normalisation = "l2"
-    """Makes the sum or the length of key and query features 1."""
+    """Scales key and query features to a sum or a length of 1."""
     attention_normaliser: bool = False
-    """Divides what is read by the sum of the weights that made it."""
+    """Divides each read by the sum of its attention weights."""
     max_beta: Literal[1, 2] = 1
     """The largest write strength; 2 lets the delta rule reflect, so that it can count parity."""
     num_householder: Count = 1
-    """Writes at each time, each with a key, a value and a beta of its own: DeltaProduct (Siems et
-    al. 2025). More than one lets the state change by a product of as many reflections."""
+    """Writes at each time step, each with a key, a value and a beta of its own: DeltaProduct (Siems
+    et al. 2025). More than one lets the state change by a product of as many reflections."""
     short_convolution: int = Field(default=0, ge=0, le=2**10)
-    """Times that a causal convolution of queries, keys and values spans, 4 as a rule; 0: none."""
+    """Time steps that a causal convolution of queries, keys and values spans, often 4; 0: none."""
     learned_initial_state: bool = False
     """Whether episodes begin with fast weights that are learned, in place of zeros."""
     output_norm: Literal["none", "rms", "layer"] = "none"
-    """Scales what each head reads to unit size (``layer`` without learned scales). Reads under the
+    """Scales the read of each head to unit size (``layer`` without learned scales). Reads under the
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
     kernel: Annotated[str, one_of(("auto", *KERNELS))] = "auto"
@@ -181,6 +181,7 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.shape = torch.Size(shape[1:])
         size = config.short_convolution
         self.convolution = ShortConvolution(projected, size) if size else None
+        self.remark = _remark(config)
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> FastWeightState:
@@ -211,11 +212,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], FastWeightState]:
-        projected, recent = self.project(x), state.recent
-        if self.convolution is not None:
-            projected, recent = self.convolution(projected, recent, starts)
-        query, write = self._slow(x, projected)
-        query, write, starts = _one_after_another(query, write, starts)
+        query, write, starts, recent = self._sequence(x, state, starts)
         weights = state.weights
         if self.normalised:
             values, weights = normalised_scan(self.rule, weights, query, write, starts, self.kernel)
@@ -223,9 +220,30 @@ class FastWeight(MemoryCore[FastWeightState]):
             values, weights = scan(
                 self.rule, weights, query, write, starts, self.start, self.kernel
             )
-        # each time is read after its last write
+        # each time step reads after its last write
         read = values[:, self.writes - 1 :: self.writes]
         return self._out(read), FastWeightState(weights, recent)
+
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        query, write, starts, _ = self._sequence(x, state, starts)
+        weights, key_sum = state.weights.tensor_split([self.value_size], dim=-1)
+        if self.normalised and self.rule.form == "error":
+            write = normalised_write(key_sum, write, starts, self.kernel)
+        return [
+            Reads("fast weights", self.rule, weights, query, write, starts, self.start, self.writes)
+        ]
+
+    def _sequence(
+        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B R H K"], Write, Bool[Tensor, "B R"], Tensor]:
+        """Queries, writes and starts of R = T * N writes, and the convolution's new state."""
+        projected, recent = self.project(x), state.recent
+        if self.convolution is not None:
+            projected, recent = self.convolution(projected, recent, starts)
+        return *_one_after_another(*self._slow(x, projected), starts), recent
 
     def _slow(
         self, x: Float[Tensor, "*BT D"], projected: Float[Tensor, "*BT P"]
@@ -250,7 +268,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def _split(
         self, projected: Float[Tensor, "*BT P"]
     ) -> tuple[Float[Tensor, "*BT R H K"], Float[Tensor, "*BT W H V"]]:
-        """The projections of queries (the first) and keys, and the values."""
+        """The projections of the query (the first) and of the keys, and those of the values."""
         address, value = projected.split([self.addresses, projected.shape[-1] - self.addresses], -1)
         return (
             address.unflatten(-1, (1 + self.writes, self.heads, self.key_size)),
@@ -260,7 +278,7 @@ class FastWeight(MemoryCore[FastWeightState]):
     def _act(
         self, x: Float[Tensor, "B D"], state: FastWeightState
     ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
-        """``step`` without gradients, in one pass from the projections to the values read."""
+        """``step`` without gradients, in one pass from the projections to the reads."""
         projected = at_least_float32(self.project(x))
         logit = None if self.beta is None else at_least_float32(self.beta(x))
         decay = None if self.decay is None else self.decay(x).contiguous()
@@ -276,15 +294,28 @@ class FastWeight(MemoryCore[FastWeightState]):
 def _one_after_another(
     query: Float[Tensor, "B T H K"], write: Write, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B R H K"], Write, Bool[Tensor, "B R"]]:
-    """Times of one write each: R = T * N, where each time had N writes.
+    """A sequence of R = T * N single writes, where each time step had N.
 
-    Only the first of a time's writes can start an episode; only the last is read.
+    Only the first write of a time step can start an episode; only the last is followed by a read.
     """
     writes = write.key.shape[2]
     query = F.pad(query.unsqueeze(2), (0, 0, 0, 0, writes - 1, 0))
     starts = F.pad(starts.unsqueeze(2), (0, writes - 1))
     flat = map_write(lambda field: field.flatten(1, 2), write)
     return query.flatten(1, 2), flat, starts.flatten(1, 2)
+
+
+def _remark(config: FastWeightConfig) -> str:
+    """The parts between the reads and the input or output, which a recall map leaves out."""
+    remarks = {
+        "what reads are divided by is taken as it was": config.attention_normaliser,
+        "a short convolution mixes the last inputs before they are written or asked": bool(
+            config.short_convolution
+        ),
+        f"the {config.num_householder} writes of a time count as one": config.num_householder > 1,
+        "a norm of each head follows": config.output_norm != "none",
+    }
+    return "; ".join(text for text, applies in remarks.items() if applies)
 
 
 def _output_norm(name: str, size: int) -> nn.Module:

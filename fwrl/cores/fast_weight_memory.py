@@ -50,17 +50,17 @@ class FastWeightMemoryConfig(MemoryCoreConfig):
     )
     kind: Literal["fast_weight_memory"] = "fast_weight_memory"
     hidden_size: Size | None = None
-    """Of the LSTM, and the size of the output; None: the input size."""
+    """Hidden units of the LSTM, and the size of the output; None: the input size."""
     memory_size: Size = 16
-    """Of a value, and of each part of a key: the memory holds the third power of it."""
+    """Size of a value and of each part of a key: the memory holds the third power of it."""
     reads: Count = 3
-    """How many reads are chained; each asks for what the one before has found."""
+    """Reads in a chain; each asks for the value that the one before has found."""
     scale_write: bool = True
     """Divides the write strength by the memory size."""
     read_tanh: Literal["none", "edges", "all"] = "none"
-    """What of the place asked for is squashed: nothing, the edges, or the first node as well."""
+    """Which parts of a read's address pass a tanh: none, the edges, or the first node as well."""
     residual: bool = True
-    """Adds what was found to the output of the LSTM, in place of putting it out alone."""
+    """Adds the value that was found to the output of the LSTM, in place of replacing it."""
     forget_bias: float = 0.0
     """Added to the forget gate of the LSTM."""
 
@@ -70,16 +70,16 @@ class FastWeightMemoryConfig(MemoryCoreConfig):
 
 
 class FastWeightMemoryState(NamedTuple):
-    """What the slow network remembers, and what it has written: the memory is a single head."""
+    """The state of the LSTM, and the fast weights of the single head."""
 
     slow: LSTMState
     memory: Float[Tensor, "B 1 K V"]
 
 
 class Asked(NamedTuple):
-    """What the slow network asks of the memory: one triple to write, then a chain of reads."""
+    """The LSTM's instructions to the memory: one triple to write, then a chain of reads."""
 
-    # the two parts of the key, and the value
+    # both parts of the key, and the value
     triple: Float[Tensor, "*BT 3 V"]
     beta: Float[Tensor, "*BT 1"]
     # the node where the chain begins, and the edge that it takes from each node to the next
@@ -102,21 +102,23 @@ def follow(memory: FastWeights, path: Float[Tensor, "B P V"]) -> Float[Tensor, "
 class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
     """State: ``FastWeightMemoryState``.
 
-    What is to be written and read depends on the LSTM alone: it is known for all times before the
+    Writes and reads depend on the LSTM alone: they are known for all time steps before the
     memory's own recurrence begins.
     """
+
+    remark = "it shortens its matrix after a write, and chains its reads"
 
     def __init__(self, input_size: int, config: FastWeightMemoryConfig) -> None:
         super().__init__()
         self.input_size = input_size
         self.output_size = config.hidden_size or input_size
-        self.size, self.reads = config.memory_size, config.reads
+        self.size = config.memory_size
         self.read_tanh, self.residual = config.read_tanh, config.residual
         self.strength = 1.0 / config.memory_size if config.scale_write else 1.0
         self.cell = LSTMCell(input_size, self.output_size, config.forget_bias)
         # two parts of a key, a value, and the write strength
         self.write = nn.Linear(self.output_size, 3 * self.size + 1)
-        self.question = nn.Linear(self.output_size, (1 + self.reads) * self.size)
+        self.question = nn.Linear(self.output_size, (1 + config.reads) * self.size)
         self.output = nn.Linear(self.size, self.output_size)
         bound = math.sqrt(6.0 / (self.output_size + self.size))
         for layer in (self.write, self.question):
@@ -165,7 +167,7 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
         return self._out(hidden, node), FastWeightMemoryState(slow, memory)
 
     def _ask(self, hidden: Float[Tensor, "*BT E"]) -> Asked:
-        """What the one head is to write and to read."""
+        """The writes and reads that follow from the hidden units."""
         written = at_least_float32(self.write(hidden))
         triple = written[..., :-1].tanh().unflatten(-1, (3, self.size))
         beta = self.strength * (written[..., -1:] + 1.0).sigmoid()
@@ -203,11 +205,11 @@ def _are_whole(starts: Bool[Tensor, "B T"]) -> bool:
 
 
 def recall_episode(asked: Asked) -> tuple[Float[Tensor, "B T V"], FastWeights]:
-    """What ``_advance`` finds in an episode that begins with an empty memory.
+    """The results of ``_advance`` over an episode that begins with an empty memory.
 
-    The memory is then the sum of what has been written, ``W = k[1] w[1] + k[2] w[2] + ...``, and
-    ``key W`` compares the key with each of those, as attention does. The keys are compared part by
-    part, and while there are few of them the memory need never be made, nor kept for the gradient.
+    The memory is then a sum over all writes, ``W = k[1] w[1] + k[2] w[2] + ...``, and ``key W``
+    compares the key with the key of each write, as attention does. Keys are compared part by part;
+    while there are few of them, W itself is neither computed nor kept for the backward pass.
     """
     first, second, value = asked.triple.unbind(-2)
     node, edges_of_all = asked.path[..., 0, :], asked.path[..., 1:, :]
@@ -242,6 +244,6 @@ def _streams_last(x: Tensor) -> Tensor:
 
 
 def _normalised(node: Float[Tensor, "V B"]) -> Float[Tensor, "V B"]:
-    """What ``F.layer_norm`` makes of each stream."""
+    """``F.layer_norm`` of each stream."""
     node = node - node.mean(0)
     return node * (node.square().mean(0) + 1e-5).rsqrt()

@@ -16,10 +16,10 @@ from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
 from fwrl.kernels.associative_scan import complex_recurrence
 from fwrl.state import at_least_float32
 
-# What the slowest trace keeps, at first, after the longest period.
+# The share that the slowest trace keeps over the longest period, at the start of training.
 FORGOTTEN = 0.01
-# Logarithm of what the fastest trace loses, at first, in one time. It comes from the largest
-# double, so that the published implementation could divide by 1,024 powers of it.
+# Rate of forgetting of the fastest trace at the start of training. It comes from the largest
+# double, so that the published implementation could divide by 1,024 powers of its decay.
 FASTEST = math.log(sys.float_info.max) / 1024 - 0.02
 
 
@@ -41,10 +41,10 @@ class FFMConfig(MemoryCoreConfig):
     memory_size: Size = 32
     """Traces m of the input, each with a rate of forgetting."""
     context_size: Size = 4
-    """Turning speeds c of each trace, by which relative times are told apart."""
+    """Frequencies c of each trace, by which relative times are told apart."""
     max_period: int = Field(default=1024, gt=0, le=2**31)
-    """Of the slowest turn at first; the slowest trace is almost forgotten after so many times.
-    Both are learned from there."""
+    """Period of the slowest rotation at the start of training, in time steps; the slowest trace is
+    then almost forgotten. Rotations and decays are learned."""
 
     @override
     def build(self, input_size: int) -> "FFM":
@@ -53,6 +53,8 @@ class FFMConfig(MemoryCoreConfig):
 
 class FFM(MemoryCore[Tensor]):
     """State: ``[B, m, c, 2]``, the real and the imaginary part of each trace."""
+
+    remark = "its traces have no keys and queries"
 
     def __init__(self, input_size: int, config: FFMConfig) -> None:
         super().__init__()
@@ -63,13 +65,13 @@ class FFM(MemoryCore[Tensor]):
         periods = torch.linspace(1, config.max_period, config.context_size)
         self.turn = nn.Parameter(2 * math.pi / periods)
         self.sizes = [config.memory_size, input_size, config.memory_size, input_size]
-        # what is written, what passes by, and a gate for each
+        # the written input, the skipped input, and a gate for each
         self.input = nn.Linear(input_size, sum(self.sizes))
         self.mix = nn.Linear(2 * config.memory_size * config.context_size, input_size)
         self.norm = nn.LayerNorm(input_size, elementwise_affine=False)
 
     def decays(self) -> Tensor:
-        """What becomes of each trace in one time: ``[m, c]``, complex, no longer than 1."""
+        """The factor of each trace in one time step: ``[m, c]``, complex, of modulus 1 at most."""
         shape = self.memory_size, self.context_size
         length = (-self.rate.abs()).exp().unsqueeze(1)
         return torch.polar(length.expand(shape), self.turn.expand(shape))

@@ -36,6 +36,8 @@ class GRUConfig(MemoryCoreConfig):
 class GRU(MemoryCore[Tensor]):
     """State: ``[B, E]``. Only the recurrent projection is inside the loop over time."""
 
+    remark = "its gates multiply what it remembers by functions of what it remembers"
+
     def __init__(self, input_size: int, config: GRUConfig) -> None:
         super().__init__()
         self.input_size = input_size
@@ -58,7 +60,7 @@ class GRU(MemoryCore[Tensor]):
         projected, recurrent = self.input(x), self.recurrent
         weights = at_least_float32(recurrent.weight), at_least_float32(recurrent.bias)
         inputs = gru.Inputs(at_least_float32(projected), *weights, state, starts)
-        # for one time the weights are not worth the order in which C reads them
+        # for one time step it does not pay to bring the weights into the order that C reads
         if x.shape[1] == 1 or not recurs_natively(*inputs[:4]):
             fresh = self.initial_state(x.shape[0], x.device)
             return by_steps(self._advance, projected, state, starts, fresh)
@@ -72,11 +74,9 @@ class GRU(MemoryCore[Tensor]):
         hidden = state.to(self.recurrent.weight.dtype)
         recurrent = F.linear(hidden, self.recurrent.weight, self.recurrent.bias)
         # the state stays float32 where autocast made the projections smaller
-        reset, keep, new = at_least_float32(projected).chunk(3, dim=-1)
-        recurrent_reset, recurrent_keep, recurrent_new = at_least_float32(recurrent).chunk(
-            3, dim=-1
-        )
-        keep = (keep + recurrent_keep).sigmoid()
-        new = (new + (reset + recurrent_reset).sigmoid() * recurrent_new).tanh()
-        state = torch.lerp(new, state.to(new.dtype), keep)
+        reset, update, candidate = at_least_float32(projected).chunk(3, dim=-1)
+        from_state = at_least_float32(recurrent).chunk(3, dim=-1)
+        reset, update = (reset + from_state[0]).sigmoid(), (update + from_state[1]).sigmoid()
+        candidate = (candidate + reset * from_state[2]).tanh()
+        state = torch.lerp(candidate, state.to(candidate.dtype), update)
         return state, state

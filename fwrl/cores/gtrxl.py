@@ -34,13 +34,13 @@ class GTrXLConfig(MemoryCoreConfig):
     heads: Count = 4
     """Attention heads; a divisor of the input size."""
     window: Size = 64
-    """How many times are seen, the present one included."""
+    """Time steps that are seen, the present one included."""
     positions: Positions = "relative"
     """How scores depend on the age of a remembered input."""
     feed_forward: Size | None = None
-    """Hidden units after the attention; None: twice the input size."""
+    """Hidden units of the feed-forward network; None: twice the input size."""
     gate_bias: float = 2.0
-    """The larger, the less of the block the stream takes in at first."""
+    """Bias of both gates: the larger, the less of a layer's output is let in at first."""
 
     @override
     def build(self, input_size: int) -> "GTrXL":
@@ -48,19 +48,21 @@ class GTrXLConfig(MemoryCoreConfig):
 
 
 class GTrXLState(NamedTuple):
-    """The inputs of the last times, the newest last, and how many there are."""
+    """Inputs of the last time steps, the newest last, and how many there are."""
 
     inputs: Float[Tensor, "B P D"]
     held: Float[Tensor, " B"]
 
 
 class GTrXL(MemoryCore[GTrXLState]):
-    """State: inputs, of which keys and values are made anew whenever they are read.
+    """State: ``GTrXLState``; keys and values are computed from the inputs at every read.
 
     Note:
         Gradients flow into all of the window. Transformer-XL stops them at the border of a
         segment; here the caller does, by detaching the state.
     """
+
+    remark = "it keeps its last inputs, and attends to them by a softmax inside a gated block"
 
     def __init__(self, input_size: int, config: GTrXLConfig) -> None:
         super().__init__()

@@ -45,27 +45,28 @@ class InfiniteFormerConfig(MemoryCoreConfig):
     heads: Count = 4
     """Attention heads; a divisor of the input size."""
     window: Size = 32
-    """How many times the short-term memory is left with when a segment leaves it."""
+    """Time steps that stay in the short-term memory when a segment leaves it."""
     segment: Size = 16
-    """How many times leave together."""
+    """Time steps that leave together."""
     basis_functions: int = Field(default=64, ge=4, le=2**14)
-    """Of the long-term memory; half of them narrow, half wide."""
+    """Basis functions of the long-term memory; half of them narrow, half wide."""
     widths: tuple[PositiveFloat, PositiveFloat] | None = None
     """Standard deviations of the two halves; None: 0.01 and 0.05 as published for 512 functions,
     or one and two spacings of the grid where that is more."""
     samples: Size = 64
-    """At how many points the old signal is read before it is fitted again."""
+    """Points at which the old signal is read before it is fitted again."""
     contraction: float = Field(default=0.75, gt=0, lt=1)
-    """What part of the memory the past is left with when a segment comes in."""
+    """The part of the long-term memory that the past keeps when a segment is added."""
     ridge: PositiveFloat = 0.5
     """The penalty of the regression: larger is smoother."""
     sticky: bool = False
-    """Whether what was attended to keeps more room. The samples are evenly spaced quantiles of the
-    attention, a hundredth of them spread over everything, in place of random draws."""
+    """Whether the parts of the signal that were attended to keep more room. The samples are evenly
+    spaced quantiles of the attention, with a hundredth of uniform density, in place of random
+    draws."""
     bins: Size = 128
-    """Of the histogram of attention, if sticky."""
+    """Bins of the histogram of attention, if sticky."""
     input_gate: bool = False
-    """Whether a convolution over a segment gates what is taken in."""
+    """Whether a convolution over a segment gates it before it is added."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "InfiniteFormerConfig":
@@ -92,7 +93,7 @@ class LongTerm(NamedTuple):
 
 
 class InfiniteFormerState(NamedTuple):
-    """The inputs of the last times, the newest last, how many there are, and what left them."""
+    """Inputs of the last time steps, the newest last, their number, and the long-term memory."""
 
     inputs: Float[Tensor, "B P D"]
     held: Float[Tensor, " B"]
@@ -100,24 +101,25 @@ class InfiniteFormerState(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the long-term memory needs of each time."""
+    """The inputs of the long-term memory at each time step."""
 
-    # by what the coefficients are multiplied to give scores
+    # its products with the coefficients are scores
     query: Float[Tensor, "B T H D"]
     # the oldest vectors of the window
     segment: Float[Tensor, "B T D S"]
-    # whether they leave after this time
+    # whether these leave after this time step
     full: Bool[Tensor, "B T"]
 
 
 class InfiniteFormer(MemoryCore[InfiniteFormerState]):
-    """State: a window of inputs, and coefficients that do not grow with what they take in.
+    """State: a window of inputs, and coefficients whose number does not grow with the episode.
 
     The window fills up to ``window + segment`` times; then its oldest ``segment`` are folded into
     the coefficients. When that happens depends on when the episode of a stream began.
     """
 
     edges: Tensor
+    remark = "it attends to a window and to a curve through all that has left it"
 
     def __init__(self, input_size: int, config: InfiniteFormerConfig) -> None:
         super().__init__()
@@ -184,7 +186,7 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         return y, InfiniteFormerState(*remember(inputs, left, self.past), long)
 
     def _seen(self, time: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """How many times the window holds, given how many it would hold if none ever left it."""
+        """Time steps that the window holds, given how many there would be if none ever left it."""
         beyond = time - self.window - 1
         return torch.where(beyond < 0, time, self.window + 1 + beyond % self.segment)
 
@@ -199,7 +201,7 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
     def _advance(
         self, inputs: Inputs, state: LongTerm
     ) -> tuple[Float[Tensor, "B T H D"], LongTerm]:
-        """What is found at times at which the memory is the same, and the memory after them."""
+        """The reads of time steps that share one long-term memory, and the memory after them."""
         scores = torch.einsum("bthd,bnd->bthn", inputs.query, state.coefficients)
         mean, variance = self.density(scores).unbind(dim=-1)
         mean, variance = mean.sigmoid(), F.softplus(variance).clamp_min(MIN_VARIANCE)

@@ -37,13 +37,14 @@ class LRUConfig(MemoryCoreConfig):
     )
     kind: Literal["lru"] = "lru"
     state_size: Size | None = None
-    """Complex numbers N that are remembered; None: the input size."""
+    """Complex numbers N in the state; None: the input size."""
     min_modulus: Modulus = 0.9
-    """Of the eigenvalues at first: how much of the past the fastest of them keeps."""
+    """Smallest modulus of the eigenvalues at the start of training: the share of the past that the
+    fastest of them keeps in one time step."""
     max_modulus: Modulus = 0.999
-    """Of the eigenvalues at first: how much of the past the slowest of them keeps."""
+    """Largest modulus of the eigenvalues at the start of training."""
     max_phase: Annotated[float, Field(gt=0, le=2 * math.pi)] = 2 * math.pi
-    """Of the eigenvalues at first, in radians per time."""
+    """Largest phase of the eigenvalues at the start of training, in radians per time step."""
 
     @model_validator(mode="after")
     def _ring(self) -> "LRUConfig":
@@ -60,6 +61,8 @@ class LRUConfig(MemoryCoreConfig):
 
 class LRU(MemoryCore[Tensor]):
     """State: ``[B, N, 2]``, the real and the imaginary part of ``h``."""
+
+    remark = "its numbers have no keys and queries"
 
     def __init__(self, input_size: int, config: LRUConfig) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class LRU(MemoryCore[Tensor]):
         self.skip = nn.Parameter(torch.randn(input_size))
 
     def eigenvalues(self) -> Tensor:
-        """How each number of the state turns and shrinks in one time: ``[N]``, complex."""
+        """The factor of each number of the state in one time step: ``[N]``, complex."""
         return torch.polar((-self.nu_log.exp()).exp(), self.theta_log.exp())
 
     @override

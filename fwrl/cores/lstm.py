@@ -35,6 +35,8 @@ class LSTMConfig(MemoryCoreConfig):
 class LSTM(MemoryCore[LSTMState]):
     """State: ``LSTMState``. Only the recurrent projection is inside the loop over time."""
 
+    remark = "its gates multiply what it remembers by functions of what it remembers"
+
     def __init__(self, input_size: int, config: LSTMConfig) -> None:
         super().__init__()
         self.input_size = input_size

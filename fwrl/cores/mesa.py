@@ -1,4 +1,4 @@
-"""The mesa layer: each read is the answer of a ridge regression on all that was written before."""
+"""The mesa layer: each read is the prediction of a ridge regression on all earlier writes."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import Decay
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan
@@ -38,9 +38,9 @@ class MesaConfig(MemoryCoreConfig):
     )
     kind: Literal["mesa"] = "mesa"
     heads: Count = 4
-    """Each takes an equal part of the input size for its keys and for its values."""
+    """Heads, each with an equal part of the input size for its keys and for its values."""
     iterations: Count = 12
-    """Of conjugate gradients, at each read; never more than the size of a head, which are enough.
+    """Iterations of conjugate gradients at each read; as many as a head has keys are always enough.
     The default solves to a ten-thousandth for heads of size 32 under the ridge of the beginning;
     18 do so under the smallest ridge that can be learned."""
 
@@ -54,6 +54,8 @@ class Mesa(MemoryCore[Tensor]):
 
     The first K columns are the sum of ``k k``, the others that of ``k v``.
     """
+
+    remark = "the query is the solution of the regression, which depends on all keys before it"
 
     def __init__(self, input_size: int, config: MesaConfig) -> None:
         super().__init__()
@@ -88,12 +90,21 @@ class Mesa(MemoryCore[Tensor]):
         values, state = mesa_scan(state, query, write, starts, self.ridge(), self.iterations)
         return self.output(values.flatten(start_dim=-2)), state
 
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        query, write = self._slow(x)
+        query = coefficients(state, query, write, starts, self.ridge(), self.iterations)
+        values = state[..., self.size :]
+        return [Reads("regression", decayed_sum_rule, values, query, write, starts)]
+
     def ridge(self) -> Float[Tensor, "H K"]:
-        """What is added to the diagonal, learned for each feature; above ``MIN_RIDGE``."""
+        """The ridge, added to the diagonal: learned for each feature, above ``MIN_RIDGE``."""
         return F.softplus(at_least_float32(self.raw_ridge)) + MIN_RIDGE
 
     def _slow(self, x: Float[Tensor, "*BT D"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
-        """The query, and what is to be written."""
+        """The queries and the writes."""
         parts = at_least_float32(self.project(x)).unflatten(-1, (3, self.heads, self.size))
         query, key, value = parts.unbind(-3)
         beta = at_least_float32(self.beta(x)).sigmoid().unsqueeze(-1)
@@ -113,21 +124,32 @@ def mesa_scan(
 
     Args:
         state: The sums of ``k k`` and, in the columns after these, of ``k v``.
-        query: What to predict the value of, by what was written up to its time.
+        query: The keys whose values are predicted, from the writes up to the same time step.
         write: The pairs that the regression learns from, with their weights and decays.
-        starts: Where True, nothing that was written before is known.
-        ridge: What is added to the diagonal of the sum of ``k k``; positive.
+        starts: Where True, earlier writes are forgotten.
+        ridge: Added to the diagonal of the sum of ``k k``; positive.
         iterations: Of conjugate gradients.
     """
-    size = query.shape[-1]
-    key_sum, keys = state[..., :size], write._replace(value=write.key)
+    found = coefficients(state, query, write, starts, ridge, iterations)
+    values, state = scan(decayed_sum_rule, state, found, _with_key(write), starts)
+    return values[..., query.shape[-1] :], state
+
+
+def coefficients(
+    state: Float[Tensor, "B H K W"],
+    query: Float[Tensor, "B T H K"],
+    write: Write,
+    starts: Bool[Tensor, "B T"],
+    ridge: Float[Tensor, "H K"],
+    iterations: int,
+) -> Float[Tensor, "B T H K"]:
+    """The solutions ``(G + L)^-1 q`` at T times, by which ``mesa_scan`` reads the values."""
+    key_sum, keys = state[..., : query.shape[-1]], write._replace(value=write.key)
 
     def product(x: Tensor) -> Tensor:
         return scan(decayed_sum_rule, key_sum, x, keys, starts)[0] + ridge * x
 
-    coefficients = solve(product, query, iterations)
-    values, state = scan(decayed_sum_rule, state, coefficients, _with_key(write), starts)
-    return values[..., size:], state
+    return solve(product, query, iterations)
 
 
 def mesa_step(

@@ -29,6 +29,8 @@ class NoMemoryConfig(MemoryCoreConfig):
 class NoMemory(MemoryCore[tuple[()]]):
     """State: nothing. The output depends on the current input alone."""
 
+    remark = "it remembers nothing"
+
     def __init__(self, input_size: int, config: NoMemoryConfig) -> None:
         super().__init__()
         self.input_size = self.output_size = input_size

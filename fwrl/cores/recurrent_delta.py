@@ -1,4 +1,4 @@
-"""Recurrent Delta Net (Irie et al. 2021): what was read decides what is written and read next."""
+"""Recurrent Delta Net (Irie et al. 2021): each read helps to make the next query and write."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Count, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
-from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads, by_steps
+from fwrl.cores.parts.layers import JoinHeads, SlowNetwork, previous
 from fwrl.feature_maps import softmax
 from fwrl.kernels import recurs_natively, scan_step
 from fwrl.kernels.native import recurrent_delta
 from fwrl.state import FastWeights, at_least_float32, without_autocast
-from fwrl.update_rules import Write, delta_rule
+from fwrl.update_rules import Write, delta_rule, map_write
 
 
 class RecurrentDeltaConfig(MemoryCoreConfig):
-    """A slow network that sees the last output of the fast one."""
+    """A delta memory whose slow network sees the memory's last output."""
 
     about: ClassVar[About] = About(
         update="W <- W + beta k (v - k W), y = q W; q, k, v, beta from x and tanh(y)",
@@ -38,7 +38,7 @@ class RecurrentDeltaConfig(MemoryCoreConfig):
 
 
 class RecurrentDeltaState(NamedTuple):
-    """The fast weights, and what was last read from them."""
+    """The fast weights, and the value last read from them."""
 
     weights: FastWeights
     y: Float[Tensor, "B H V"]
@@ -46,6 +46,11 @@ class RecurrentDeltaState(NamedTuple):
 
 class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
     """State: ``RecurrentDeltaState``. Each head sees its own last output only."""
+
+    remark = (
+        "the last read has its part in the next keys, values and queries, which the "
+        "map takes as they were"
+    )
 
     def __init__(self, input_size: int, config: RecurrentDeltaConfig) -> None:
         super().__init__()
@@ -70,54 +75,64 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
     def step(
         self, x: Float[Tensor, "B D"], state: RecurrentDeltaState
     ) -> tuple[Float[Tensor, "B E"], RecurrentDeltaState]:
-        (projected,) = self.slow(x)
-        inputs = self._inputs(projected.unsqueeze(1), state, None)
-        with without_autocast(x.device):
-            if recurs_natively(*inputs[:4]):
-                y, state = _natively(inputs)
-                y = y.squeeze(1)
-            else:
-                y, state = self._advance(projected, state)
-        return self.output(y), state
+        y, state = self._recur(self.slow(x)[0].unsqueeze(1), state, None)
+        return self.output(y.squeeze(1)), state
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: RecurrentDeltaState, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], RecurrentDeltaState]:
-        (projected,) = self.slow(x)
-        inputs = self._inputs(projected, state, starts)
-        with without_autocast(x.device):
-            if recurs_natively(*inputs[:4]):
-                y, state = _natively(inputs)
-            else:
-                fresh = self.initial_state(x.shape[0], x.device)
-                y, state = by_steps(self._advance, projected, state, starts, fresh)
+        y, state = self._recur(self.slow(x)[0], state, starts)
         return self.output(y), state
 
-    def _inputs(
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: RecurrentDeltaState, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        (projected,) = self.slow(x)
+        y, _ = self._recur(projected, state, starts)
+        last = previous(y, state.y, starts)
+        query, write = self._program(projected.flatten(0, 1), last.flatten(0, 1))
+
+        def in_time(field: Tensor) -> Tensor:
+            return field.unflatten(0, (len(starts), -1))
+
+        query, write = in_time(query), map_write(in_time, write)
+        return [Reads("fast weights", delta_rule, state.weights, query, write, starts)]
+
+    def _recur(
         self,
         projected: Float[Tensor, "B T H P"],
         state: RecurrentDeltaState,
         starts: Bool[Tensor, "B T"] | None,
-    ) -> recurrent_delta.Inputs:
+    ) -> tuple[Float[Tensor, "B T H V"], RecurrentDeltaState]:
+        """The values read at all time steps; without ``starts`` there is only one step."""
         recurrent = at_least_float32(self.recurrent)
-        return recurrent_delta.Inputs(projected, recurrent, *state, starts)
+        with without_autocast(projected.device):
+            if recurs_natively(projected, recurrent, *state):
+                y, weights = recurrent_delta.unroll(
+                    recurrent_delta.Inputs(projected, recurrent, *state, starts)
+                )
+                return y, RecurrentDeltaState(weights, y[:, -1].clone())
+            if starts is None:
+                y, state = self._advance(projected.squeeze(1), state)
+                return y.unsqueeze(1), state
+            fresh = self.initial_state(len(starts), starts.device)
+            return by_steps(self._advance, projected, state, starts, fresh)
 
     def _advance(
         self, projected: Float[Tensor, "B H P"], state: RecurrentDeltaState
     ) -> tuple[Float[Tensor, "B H V"], RecurrentDeltaState]:
+        y, weights = scan_step(delta_rule, state.weights, *self._program(projected, state.y))
+        return y, RecurrentDeltaState(weights, y)
+
+    def _program(
+        self, projected: Float[Tensor, "B H P"], last: Float[Tensor, "B H V"]
+    ) -> tuple[Float[Tensor, "B H K"], Write]:
+        """The query and the write of one time step, given the value read before."""
         # one product per head, over the batch
-        recurrent = torch.bmm(state.y.tanh().transpose(0, 1), at_least_float32(self.recurrent))
+        recurrent = torch.bmm(last.tanh().transpose(0, 1), at_least_float32(self.recurrent))
         parts = (projected + recurrent.transpose(0, 1)).split(self.parts, dim=-1)
         address, value, strength = parts
         query, key = softmax(address.unflatten(-1, (2, self.size))).unbind(-2)
-        write = Write(key, value, strength.sigmoid())
-        y, weights = scan_step(delta_rule, state.weights, query, write)
-        return y, RecurrentDeltaState(weights, y)
-
-
-def _natively(
-    inputs: recurrent_delta.Inputs,
-) -> tuple[Float[Tensor, "B T H V"], RecurrentDeltaState]:
-    y, weights = recurrent_delta.unroll(inputs)
-    return y, RecurrentDeltaState(weights, y[:, -1].clone())
+        return query, Write(key, value, strength.sigmoid())

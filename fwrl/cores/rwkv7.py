@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.kernels import scan, scan_step
 from fwrl.state import at_least_float32
 from fwrl.update_rules import Write, generalised_delta_rule
@@ -37,7 +37,7 @@ class RWKV7Config(MemoryCoreConfig):
     heads: Count = 4
     """Heads, each with fast weights of its own; a divisor of the input size."""
     rank: Size = 16
-    """Units of the bottlenecks through which decays and removal rates come."""
+    """Units of the bottlenecks in the projections of decays and removal rates."""
 
     @override
     def build(self, input_size: int) -> "RWKV7":
@@ -46,6 +46,8 @@ class RWKV7Config(MemoryCoreConfig):
 
 class RWKV7(MemoryCore[Tensor]):
     """State: the fast weights ``[B, H, K, V]``, K = V = D / H."""
+
+    remark = "a norm of each head follows"
 
     def __init__(self, input_size: int, config: RWKV7Config) -> None:
         super().__init__()
@@ -61,8 +63,8 @@ class RWKV7(MemoryCore[Tensor]):
         self.rate = nn.Sequential(
             nn.Linear(input_size, config.rank, bias=False), nn.Linear(config.rank, input_size)
         )
-        # what the removal key has more or less of than the key, and how far the key that is
-        # written to follows the removal rate
+        # scale of the removal key relative to the key, and how far the written key follows the
+        # removal rate
         self.removal_scale = nn.Parameter(torch.ones(config.heads, self.head_size))
         self.rate_mix = nn.Parameter(torch.ones(config.heads, self.head_size))
         self.norm = nn.GroupNorm(config.heads, input_size)
@@ -93,8 +95,14 @@ class RWKV7(MemoryCore[Tensor]):
         values, state = scan(generalised_delta_rule, state, *self._slow(x), starts)
         return self._out(values), state
 
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        return [Reads("fast weights", generalised_delta_rule, state, *self._slow(x), starts)]
+
     def _slow(self, x: Float[Tensor, "*BT D"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
-        """The query, and what is to be written."""
+        """The queries and the writes."""
 
         def per_head(projected: Float[Tensor, "*BT E"]) -> Float[Tensor, "*BT H F"]:
             return at_least_float32(projected).unflatten(-1, (self.heads, -1))

@@ -14,7 +14,7 @@ from fwrl.kernels.native import self_referential
 from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, read, sum_rule
 
-# What the columns that make write strengths begin around: about a quarter of the full strength.
+# Initial logit of the write strengths: about a quarter of the full strength.
 STRENGTH = -1.0
 
 
@@ -36,7 +36,7 @@ class SelfReferentialConfig(MemoryCoreConfig):
     )
     kind: Literal["self_referential"] = "self_referential"
     heads: Count = 8
-    """Each takes an equal part of the input; the published agents have 8 of 16 units."""
+    """Heads, each with an equal part of the input; the published agents have 8 of 16 units."""
 
     @override
     def build(self, input_size: int) -> "SelfReferential":
@@ -53,6 +53,7 @@ class SelfReferential(MemoryCore[Tensor]):
 
     # ones where a write strength (row) rules a column of the fast weights
     blocks: Tensor
+    remark = "what it writes is read from the matrix itself, not from the input"
 
     def __init__(self, input_size: int, config: SelfReferentialConfig) -> None:
         super().__init__()

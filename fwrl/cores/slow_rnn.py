@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fwrl.config import Count, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import JoinHeads, split_heads
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.feature_maps import FeatureMap, FeatureOptions
@@ -40,7 +40,7 @@ class SlowRNNConfig(MemoryCoreConfig):
 
 
 class SlowRNNState(NamedTuple):
-    """What the slow network remembers, and what it has written."""
+    """The state of the slow network, and the fast weights."""
 
     slow: LSTMState
     weights: FastWeights
@@ -48,6 +48,8 @@ class SlowRNNState(NamedTuple):
 
 class SlowRNN(MemoryCore[SlowRNNState]):
     """State: ``SlowRNNState``. Only the LSTM is inside the loop over time."""
+
+    remark = "an LSTM makes keys, values and queries; what it remembers by itself is not shown"
 
     def __init__(self, input_size: int, config: SlowRNNConfig) -> None:
         super().__init__()
@@ -79,8 +81,15 @@ class SlowRNN(MemoryCore[SlowRNNState]):
         values, weights = scan(delta_rule, state.weights, *self._program(hidden), starts)
         return self.output(values), SlowRNNState(slow, weights)
 
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: SlowRNNState, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        hidden, _ = unroll_lstm(self.slow, x, state.slow, starts)
+        return [Reads("fast weights", delta_rule, state.weights, *self._program(hidden), starts)]
+
     def _program(self, hidden: Float[Tensor, "*BT P"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
-        """Where to read, and what to write."""
+        """The queries and the writes."""
         sizes = [self.size] * 3 + [1]
         query, key, value, strength = split_heads(hidden, self.heads, sizes)
         write = Write(self.feature_map(key), value, strength.sigmoid())

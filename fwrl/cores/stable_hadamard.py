@@ -1,4 +1,4 @@
-"""Stable Hadamard memory: every weight is kept, strengthened or weakened by a factor of its own."""
+"""Stable Hadamard memory: every weight decays or grows by a factor of its own."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from fwrl.feature_maps import normalise
 from fwrl.kernels.associative_scan import linear_recurrence
 from fwrl.state import at_least_float32, time_in_episode, without_autocast
 
-# After so many times of an episode the sequence of rows begins again.
+# Time steps after which the sequence of rows begins again.
 CYCLE = 1024
 
 
@@ -44,9 +44,9 @@ class StableHadamardConfig(MemoryCoreConfig):
     )
     kind: Literal["stable_hadamard"] = "stable_hadamard"
     memory_size: Size = 24
-    """S, of keys and of values."""
+    """Size S of keys and of values."""
     rows: Size = 128
-    """Of the learned table of factors."""
+    """Rows of the learned table of factors."""
 
     @override
     def build(self, input_size: int) -> "StableHadamard":
@@ -54,7 +54,7 @@ class StableHadamardConfig(MemoryCoreConfig):
 
 
 class StableHadamardState(NamedTuple):
-    """What was written, and where in the sequence of rows the episode is."""
+    """The weights, and the place of the episode in the sequence of rows."""
 
     weights: Float[Tensor, "B K V"]
     seen: Float[Tensor, " B"]
@@ -64,6 +64,7 @@ class StableHadamard(MemoryCore[StableHadamardState]):
     """State: ``StableHadamardState``, with K = V = the memory size."""
 
     sequence: Tensor
+    remark = "it strengthens and weakens each weight by a factor of its own"
 
     def __init__(self, input_size: int, config: StableHadamardConfig) -> None:
         super().__init__()
@@ -109,6 +110,6 @@ class StableHadamard(MemoryCore[StableHadamardState]):
     def factors(
         self, calibration: Float[Tensor, "B T K"], time: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T K V"]:
-        """By what each weight is multiplied at these times of an episode, in (0, 2)."""
+        """The factor of each weight at these time steps of an episode, in (0, 2)."""
         theta = self.theta[self.sequence[time.long() % CYCLE]]
         return 1.0 + torch.tanh(calibration.unsqueeze(-1) * theta.unsqueeze(-2))

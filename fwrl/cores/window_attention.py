@@ -26,7 +26,7 @@ class WindowAttentionConfig(MemoryCoreConfig):
     heads: Count = 4
     """Attention heads; a divisor of the input size."""
     window: Size = 64
-    """How many times are seen, the present one included."""
+    """Time steps that are seen, the present one included."""
     positions: Positions = "rotary"
     """How scores depend on the age of a key: rotations (Su et al. 2021), sinusoids with learned
     biases (Dai et al. 2019), or not at all."""
@@ -37,21 +37,23 @@ class WindowAttentionConfig(MemoryCoreConfig):
 
 
 class KeysValues(NamedTuple):
-    """What was written at the last times, the newest last."""
+    """Keys and values of the last time steps, the newest last."""
 
     key: Float[Tensor, "B P H K"]
     value: Float[Tensor, "B P H K"]
 
 
 class WindowAttentionState(NamedTuple):
-    """Keys without positions: these are counted from the time that reads."""
+    """Keys without positions, which are relative to the query, and how many there are."""
 
     window: KeysValues
     held: Float[Tensor, " B"]
 
 
 class WindowAttention(MemoryCore[WindowAttentionState]):
-    """State: keys and values of the times before the next one that it will see."""
+    """State: ``WindowAttentionState``, of the ``window - 1`` time steps before the next one."""
+
+    remark = "it attends to a window of keys by a softmax"
 
     def __init__(self, input_size: int, config: WindowAttentionConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What can be said in numbers of how a memory is used, time by time, for any update rule."""
+"""Numbers that describe how a memory is used at each time step, for any update rule."""
 
 from collections.abc import Iterable
 
@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from fwrl.core import by_steps
-from fwrl.kernels import Scanned
+from fwrl.core import Reads, by_steps
 from fwrl.state import FastWeights
 from fwrl.update_rules import Write
 
@@ -26,28 +25,28 @@ MEASURES: dict[str, str] = {
 
 
 @torch.no_grad()
-def memory_measures(scanned: Scanned) -> dict[str, Float[Tensor, "B T H"]]:
-    """Those of ``MEASURES`` that the rule has, of each head at each time."""
-    write = scanned.write
+def memory_measures(reads: Reads) -> dict[str, Float[Tensor, "B T H"]]:
+    """Those of ``MEASURES`` that the rule has, for each head at each time step."""
+    write = reads.write
     measures: dict[str, Tensor] = {}
     if write.beta is not None:
         measures["beta"] = write.beta.squeeze(-1)
     if write.decay is not None:
         measures["decay"] = write.decay.mean(dim=-1)
-    norm, rank = _of_states(scanned).unbind(dim=-1)
+    norm, rank = _of_states(reads).unbind(dim=-1)
     return measures | {
         "state_norm": norm,
         "effective_rank": rank,
-        "key_overlap": key_overlap(write.key, scanned.starts),
-        "query_key_cosine": F.cosine_similarity(scanned.query, write.key, dim=-1),
+        "key_overlap": key_overlap(write.key, reads.starts),
+        "query_key_cosine": F.cosine_similarity(reads.query, write.key, dim=-1),
     }
 
 
-def memory_scalars(kept: Iterable[Scanned]) -> dict[str, float]:
-    """The mean of each measure over all times, streams, heads and scans, as ``memory/*``."""
+def memory_scalars(memories: Iterable[Reads]) -> dict[str, float]:
+    """The mean of each measure over all times, streams, heads and memories, as ``memory/*``."""
     columns: dict[str, list[Tensor]] = {}
-    for scanned in kept:
-        for name, measure in memory_measures(scanned).items():
+    for reads in memories:
+        for name, measure in memory_measures(reads).items():
             columns.setdefault(f"memory/{name}", []).append(measure.flatten())
     return {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
 
@@ -72,16 +71,16 @@ def key_overlap(
     return cosine.amax(dim=-1).transpose(1, 2)
 
 
-def _of_states(scanned: Scanned) -> Float[Tensor, "B T H 2"]:
+def _of_states(reads: Reads) -> Float[Tensor, "B T H 2"]:
     """Norm and effective rank after each write."""
-    fields = {name: field for name, field in scanned.write._asdict().items() if field is not None}
+    fields = {name: field for name, field in reads.write._asdict().items() if field is not None}
 
     def advance(
         now: dict[str, Tensor], weights: FastWeights
     ) -> tuple[Float[Tensor, "B H 2"], FastWeights]:
-        weights = scanned.rule(weights, Write(**now))
+        weights = reads.rule(weights, Write(**now))
         norm = torch.linalg.matrix_norm(weights)
         return torch.stack([norm, effective_rank(weights)], dim=-1), weights
 
-    fresh = torch.zeros_like(scanned.state) if scanned.fresh is None else scanned.fresh
-    return by_steps(advance, fields, scanned.state, scanned.starts, fresh)[0]
+    fresh = torch.zeros_like(reads.state) if reads.fresh is None else reads.fresh
+    return by_steps(advance, fields, reads.state, reads.starts, fresh)[0]

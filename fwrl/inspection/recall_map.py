@@ -3,7 +3,7 @@
 Under most rules the weights after a write are linear in those before it, ``W <- A W + k b v``:
 ``A = a (I - b k k)`` for the gated delta rule. A read ``q W`` is therefore a sum over all writes:
 that of time s gives ``q[t] A[t] ... A[s+1] k[s] b[s] v[s]`` to the read at time t. The sum is
-exact, given the keys, queries, strengths and decays: what made these is not taken apart.
+exact, given the keys, queries, strengths and decays: how these came about is not taken apart.
 
 The write of the delta rule can be understood in two ways: as ``b k (v - k W)`` beside a past that
 stays as it is, or as ``b k v`` beside a past that loses what it held at the key. Here it is the
@@ -19,39 +19,47 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fwrl.kernels import Scanned
-from fwrl.update_rules import map_write
+from fwrl.core import Reads
+from fwrl.kernels import scan
+from fwrl.update_rules import map_write, rule_of
 
-# A read shorter than this part of what it is the sum of is left over by rounding: it has no parts.
+# A read shorter than this part of its contributions is a rounding error: it has no shares.
 NOTHING = 1e-5
 
 
 class RecallMap(NamedTuple):
-    """The shares of the writes in the reads. Those of one read, with ``before``, add up to 1.
+    """The shares of the writes in the reads; those of one read, with ``before``, add up to 1.
 
     The share of a write is the length of its contribution along the whole read, in units of that
     read: negative where it works against what is read. All are 0 where nothing is read.
     """
 
     share: Float[Tensor, "B T H S"]
-    # of the weights that an episode begins with, or that were there before the first time
+    # the share of the weights that an episode begins with, or that preceded the first time step
     before: Float[Tensor, "B T H"]
 
 
 @torch.no_grad()
-def contributions(scanned: Scanned) -> Iterator[tuple[int, Float[Tensor, "B R H V"]]]:
-    """What each write gives to the reads of its own time and after, the newest write first.
+def values_of(reads: Reads) -> Float[Tensor, "B T H V"]:
+    """The values that the queries read."""
+    return scan(reads.rule, reads.state, reads.query, reads.write, reads.starts, reads.fresh)[0]
 
-    The last to come, with -1 for its time, is what the weights at the beginning give to all reads.
+
+@torch.no_grad()
+def contributions(reads: Reads) -> Iterator[tuple[int, Float[Tensor, "B R H V"]]]:
+    """The contribution of each write to the reads at its own time step and after, newest first.
+
+    The last, with -1 for its time step, is the contribution of the first weights to all reads.
 
     Raises:
         ValueError: If the rule is not linear in the weights.
     """
-    rule, state, query, write, starts, fresh, _ = scanned
+    _, rule, state, query, write, starts, fresh, _ = reads
+    rule = rule_of(rule)
     if not rule.linear:
         raise ValueError(f"{rule.apply.__name__} is not linear: its reads are no sums over writes")
     times, size = query.shape[1], query.shape[-1]
-    # what is left to be read of the weights before each time: the queries, led back over the writes
+    # queries of the weights before each time step: led back over the writes
     rest = query.transpose(1, 2).clone()
     nothing = torch.zeros_like(state)
     everything = torch.eye(size, dtype=state.dtype, device=state.device)
@@ -75,26 +83,24 @@ def contributions(scanned: Scanned) -> Iterator[tuple[int, Float[Tensor, "B R H 
     yield -1, (before + torch.where(carried, rest @ state, 0.0)).transpose(1, 2)
 
 
-def recall_map(scanned: Scanned, writes: int = 1) -> RecallMap:
+@torch.no_grad()
+def recall_map(reads: Reads) -> RecallMap:
     """The share of each write in each read, and in what all heads read together.
 
-    The last of the heads that are returned, one more than there are, is all of them side by side.
-
-    Args:
-        scanned: One scan over all times.
-        writes: How many writes each time has, one after another; they are counted as one, and only
-            what is read after the last of them counts.
+    One more head is returned than there are: the last one is all of them side by side.
+    The writes of one time step are counted as one.
     """
-    _, times, heads, _ = scanned.values.shape
-    reads = scanned.values.detach()
-    along = reads.new_zeros(reads.shape[0], times, heads, times + 1)
+    values = values_of(reads)
+    batch, times, heads, _ = values.shape
+    along = values.new_zeros(batch, times, heads, times + 1)
     size = torch.zeros_like(along[..., 0])
-    for time, given in contributions(scanned):
+    for time, given in contributions(reads):
         since = max(time, 0)
-        along[:, since:, :, time] = (given * reads[:, since:]).sum(dim=-1)
+        along[:, since:, :, time] = (given * values[:, since:]).sum(dim=-1)
         size[:, since:] += given.norm(dim=-1)
+    writes = reads.writes
     along, size = along[:, writes - 1 :: writes], size[:, writes - 1 :: writes]
-    squared = reads[:, writes - 1 :: writes].square().sum(dim=-1)
+    squared = values[:, writes - 1 :: writes].square().sum(dim=-1)
     along = torch.cat([along, along.sum(dim=2, keepdim=True)], dim=2)
     squared = torch.cat([squared, squared.sum(dim=2, keepdim=True)], dim=2)
     size = torch.cat([size, size.square().sum(dim=2, keepdim=True).sqrt()], dim=2)
@@ -106,16 +112,16 @@ def recall_map(scanned: Scanned, writes: int = 1) -> RecallMap:
 def influence(
     outcome: Callable[[Tensor], Tensor], x: Float[Tensor, "1 T D"], at_once: int = 8192
 ) -> Float[Tensor, "T S"]:
-    """How much the outcome at each time would change with the input at each: a share, not a sum.
+    """How much the outcome at each time step would change with the input at each: shares.
 
-    The lengths of the gradients, those of one outcome divided by their sum. It holds for whatever
-    computes the outcome, but only for small changes, and it does not say what was stored when.
+    The lengths of the gradients, those of one outcome divided by their sum. They hold for any way
+    to compute the outcome, but only for small changes, and do not say what was stored when.
 
     Args:
-        outcome: Makes of copies of the inputs of times up to some time ``[R t D]`` a number for
-            each of these times, ``[R t]``; causal.
+        outcome: Maps copies of the first inputs, ``[R t D]``, to one number for each time step,
+            ``[R t]``; causal.
         x: The inputs of one episode.
-        at_once: How many inputs are led through at once, in all copies; what takes memory.
+        at_once: Inputs of all copies that are computed at once; more take more memory.
     """
     times = x.shape[1]
     rows = max(1, at_once // times)

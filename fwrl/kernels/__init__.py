@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -68,35 +68,6 @@ KERNELS: dict[str, Scan] = {
 _forced: ContextVar[str | None] = ContextVar("forced_kernel", default=None)
 
 
-class Scanned(NamedTuple):
-    """The inputs of a scan, and the values that its queries read."""
-
-    rule: Rule
-    state: FastWeights
-    query: Float[Tensor, "B T H K"]
-    write: Write
-    starts: Bool[Tensor, "B T"]
-    fresh: Float[Tensor, "#B H K V"] | None
-    values: Float[Tensor, "B T H V"]
-
-
-_kept: ContextVar[list[Scanned] | None] = ContextVar("kept_scans", default=None)
-
-
-@contextmanager
-def keep_scans() -> Generator[list[Scanned]]:
-    """The scans inside the block are kept in this list, in their order: a core can be looked into.
-
-    Recurrences then run in PyTorch, one time after another, so that all they scan is kept.
-    """
-    kept: list[Scanned] = []
-    token = _kept.set(kept)
-    try:
-        yield kept
-    finally:
-        _kept.reset(token)
-
-
 @contextmanager
 def use_kernel(name: str) -> Generator[None, None, None]:
     """Every scan inside the block runs on this kernel, whatever a configuration says."""
@@ -106,11 +77,6 @@ def use_kernel(name: str) -> Generator[None, None, None]:
         yield
     finally:
         _forced.reset(token)
-
-
-def forced_kernel() -> str | None:
-    """The kernel that ``use_kernel`` forces here, if any."""
-    return _forced.get()
 
 
 def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = "auto") -> str:
@@ -175,11 +141,7 @@ def scan(
     name = kernel_for(rule, query, kernel)
     logger.debug("%s over %d times: %s", rule.apply.__name__, query.shape[1], name)
     with without_autocast(query.device):
-        values, end = KERNELS[name](rule, state, query, write, starts, fresh)
-    kept = _kept.get()
-    if kept is not None:
-        kept.append(Scanned(rule, state, query, write, starts, fresh, values))
-    return values, end
+        return KERNELS[name](rule, state, query, write, starts, fresh)
 
 
 def scan_step(
@@ -189,19 +151,10 @@ def scan_step(
     rule = rule_of(rule)
     state, query, write, _ = _exact(state, query, write, None)
     if acts_natively(rule, query):
-        values, end = native.step(rule, state, query, write)
-    else:
-        with without_autocast(query.device):
-            end = rule(state, write)
-            values = read(end, query)
-    kept = _kept.get()
-    if kept is not None:
-        starts = torch.zeros(query.shape[0], 1, dtype=torch.bool, device=query.device)
-        write = map_write(lambda field: field.unsqueeze(1), write)
-        kept.append(
-            Scanned(rule, state, query.unsqueeze(1), write, starts, None, values.unsqueeze(1))
-        )
-    return values, end
+        return native.step(rule, state, query, write)
+    with without_autocast(query.device):
+        state = rule(state, write)
+        return read(state, query), state
 
 
 def unit_silu(x: Float[Tensor, "*B K"], kernel: str = "auto") -> Float[Tensor, "*B K"]:
@@ -218,7 +171,7 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
 
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
-    return _kept.get() is None and _forced.get() in (None, "native") and served(*tensors)
+    return _forced.get() in (None, "native") and served(*tensors)
 
 
 def _exact(

@@ -21,7 +21,7 @@ from fwrl.files.tensor_files import ENDING
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import named_directory, read_run_config
 from fwrl.run.process import choose_device
-from fwrl.run.video.filming import moments, pictures_of, with_recall
+from fwrl.run.video.episode_frames import moments, pictures_of, with_recall
 from fwrl.run.video.video import LONGEST, ending, write_video
 from fwrl.run.yaml_files import apply_overrides
 

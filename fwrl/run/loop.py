@@ -32,7 +32,7 @@ from fwrl.run.state import (
     load_learner,
     resume,
 )
-from fwrl.run.video.filming import moments, pictures_of
+from fwrl.run.video.episode_frames import moments, pictures_of
 
 FINISHED, FAILED, STOPPED = 0, 1, 75
 # After so many iterations in a row with skipped updates the policy is rolled back.

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a memory: how it is used in numbers, and what it holds as a picture."""
+"""The memory in TensorBoard: measures of its use, and pictures of its state."""
 
 from typing import Any
 
@@ -7,33 +7,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.inspection import watch
 from agents.policy import RecurrentPolicy
 from agents.rollout import Rollout
 from fwrl.inspection.measures import memory_scalars
-from fwrl.kernels import keep_scans
 from fwrl.state import take_rows, tensors_in
 
-# Of a rollout's rows so many are looked into, which is enough for a mean.
+# Rows of a rollout that are measured, which is enough for a mean.
 ROWS = 4
-# The smaller side of a picture, in pixels, at least.
+# Pixels of the smaller side of a picture, at least.
 SMALLEST_SIDE = 128
-# Around zero: blue below, white, orange above, also for those who tell red and green apart badly.
+# Blue below zero, white at zero, orange above: the colour-blind tell these apart.
 BELOW, ZERO, ABOVE = (33, 102, 172), (247, 247, 247), (230, 97, 1)
-# What MEASURES call a norm is that of all weights of a head; ours of this name is a mean.
+# The tag memory/state_norm was taken: it is the root mean square of all numbers in the state.
 RENAMED = {"memory/state_norm": "memory/weights_norm"}
 
 
 @torch.no_grad()
 def memory_metrics(policy: RecurrentPolicy, rollout: Rollout) -> dict[str, float]:
-    """``memory/*`` in the first rows of a rollout, as the policy would use its memory now."""
+    """``memory/*`` over the first rows of a rollout, read again with the present parameters."""
     rows = slice(0, ROWS)
-    with keep_scans() as kept:
-        policy.unroll(take_rows(rollout.inputs, rows), take_rows(rollout.memory, rows))
-    return {RENAMED.get(name, name): value for name, value in memory_scalars(kept).items()}
+    layers, _ = watch(policy, take_rows(rollout.inputs, rows), take_rows(rollout.memory, rows))
+    measured = memory_scalars(reads for layer in layers for reads in layer.reads)
+    return {RENAMED.get(name, name): value for name, value in measured.items()}
 
 
 def state_pictures(memory: Any) -> dict[str, NDArray[np.uint8]]:
-    """The matrices in the first stream's state, heads side by side, by layer, ``[H W 3]``."""
+    """Pictures ``[H W 3]`` of the matrices in the first stream's state, by tag."""
     pictures: dict[str, NDArray[np.uint8]] = {}
     for number, layer in enumerate(memory):
         matrices = [leaf[0] for leaf in tensors_in(layer) if _is_matrix(leaf)]
@@ -49,7 +49,7 @@ def _is_matrix(leaf: Tensor) -> bool:
 
 
 def _picture(heads: NDArray[Any]) -> NDArray[np.uint8]:
-    """A row of matrices, each number a square; the largest of all is the fullest colour."""
+    """A row of matrices, each number a square; the largest number has the fullest colour."""
     largest = np.abs(heads).max() or 1.0
     share = np.clip(np.nan_to_num(heads / largest), -1, 1)[..., None]
     zero, above, below = (np.array(colour, float) for colour in (ZERO, ABOVE, BELOW))

@@ -11,17 +11,20 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from counting_env import EPISODES, CountingEnv, small_policy
 from PIL import Image
 from saved_runs import LAG, SOLVED, saved_run
 
 from agents.evaluation import evaluate
-from agents.inspection import influence_on_actions, look_into, play_episodes
+from agents.inspection import influence_on_actions, look_into, play_episodes, watch
+from agents.rollout import EpisodeCounter, collect, start
 from agents.saving import load_policy
 from envs import make_envs
 from fwrl.cli.inspect.inspection import Wish, inspect_run
 from fwrl.cli.inspect.page import harmless_json, map_picture, page
 from fwrl.cores import CORES
 from fwrl.run.directory import read_run_config
+from fwrl.state import tensors_in
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(2)> &amp; \u2028"
 
@@ -160,6 +163,19 @@ def test_a_map_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         harmless_json([float("nan")])
     assert set(map_picture(torch.zeros(3, 3))["largest"]) == {0.0}
+
+
+@pytest.mark.parametrize("kind", sorted(CORES))
+def test_looking_changes_no_number(kind):
+    envs = CountingEnv(EPISODES)
+    policy = small_policy(envs, kind)
+    counter = EpisodeCounter(envs.num_envs)
+    rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 12, 0.9, 0.8, counter)
+    with torch.no_grad():
+        _, unwatched = policy.unroll(rollout.inputs, rollout.memory)
+    _, watched = watch(policy, rollout.inputs, rollout.memory)
+    for one, two in zip(tensors_in(unwatched), tensors_in(watched), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("kind", sorted(CORES))

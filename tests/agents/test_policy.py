@@ -45,10 +45,10 @@ def at(inputs, t):
     return map_tensors(lambda leaf: leaf[:, t], inputs)
 
 
-def steps(policy, inputs, state):
+def steps(policy, inputs, state, exact=False):
     outputs = []
     for t in range(inputs.elapsed.shape[1]):
-        output, state = policy.step(at(inputs, t), state)
+        output, state = policy.step(at(inputs, t), state, exact)
         outputs.append(output)
     return map_tensors(lambda *leaves: torch.stack(leaves, 1), *outputs), state
 
@@ -70,15 +70,15 @@ def test_unroll_equals_steps_for_any_starts(kind, kernel, elapsed):
     state = some_state(policy, len(elapsed))
 
     @torch.no_grad()
-    def both():
-        return steps(policy, inputs, state), policy.unroll(inputs, state)
+    def both(exact=False):
+        return steps(policy, inputs, state, exact), policy.unroll(inputs, state, exact)
 
     if kernel is None:
         stepped, unrolled = both()
     else:
         with use_kernel(kernel):
-            stepped, unrolled = both()
-        # which is also what the policy does without being forced
+            stepped, unrolled = both(exact=True)
+        # as without being exact
         torch.testing.assert_close(
             unrolled[0].value, policy.unroll(inputs, state)[0].value, atol=1e-4, rtol=1e-4
         )
@@ -87,12 +87,12 @@ def test_unroll_equals_steps_for_any_starts(kind, kernel, elapsed):
         torch.testing.assert_close(one, two, atol=tolerance, rtol=tolerance)
 
 
-def test_the_forced_reference_has_the_same_gradients():
+def test_an_exact_replay_has_the_same_gradients():
     policy = make_policy()
     inputs = make_inputs(torch.tensor([[0, 1, 2, 0], [3, 0, 1, 2]]))
 
-    def gradients():
-        output, _ = policy.unroll(inputs, policy.initial_state(2))
+    def gradients(exact):
+        output, _ = policy.unroll(inputs, policy.initial_state(2), exact)
         policy.zero_grad()
         (output.value.sum() + output.action.entropy().sum()).backward()
         return [
@@ -101,10 +101,10 @@ def test_the_forced_reference_has_the_same_gradients():
             if parameter.grad is not None
         ]
 
-    plain = gradients()
+    plain = gradients(exact=False)
     with use_kernel("reference"):
-        forced = gradients()
-    for one, two in zip(plain, forced, strict=True):
+        exact = gradients(exact=True)
+    for one, two in zip(plain, exact, strict=True):
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-3)
 
 
@@ -114,10 +114,9 @@ def test_a_gaussian_policy_keeps_its_form_row_by_row():
         torch.randn(3, 4, 3), torch.randn(3, 4, 2), torch.randn(3, 4), torch.arange(4).expand(3, 4)
     )
     output, _ = policy.unroll(inputs, policy.initial_state(3))
-    with use_kernel("reference"):
-        forced, _ = policy.unroll(inputs, policy.initial_state(3))
-    assert type(forced.action) is type(output.action)
-    torch.testing.assert_close(forced.action, output.action, atol=1e-4, rtol=1e-4)
+    exact, _ = policy.unroll(inputs, policy.initial_state(3), exact=True)
+    assert type(exact.action) is type(output.action)
+    torch.testing.assert_close(exact.action, output.action, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["step", "unroll"])

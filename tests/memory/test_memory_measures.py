@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fwrl.core import Reads
 from fwrl.inspection.measures import (
     MEASURES,
     effective_rank,
@@ -11,13 +12,12 @@ from fwrl.inspection.measures import (
     memory_measures,
     memory_scalars,
 )
-from fwrl.kernels import keep_scans, scan
 from fwrl.update_rules import UPDATE_RULES, Write
 
 B, T, H, K, V = 2, 6, 3, 4, 5
 
 
-def scanned(rule):
+def some_reads(rule):
     torch.manual_seed(0)
     write = Write(
         torch.randn(B, T, H, K), torch.randn(B, T, H, V), torch.rand(B, T, H, 1),
@@ -25,15 +25,13 @@ def scanned(rule):
     )  # fmt: skip
     starts = torch.zeros(B, T, dtype=torch.bool)
     starts[0, 2] = True
-    with keep_scans() as kept:
-        state = torch.randn(B, H, K, V)
-        scan(UPDATE_RULES[rule], state, torch.randn(B, T, H, K), write, starts)
-    return kept[0]
+    state, query = torch.randn(B, H, K, V), torch.randn(B, T, H, K)
+    return Reads(rule, UPDATE_RULES[rule], state, query, write, starts)
 
 
 @pytest.mark.parametrize("rule", ["gated_delta", "clipped_delta"])
 def test_every_measure_against_numpy(rule):
-    given = scanned(rule)
+    given = some_reads(rule)
     measures = memory_measures(given)
     assert measures.keys() == MEASURES.keys()
     weights = given.state[0, 1].double().numpy()
@@ -81,7 +79,7 @@ def test_keys_of_other_episodes_do_not_overlap():
 
 
 def test_scalars_are_means():
-    given = scanned("gated_delta")
+    given = some_reads("gated_delta")
     scalars = memory_scalars([given, given])
     assert scalars.keys() == {f"memory/{name}" for name in MEASURES}
     assert scalars["memory/beta"] == pytest.approx(given.write.beta.mean().item())

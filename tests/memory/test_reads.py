@@ -3,11 +3,10 @@
 import pytest
 import torch
 
+from fwrl.core import MemoryCore
 from fwrl.cores import CORES
-from fwrl.inspection.reads import GIVEN, REMARKS, reads_of, remark
-from fwrl.inspection.recall_map import contributions, recall_map
-from fwrl.kernels import keep_scans
-from fwrl.state import tensors_in
+from fwrl.inspection.reads import GIVEN, is_linear, reads_of, remark
+from fwrl.inspection.recall_map import contributions, recall_map, values_of
 
 B, T, D = 2, 7, 16
 VARIANTS = {name: (name, {}) for name in CORES} | {
@@ -45,48 +44,40 @@ def unrolled(name):
     starts = torch.zeros(B, T, dtype=torch.bool)
     starts[0, 0] = starts[:, 3] = starts[1, 5] = True
     x, state = torch.randn(B, T, D).double(), core.initial_state(B)
-    y, end = core.unroll(x, state, starts)
-    with keep_scans() as kept:
-        y_kept, end_kept = core.unroll(x, state, starts)
-    torch.testing.assert_close(y, y_kept)
-    torch.testing.assert_close(tensors_in(end), tensors_in(end_kept))
-    return core, y, kept, starts
+    y, _ = core.unroll(x, state, starts)
+    return core, y, reads_of(core, x, state, starts)
 
 
 @every_variant
 def test_what_is_read_is_the_sum_of_what_was_written(name):
-    core, _, kept, starts = unrolled(name)
-    reads = reads_of(core, kept, starts)
+    core, _, reads = unrolled(name)
     text = remark(core, reads)
-    assert text.startswith(GIVEN if reads and reads[0].exact else "no exact map; ")
-    for read in reads:
-        if not read.exact:
-            continue
-        total = torch.zeros_like(read.scanned.values)
-        for time, part in contributions(read.scanned):
+    assert text.startswith(GIVEN if reads and is_linear(reads[0]) else "no exact map; ")
+    for read in filter(is_linear, reads):
+        values = values_of(read)
+        total = torch.zeros_like(values)
+        for time, part in contributions(read):
             total[:, max(time, 0) :] += part
-        torch.testing.assert_close(total, read.scanned.values)
-        share, before = recall_map(read.scanned, read.writes)
+        torch.testing.assert_close(total, values)
+        share, before = recall_map(read)
         assert share.shape[1] == share.shape[3] == T
         whole = (share.sum(-1) + before)[:, :, :-1]
-        values = read.scanned.values[:, read.writes - 1 :: read.writes]
+        values = values[:, read.writes - 1 :: read.writes]
         # some begin by asking for nothing
         torch.testing.assert_close(whole, values.any(-1).double())
 
 
 @pytest.mark.parametrize("name", ["fast_weight", "kda", "gated delta", "products"])
 def test_reads_of_fast_weights_are_what_the_core_puts_out(name):
-    core, y, kept, starts = unrolled(name)
-    (read,) = reads_of(core, kept, starts)
-    values = read.scanned.values[:, read.writes - 1 :: read.writes]
+    core, y, (read,) = unrolled(name)
+    values = values_of(read)[:, read.writes - 1 :: read.writes]
     torch.testing.assert_close(core.output(values.flatten(-2)), y)
 
 
 @pytest.mark.parametrize("name", ["sum, normalised", "delta, normalised", "gated sum, normalised"])
 def test_normalised_reads_point_where_the_core_puts_out(name):
-    core, y, kept, starts = unrolled(name)
-    (read,) = reads_of(core, kept, starts)
-    values = read.scanned.values
+    core, y, (read,) = unrolled(name)
+    values = values_of(read)
     assert values.shape[-1] == core.value_size
     # each head was divided by a number of its own: its output is a multiple of what was read
     weight = core.output.weight.view(D, core.heads, core.value_size)
@@ -97,8 +88,8 @@ def test_normalised_reads_point_where_the_core_puts_out(name):
 
 @pytest.mark.parametrize("name", ["recurrent_delta", "slow_rnn", "delta_rnn", "mesa", "rwkv7"])
 def test_reads_of_other_cores_are_what_they_put_out(name):
-    core, y, kept, starts = unrolled(name)
-    values = sum(read.scanned.values for read in reads_of(core, kept, starts))
+    core, y, reads = unrolled(name)
+    values = sum(map(values_of, reads))
     out = core._out(values) if name == "rwkv7" else None
     if name == "mesa":
         out = core.output(values.flatten(-2))
@@ -107,11 +98,11 @@ def test_reads_of_other_cores_are_what_they_put_out(name):
 
 @pytest.mark.parametrize("name", ["delta_delta", "delta_mlp"])
 def test_the_last_memory_of_several_is_nearest_to_the_output(name):
-    core, y, kept, starts = unrolled(name)
-    last = reads_of(core, kept, starts)[-1].scanned.values
+    core, y, reads = unrolled(name)
+    last = values_of(reads[-1])
     if name == "delta_delta":
         torch.testing.assert_close(core.output(last), y)
-    assert [read.name for read in reads_of(core, kept, starts)] == {
+    assert [read.name for read in reads] == {
         "delta_delta": ["programming memory", "programmed memory"],
         "delta_mlp": ["block 1, layer 1", "block 1, layer 2"],
     }[name]
@@ -120,4 +111,4 @@ def test_the_last_memory_of_several_is_nearest_to_the_output(name):
 def test_every_core_says_what_its_map_is():
     for name, config in CORES.items():
         core = config().build(D)
-        assert name == "fast_weight" or type(core) in REMARKS
+        assert name == "fast_weight" or core.remark != MemoryCore.remark

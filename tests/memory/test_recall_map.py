@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fwrl.inspection.recall_map import contributions, influence, recall_map
-from fwrl.kernels import keep_scans, scan
+from fwrl.core import Reads
+from fwrl.inspection.recall_map import contributions, influence, recall_map, values_of
 from fwrl.update_rules import UPDATE_RULES, Write
 
 B, T, H, K, V = 2, 9, 3, 4, 5
@@ -19,15 +19,14 @@ def some_write(*shape, decays=K):
     return Write(key, value, beta, decay, removal_key, rate)
 
 
-def scanned(name, state=None, fresh=None, starts=None):
+def some_reads(name, state=None, fresh=None, starts=None):
     write = some_write(B, T, H, decays=1 if name in ("gated_delta", "decayed_sum") else K)
     if name == "sum":
         write = Write(write.key, write.value)
     state = torch.zeros(B, H, K, V).double() if state is None else state
     starts = torch.zeros(B, T, dtype=torch.bool) if starts is None else starts
-    with keep_scans() as kept:
-        scan(UPDATE_RULES[name], state, torch.randn(B, T, H, K).double(), write, starts, fresh)
-    return kept[0]
+    query = torch.randn(B, T, H, K).double()
+    return Reads(name, UPDATE_RULES[name], state, query, write, starts, fresh)
 
 
 @pytest.mark.parametrize("name", UPDATE_RULES)
@@ -49,13 +48,14 @@ def test_contributions_add_up_to_what_was_read(name, resets):
     starts = torch.zeros(B, T, dtype=torch.bool)
     if resets:
         starts[0, 4] = starts[1, 0] = starts[1, 6] = True
-    given = scanned(name, state, fresh, starts)
-    total = torch.zeros_like(given.values)
+    given = some_reads(name, state, fresh, starts)
+    values = values_of(given)
+    total = torch.zeros_like(values)
     for time, part in contributions(given):
         total[:, max(time, 0) :] += part
         if resets and 0 <= time < 4:
             assert not part[0, 4 - time :].any(), "a start is a border"
-    torch.testing.assert_close(total, given.values, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(total, values, rtol=1e-12, atol=1e-12)
     shares, before = recall_map(given)
     assert shares.shape == (B, T, H + 1, T)
     torch.testing.assert_close(shares.sum(-1) + before, torch.ones_like(before))
@@ -66,7 +66,7 @@ def test_contributions_add_up_to_what_was_read(name, resets):
 def test_a_contribution_is_what_the_read_loses_without_the_value(name):
     """The oracle: the same scan with one value left out, everything else as it was."""
     torch.manual_seed(2)
-    given = scanned(name, torch.randn(B, H, K, V).double())
+    given = some_reads(name, torch.randn(B, H, K, V).double())
     for time, part in contributions(given):
         if time < 0:
             without = given._replace(state=torch.zeros_like(given.state))
@@ -74,8 +74,7 @@ def test_a_contribution_is_what_the_read_loses_without_the_value(name):
             value = given.write.value.clone()
             value[:, time] = 0.0
             without = given._replace(write=given.write._replace(value=value))
-        rest, _ = scan(*without[:-1])
-        lost = given.values - rest
+        lost = values_of(given) - values_of(without)
         torch.testing.assert_close(part, lost[:, max(time, 0) :], rtol=1e-9, atol=1e-12)
         assert not lost[:, : max(time, 0)].any()
 
@@ -83,7 +82,7 @@ def test_a_contribution_is_what_the_read_loses_without_the_value(name):
 def test_an_undefined_past_stays_behind_a_start():
     starts = torch.zeros(B, T, dtype=torch.bool)
     starts[:, 0] = True
-    given = scanned("delta", torch.full((B, H, K, V), torch.nan).double(), None, starts)
+    given = some_reads("delta", torch.full((B, H, K, V), torch.nan).double(), None, starts)
     shares, before = recall_map(given)
     assert shares.isfinite().all()
     assert not before.any()
@@ -98,10 +97,9 @@ def by_hand(keys, values, query, beta=1.0):
     asked[0, -1, 0] = query
     write = Write(key, value, torch.full((1, times, 1, 1), beta))
     state = torch.zeros(1, 1, key.shape[-1], value.shape[-1])
-    with keep_scans() as kept:
-        starts = torch.zeros(1, times, dtype=torch.bool)
-        scan(UPDATE_RULES["delta"], state, asked, write, starts)
-    return recall_map(kept[0]).share[0, -1, 0]
+    starts = torch.zeros(1, times, dtype=torch.bool)
+    reads = Reads("by hand", UPDATE_RULES["delta"], state, asked, write, starts)
+    return recall_map(reads).share[0, -1, 0]
 
 
 def test_what_was_rewritten_contributes_nothing():
@@ -133,17 +131,17 @@ def test_nothing_read_has_no_parts():
 
 def test_writes_of_one_time_count_as_one():
     torch.manual_seed(3)
-    given = scanned("delta")
-    fine, coarse = recall_map(given).share, recall_map(given, writes=3).share
+    given = some_reads("delta")
+    fine, coarse = recall_map(given).share, recall_map(given._replace(writes=3)).share
     assert coarse.shape == (B, 3, H + 1, 3)
     torch.testing.assert_close(coarse, fine[:, 2::3].unflatten(-1, (3, 3)).sum(-1))
 
 
 def test_all_heads_are_heads_side_by_side():
     torch.manual_seed(4)
-    given = scanned("delta")
+    given = some_reads("delta")
     share, _ = recall_map(given)
-    weight = given.values.square().sum(-1, keepdim=True)
+    weight = values_of(given).square().sum(-1, keepdim=True)
     weighted = (share[:, :, :-1] * weight).sum(2) / weight.sum(2)
     torch.testing.assert_close(share[:, :, -1], weighted)
 
@@ -160,11 +158,3 @@ def test_influence_of_a_function_that_is_known():
         torch.testing.assert_close(
             influence(outcome, x, at_once), weight / weight.sum(-1, keepdim=True)
         )
-
-
-def test_nothing_is_kept_outside_the_block():
-    with keep_scans() as outer:
-        given = scanned("sum")
-    again, _ = scan(*given[:-1])
-    assert not outer, "the inner block keeps its own"
-    assert torch.equal(again, given.values)

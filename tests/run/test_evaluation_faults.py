@@ -10,7 +10,7 @@ from failing_gymnasium_env import registered_envs
 
 from fwrl.run.build import prepare
 from fwrl.run.config import load_run_config
-from fwrl.run.video.filming import moments, pictures_of
+from fwrl.run.video.episode_frames import moments, pictures_of
 
 CONFIG = """
 env: {id: Faulty-v0, num_envs: 2}
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_made_is_said_first(folder, monkeypatch, capsys)
     assert "evaluations: cannot be made a folder" in capsys.readouterr().err
 
 
-def test_a_film_ends_where_a_fault_ends_the_episode(folder, monkeypatch):
+def test_a_video_ends_where_a_fault_ends_the_episode(folder, monkeypatch):
     setup = prepare(load_run_config(folder / "faulty.yaml", ["env.options.how=raise"]))
     monkeypatch.setattr(setup.envs, "render", lambda: np.zeros((8, 8, 3), np.uint8))
     shown = list(moments(setup.envs, setup.learner.policy, 1, 50, True))

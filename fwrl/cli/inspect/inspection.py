@@ -1,4 +1,4 @@
-"""``fwrl inspect``: episodes of a saved policy as a page that shows what its memory recalled."""
+"""``fwrl inspect``: episodes of a saved policy as a page with recall maps of its memory."""
 
 from contextlib import closing
 from itertools import islice
@@ -15,7 +15,7 @@ from agents.inspection import LONG, Layer, Played, influence_on_actions, look_in
 from agents.policy import RecurrentPolicy
 from agents.saving import find_checkpoint, load_policy
 from envs import EnvConfigError, make_envs
-from fwrl.cli.inspect.page import film, map_picture, numbers, page
+from fwrl.cli.inspect.page import frame_urls, map_picture, numbers, page
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import read_document
 from fwrl.inspection.measures import MEASURES
@@ -24,9 +24,9 @@ from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import env_name
 from fwrl.state import tensors_in
 
-# An observation of more numbers is cut in what is written of it.
+# Numbers of an observation that are written; the rest is cut.
 LONGEST_TEXT = 64
-# Numbers in all maps of an episode; the heads are left out where they would be more.
+# Numbers in all maps of an episode, at most; else single heads are left out.
 MOST_SHARES = 12_000_000
 
 GRADIENT = (
@@ -36,7 +36,7 @@ GRADIENT = (
 
 
 class Wish(NamedTuple):
-    """What a page shall show."""
+    """Options of ``fwrl inspect``."""
 
     checkpoint: str = "best"
     episodes: int = 1
@@ -46,7 +46,7 @@ class Wish(NamedTuple):
 
 
 def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
-    """Play, look into the memory, and write the page; returns its file.
+    """Play episodes, inspect the memory, and write the page; returns its path.
 
     Raises:
         ConfigError: If the directory is no run, its environment cannot be made here, or the page
@@ -93,7 +93,7 @@ def _episode(policy: RecurrentPolicy, played: Played) -> dict[str, Any]:
         "return": numbers(sum(played.reward)),
         "ended": played.ended,
         "success": played.success,
-        "frames": film(frames),
+        "frames": frame_urls(frames),
         "observations": [_text(observation, t) for t in range(times)],
         "reward": numbers(played.reward),
         "value": numbers(played.value[0]),
@@ -105,7 +105,7 @@ def _episode(policy: RecurrentPolicy, played: Played) -> dict[str, Any]:
 
 
 def _choices(played: Played) -> dict[str, Any]:
-    """What the policy thought of the actions."""
+    """The policy's distribution over actions at each step."""
     said = played.distribution
     if isinstance(said, Categorical):
         return {"probability": numbers(said.log_probs[0].exp())}
@@ -126,7 +126,7 @@ def _layer(layer: Layer, played: Played, index: int) -> dict[str, Any]:
 
 
 def _maps(policy: RecurrentPolicy, played: Played, layers: list[Layer]) -> list[dict[str, Any]]:
-    """The exact maps, and where there are not all of them, or time for more, gradients."""
+    """The exact maps; gradients too where some are missing or the episode is short enough."""
     times = len(played.reward)
     memories = [
         (f"Layer {number}, {memory.name}", layer.remark, memory.recall)
@@ -149,7 +149,7 @@ def _maps(policy: RecurrentPolicy, played: Played, layers: list[Layer]) -> list[
 
 
 def _of_heads(name: str, remark: str, recall: RecallMap, each: bool) -> list[dict[str, Any]]:
-    """The map of all heads together, then, if asked, of each."""
+    """The map of all heads together, then, if ``each``, of each head."""
     heads = recall.share.shape[2] - 1
     names = [*(f"{name}, head {head + 1}" for head in range(heads)), f"{name}, all heads"]
     chosen = [heads, *range(heads)] if each and heads > 1 else [heads]
@@ -166,7 +166,7 @@ def _of_heads(name: str, remark: str, recall: RecallMap, each: bool) -> list[dic
 
 
 def _pictures_of(observation: Any, space: spaces.Space[Any]) -> list[NDArray[np.uint8]]:
-    """The observations themselves, if they are pictures; of several channels the last is shown."""
+    """The observations, if they are pictures; with several channels, the last of them."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         return []
     pixels = observation[0].cpu().numpy()
@@ -178,7 +178,7 @@ def _pictures_of(observation: Any, space: spaces.Space[Any]) -> list[NDArray[np.
 
 
 def _text(observation: Any, time: int) -> str:
-    """What was seen, as numbers."""
+    """The observation of one time step as numbers."""
     parts: list[float] = []
     for leaf in tensors_in(observation):
         parts += leaf[0, time].flatten()[: LONGEST_TEXT + 1].double().tolist()

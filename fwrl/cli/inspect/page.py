@@ -1,4 +1,4 @@
-"""One page of HTML that opens anywhere: it holds its data, pictures and program."""
+"""One self-contained page of HTML: it holds its data, pictures and program."""
 
 import base64
 import io
@@ -19,15 +19,15 @@ from fwrl.config import ConfigError
 
 FOLDER = Path(__file__).parent
 # Bytes of a page, and of all its pictures of the environment.
-LARGEST_PAGE, LARGEST_FILM = 20_000_000, 10_000_000
+LARGEST_PAGE, LARGEST_FRAMES = 20_000_000, 10_000_000
 # Pixels of the longer side of a picture.
 LARGEST_SIDE, SMALLEST_SIDE = 320, 64
-# Shares of a row are kept in units of the largest in the row, by so many steps to either side.
+# Shares are stored relative to the largest of their row, in so many levels to either side of 0.
 STEPS = 127
 
 
 def page(data: dict[str, Any]) -> str:
-    """The page that shows the data; no text in the data can become markup.
+    """The page with these data, no text of which can become markup.
 
     Raises:
         ConfigError: If it is too large.
@@ -60,30 +60,30 @@ def numbers(values: Any) -> Any:
 
 
 def map_picture(share: Float[Tensor, "T S"]) -> dict[str, Any]:
-    """Shares as a picture of grey levels, 127 being none, and what the largest of each row is."""
+    """Shares as a picture of grey levels, 127 for zero, and the largest share of each row."""
     largest = share.abs().amax(dim=1)
     level = share / largest.clamp_min(torch.finfo(share.dtype).tiny).unsqueeze(1)
     grey = (STEPS + STEPS * level).round().clamp(0, 2 * STEPS).to(torch.uint8)
-    return {"image": _address(Image.fromarray(grey.numpy()), "PNG"), "largest": numbers(largest)}
+    return {"image": _data_url(Image.fromarray(grey.numpy()), "PNG"), "largest": numbers(largest)}
 
 
-def film(frames: Sequence[NDArray[np.uint8]]) -> list[str]:
-    """Pictures ``[H W 3]`` as addresses that hold them, smaller where there are very many."""
+def frame_urls(frames: Sequence[NDArray[np.uint8]]) -> list[str]:
+    """Pictures ``[H W 3]`` as data URLs, smaller where there are very many."""
     for side in (LARGEST_SIDE, LARGEST_SIDE // 2, SMALLEST_SIDE):
-        addresses = [_frame(frame, side) for frame in frames]
-        if sum(map(len, addresses)) <= LARGEST_FILM:
+        urls = [_frame(frame, side) for frame in frames]
+        if sum(map(len, urls)) <= LARGEST_FRAMES:
             break
-    return addresses
+    return urls
 
 
 def _frame(frame: NDArray[np.uint8], side: int) -> str:
     image = Image.fromarray(frame)
     image.thumbnail((side, side))
-    # what is as small as a map of symbols must stay sharp
-    return _address(image, "PNG" if max(image.size) < SMALLEST_SIDE else "WEBP")
+    # a picture as small as a map of symbols must stay sharp
+    return _data_url(image, "PNG" if max(image.size) < SMALLEST_SIDE else "WEBP")
 
 
-def _address(image: Image.Image, kind: str) -> str:
+def _data_url(image: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     image.save(file, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

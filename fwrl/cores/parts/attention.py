@@ -1,11 +1,11 @@
 """Softmax attention over the last times of an episode, at a cost linear in the sequence.
 
-A sequence is cut into blocks; each block sees the window before it and itself, so that all blocks
-are computed at once and none sees more than it may. What a time may see is one number: how many
-times back from itself it looks, itself included. So a start is a mask, never a factor.
+A sequence is cut into blocks; each block sees itself and the window before it, so that all blocks
+are computed at once. How far back a query may see is one number: its last so many time steps, its
+own included. So a start is a mask, never a factor.
 
 All positions are relative: they depend on the age of a key, never on a clock that grows. Two more
-axes here: ``P`` past times that a window holds, ``K`` features of a query or key.
+axes here: ``P`` past time steps that a window holds, ``K`` features of a query or key.
 """
 
 import math
@@ -20,25 +20,25 @@ from typing_extensions import override
 from fwrl.config import ConfigError, head_size
 from fwrl.state import at_least_float32, map_tensors, tensors_in, without_autocast
 
-# One sequence or a nesting of them, each ``[B, T, ...]``.
+# One sequence or a nesting of sequences, each ``[B, T, ...]``.
 Sequences = TypeVar("Sequences")
 
 Positions = Literal["rotary", "relative", "none"]
 
-# Times per block, at least: with short windows more than these blocks need, and still faster.
+# Time steps per block, at least: more than short windows need, and still faster.
 MIN_BLOCK = 32
 
-# The slowest angle turns once in about this many times 2 pi.
+# The slowest angle turns once in about this many time steps, times 2 pi.
 SLOWEST = 10000.0
 
 
 class WindowedAttention(nn.Module):
-    """Attention with several heads; the caller keeps what it remembers.
+    """Attention with several heads; the caller keeps the window.
 
     Args:
-        input_size: Of queries, keys and values together, over all heads.
-        heads: Divide the input size.
-        window: How many times a query sees at most, its own included.
+        input_size: Size of queries, keys and values over all heads.
+        heads: Heads; a divisor of the input size.
+        window: Time steps that a query sees at most, its own included.
         positions: How scores depend on the age of a key.
 
     Raises:
@@ -61,13 +61,13 @@ class WindowedAttention(nn.Module):
                 self.scores = ContentScores()
 
     def queries(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H K"]:
-        """Where to read."""
+        """The queries of the inputs."""
         return at_least_float32(self.query(x)).unflatten(-1, (self.heads, self.head_size))
 
     def keys_values(
         self, x: Float[Tensor, "B T D"]
     ) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B T H K"]]:
-        """What can be read."""
+        """The keys and values of the inputs."""
         both = at_least_float32(self.key_value(x))
         key, value = both.unflatten(-1, (2, self.heads, self.head_size)).unbind(-3)
         return key, value
@@ -79,13 +79,13 @@ class WindowedAttention(nn.Module):
         value: Float[Tensor, "B PT H K"],
         seen: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B T D"]:
-        """What the queries find, in float32 at least until the last product.
+        """The values that the queries attend to, in float32 at least until the last product.
 
         Args:
-            query: Of the last T of the ``P + T`` times.
-            key: Of all times, P of them before the first query.
-            value: Of all times.
-            seen: How many times each query sees, its own included, from 1 to ``P + 1``; more
+            query: At the last T of ``P + T`` time steps.
+            key: At all time steps, P of them before the first query.
+            value: At all time steps.
+            seen: How many time steps each query sees, its own included, from 1 to ``P + 1``; more
                 counts as ``P + 1``.
         """
         with without_autocast(query.device):
@@ -102,12 +102,12 @@ def attend(
 ) -> Float[Tensor, "B T H V"]:
     """Means of the values that each query sees, weighted by the softmax of its scores.
 
-    What is undefined at one time makes those undefined that see this time, and no others.
+    A NaN at one time step reaches the queries that see this time step, and no others.
 
     Args:
         scores: Turns blocks of queries and keys into a score for each pair.
-        query: Of the last T times.
-        key: Of P past times and T more.
+        query: At the last T time steps.
+        key: At P past time steps and T more.
         value: Like ``key``.
         seen: As in ``WindowedAttention.read``.
     """
@@ -165,9 +165,9 @@ class ContentScores(nn.Module):
 
 
 class RotaryScores(nn.Module):
-    """Products of queries and keys that are rotated by their times (Su et al. 2021).
+    """Products of queries and keys, rotated according to their time steps (Su et al. 2021).
 
-    The times count from the first key of a block: only differences matter, and these angles never
+    Time steps count from the first key of a block: only differences matter, and the angles never
     grow, however long an episode is.
     """
 
@@ -235,7 +235,7 @@ def _at_keys(by_age: Float[Tensor, "*B C W"]) -> Float[Tensor, "*B C PC"]:
 
 
 def frequencies(size: int) -> Tensor:
-    """Angles per time, from 1 down, each the same share of the one before (Vaswani et al. 2017)."""
+    """Angles per time step, from 1 down in equal ratios (Vaswani et al. 2017)."""
     return SLOWEST ** -(torch.arange(0, size, 2) / size)
 
 
@@ -247,7 +247,7 @@ def _rotate(
 
 
 def extend(past: Sequences, new: Sequences) -> Sequences:
-    """One sequence of what a window holds and what comes after it."""
+    """The window and the sequence after it as one sequence."""
 
     def join(before: Tensor, after: Tensor) -> Tensor:
         return torch.cat([before, after], dim=1)
@@ -258,12 +258,12 @@ def extend(past: Sequences, new: Sequences) -> Sequences:
 def remember(
     sequences: Sequences, seen: Float[Tensor, " B"], size: int
 ) -> tuple[Sequences, Float[Tensor, " B"]]:
-    """The last ``size`` times, zeros where the episode has fewer, and how many it has.
+    """The last ``size`` time steps, zeros where the episode has fewer, and how many it has.
 
     Args:
-        sequences: At least so many times long.
-        seen: How many of the last times are to be kept, at most.
-        size: Of the window.
+        sequences: At least so many time steps long.
+        seen: How many of the last time steps to keep, at most.
+        size: Time steps of the window.
     """
     length = tensors_in(sequences)[0].shape[1]
     age = torch.arange(size - 1, -1, -1, device=seen.device)

@@ -54,15 +54,15 @@ class GaussianBasis(nn.Module):
 
 
 class ContinuousMemory(nn.Module):
-    """What folds segments into coefficients; all its matrices depend on positions alone.
+    """Folds segments into coefficients; all its matrices depend on positions alone.
 
     Args:
         basis_functions: An even number, 4 at least.
-        widths: Of the narrow and the wide half; None: the published ones, or wider where the grid
-            asks for it.
-        segment: How many vectors are folded at once.
-        samples: At how many points the old signal is read when it is fitted again.
-        contraction: What part of [0, 1] the old signal is left with, in (0, 1).
+        widths: Standard deviations of the narrow and the wide half; None: the published ones, or
+            wider where the grid asks for it.
+        segment: Vectors that are folded at once.
+        samples: Points at which the old signal is read when it is fitted again.
+        contraction: The part of [0, 1] that the old signal keeps, in (0, 1).
         ridge: The penalty on the size of coefficients.
     """
 
@@ -112,11 +112,11 @@ class ContinuousMemory(nn.Module):
         """The coefficients after a segment.
 
         Args:
-            coefficients: Before it.
-            segment: From the oldest vector to the newest.
+            coefficients: The coefficients before it.
+            segment: Its vectors, the oldest first.
             holds: Whether anything was folded before; if not, the segment takes all of [0, 1].
-            histogram: What was attended to, in equal bins: there the old signal is sampled more
-                densely, and so keeps more room. None: evenly.
+            histogram: Attention in equal bins: where there was more, the old signal is sampled
+                more densely, and so keeps more room. None: evenly.
         """
         if histogram is None:
             kept = self.contract @ coefficients
@@ -133,7 +133,7 @@ def centres(length: int) -> Float[Tensor, " L"]:
 
 
 def beside(length: int) -> Float[Tensor, " P"]:
-    """The same grid half a unit to either side of [0, 1], where the signal is said to be zero."""
+    """The same grid half a unit to either side of [0, 1], where zeros are fitted."""
     half = length // 2
     outside = torch.cat([torch.arange(-half, 0), torch.arange(length, length + half)])
     return (outside.double() + 0.5) / length
@@ -145,9 +145,9 @@ def regression(
     """The matrix G of ridge regression: the coefficients of vectors X at these positions are G^T X.
 
     Args:
-        basis: What the signal is a sum of.
-        at: Where the vectors are.
-        zeros_at: Where zeros are fitted as well.
+        basis: The functions whose sum is the signal.
+        at: Positions of the vectors.
+        zeros_at: Positions where zeros are fitted as well.
         ridge: The penalty on the size of coefficients.
     """
     features = basis(torch.cat([at, zeros_at]))
@@ -158,16 +158,15 @@ def regression(
 def mass_in_bins(
     mean: Float[Tensor, "*B"], variance: Float[Tensor, "*B"], edges: Float[Tensor, " Q1"]
 ) -> Float[Tensor, "*B Q"]:
-    """How much of each normal density lies in each bin."""
+    """The mass of each normal density in each bin."""
     distance = (edges - mean.unsqueeze(-1)) * variance.rsqrt().unsqueeze(-1)
     return torch.special.ndtr(distance).diff(dim=-1)
 
 
 def quantiles(histogram: Float[Tensor, "R Q"], levels: Float[Tensor, " M"]) -> Float[Tensor, "R M"]:
-    """Where in [0, 1] these shares of the mass lie to the left, even inside a bin.
+    """Quantiles of a histogram over [0, 1], interpolated inside a bin.
 
-    The levels take the place of random draws, so that a sequence gives the same numbers whenever
-    it is computed.
+    Fixed levels take the place of random draws, so that a sequence always gives the same numbers.
     """
     bins = histogram.shape[-1]
     share = histogram / histogram.sum(dim=-1, keepdim=True).clamp_min(1e-6)

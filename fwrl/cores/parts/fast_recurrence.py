@@ -8,36 +8,36 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from fwrl.core import MemoryCore, by_steps
-from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
+from fwrl.core import MemoryCore, Reads, by_steps
+from fwrl.cores.parts.layers import JoinHeads, SlowNetwork, previous
 from fwrl.feature_maps import FeatureMap, FeatureOptions, softmax
 from fwrl.kernels import recurs_natively, scan, scan_step
 from fwrl.kernels.native import fast_recurrence
 from fwrl.state import FastWeights, without_autocast
 from fwrl.update_rules import Write, delta_rule
 
-# What a recurrent network remembers beside its weights, the last output first.
+# The vectors in the state beside the fast weights, the last output first.
 Units = tuple[Tensor, ...]
 
 
 class FastNetwork(NamedTuple):
-    """What distinguishes one recurrent network from another."""
+    """The properties in which these recurrent networks differ."""
 
-    # One time: what the feed-forward weights read, what the recurrent ones read, and the units
-    # before; gives the output and the units.
+    # One time step: takes the feed-forward reads, the recurrent reads and the units before; returns
+    # the output and the units.
     advance: Callable[[Tensor, Tensor, Units], tuple[Tensor, Units]]
-    # How many pairs of matrices each head has. They are further heads of the two matrices: all
-    # heads of the first gate, then all of the second.
+    # Pairs of matrices of each head. They are further heads of the two memories: all heads of the
+    # first gate, then all of the second.
     gates: int = 1
-    # How many vectors each head remembers.
+    # Vectors in the state of each head.
     units: int = 1
-    # Whether the last output passes a softmax before it is what the recurrent weights are asked.
+    # Whether the last output passes a softmax before it becomes the recurrent query.
     squash: bool = True
     # Whether the kernel in C computes it with so many gates and units.
     native: bool = False
 
 
-# What is read feed-forward; key, value and strength of what is written recurrently.
+# The feed-forward reads; key, value and strength of the recurrent writes.
 Now = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -52,17 +52,22 @@ class FastRecurrentState(NamedTuple):
 class FastRecurrence(MemoryCore[FastRecurrentState]):
     """Two delta memories per head and gate: one reads the input, one the network's last output.
 
-    Both are written by what the slow network makes of the input alone. So the feed-forward one is
-    scanned over all times at once, and only the recurrent one is inside the loop over time. The
-    keys of the latter pass a softmax, as what reads it does in most versions.
+    The writes to both depend on the input alone. So the feed-forward memory is scanned over all
+    time steps at once, and only the recurrent one is inside the loop over time. The recurrent keys
+    pass a softmax, as the recurrent queries do in most versions.
 
     Args:
         input_size: A multiple of ``size``.
-        size: Of each head's keys and values.
-        network: What the matrices are the weights of.
-        feature_map: Of the feed-forward keys and queries, whose sums are made 1.
+        size: Size of each head's keys and values.
+        network: The network whose weights are fast.
+        feature_map: Map of the feed-forward keys and queries, which are then scaled to a sum of 1.
         scale_output: Divide what the heads return by the root of their size.
     """
+
+    remark = (
+        "what is read recurrently is asked for by the last output, and gates or a softmax stand "
+        "between the reads and the output"
+    )
 
     def __init__(
         self,
@@ -97,14 +102,9 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
     ) -> tuple[Float[Tensor, "B E"], FastRecurrentState]:
         query, write, recurrent = self._program(x)
         read, feed_forward = scan_step(delta_rule, state.feed_forward, query, write)
-        with without_autocast(x.device):
-            if self._is_native(read, state):
-                read, key, value, beta = (part.unsqueeze(1) for part in (read, *recurrent))
-                y, weights, units = _natively((read, key, value, beta), state, None)
-                y = y.squeeze(1)
-            else:
-                y, (weights, units) = self._advance((read, *recurrent), state[1:])
-        return self.output(y), FastRecurrentState(feed_forward, weights, units)
+        read, key, value, beta = (part.unsqueeze(1) for part in (read, *recurrent))
+        y, weights, units = self._recur((read, key, value, beta), state, None)
+        return self.output(y.squeeze(1)), FastRecurrentState(feed_forward, weights, units)
 
     @override
     def unroll(
@@ -112,22 +112,43 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
     ) -> tuple[Float[Tensor, "B T E"], FastRecurrentState]:
         query, write, recurrent = self._program(x)
         read, feed_forward = scan(delta_rule, state.feed_forward, query, write, starts)
-        now = (read, *recurrent)
-        with without_autocast(x.device):
-            if self._is_native(read, state):
-                y, weights, units = _natively(now, state, starts)
-            else:
-                fresh = self.initial_state(x.shape[0], x.device)[1:]
-                y, (weights, units) = by_steps(self._advance, now, state[1:], starts, fresh)
+        y, weights, units = self._recur((read, *recurrent), state, starts)
         return self.output(y), FastRecurrentState(feed_forward, weights, units)
 
-    def _is_native(self, read: Tensor, state: FastRecurrentState) -> bool:
-        return self.network.native and recurs_natively(read, state.recurrent, *state.units)
+    @override
+    def reads(
+        self, x: Float[Tensor, "B T D"], state: FastRecurrentState, starts: Bool[Tensor, "B T"]
+    ) -> list[Reads]:
+        query, write, recurrent = self._program(x)
+        forward = Reads("feed-forward memory", delta_rule, state.feed_forward, query, write, starts)
+        read, _ = scan(delta_rule, state.feed_forward, query, write, starts)
+        y, *_ = self._recur((read, *recurrent), state, starts)
+        query = self._recurrent_query(previous(y, state.units[0], starts))
+        write = Write(*recurrent)
+        return [
+            forward,
+            Reads("recurrent memory", delta_rule, state.recurrent, query, write, starts),
+        ]
+
+    def _recur(
+        self, now: Now, state: FastRecurrentState, starts: Bool[Tensor, "B T"] | None
+    ) -> tuple[Float[Tensor, "B T H V"], Tensor, Units]:
+        """The outputs of all time steps; without ``starts`` there is only one step."""
+        with without_autocast(now[0].device):
+            if self.network.native and recurs_natively(now[0], state.recurrent, *state.units):
+                return _natively(now, state, starts)
+            if starts is None:
+                read, key, value, beta = (part.squeeze(1) for part in now)
+                y, (weights, units) = self._advance((read, key, value, beta), state[1:])
+                return y.unsqueeze(1), weights, units
+            fresh = self.initial_state(len(starts), starts.device)[1:]
+            y, (weights, units) = by_steps(self._advance, now, state[1:], starts, fresh)
+            return y, weights, units
 
     def _program(
         self, x: Float[Tensor, "*BT D"]
     ) -> tuple[Tensor, Write, tuple[Tensor, Tensor, Tensor]]:
-        """Where to read and what to write feed-forward, and what to write recurrently."""
+        """Queries and writes of the feed-forward memory, and the writes of the recurrent one."""
         query, key, value, recurrent_key, recurrent_value, beta, recurrent_beta = self.slow(x)
         write = Write(self.feature_map(key), value, beta.sigmoid())
         recurrent = (softmax(recurrent_key), recurrent_value, recurrent_beta.sigmoid())
@@ -138,11 +159,15 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
     ) -> tuple[Float[Tensor, "B H V"], tuple[Tensor, Units]]:
         read, key, value, beta = now
         weights, units = before
-        query = softmax(units[0]) if self.network.squash else units[0]
-        query = query.repeat(1, self.network.gates, 1)
+        query = self._recurrent_query(units[0])
         back, weights = scan_step(delta_rule, weights, query, Write(key, value, beta))
         y, units = self.network.advance(read, back, units)
         return y, (weights, units)
+
+    def _recurrent_query(self, last: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT H2 V"]:
+        """The last output as the query of all gates."""
+        query = softmax(last) if self.network.squash else last
+        return torch.cat([query] * self.network.gates, dim=-2)
 
 
 def _natively(

@@ -1,4 +1,4 @@
-"""Parts that several memories are made of: a gated unit in time, one in depth, a convolution."""
+"""Layers that several memories share: a residual gate, a short convolution, decays, heads."""
 
 import math
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ class Gate(nn.Module):
 
     @override
     def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
-        """The stream ``x`` after the layer that made ``y`` of it."""
-        reset, update, new = self.from_layer(y.relu()).chunk(3, dim=-1)
+        """The stream after a layer that read the stream ``x`` and returned ``y``."""
+        reset, update, candidate = self.from_layer(y.relu()).chunk(3, dim=-1)
         stream_reset, stream_update = self.from_stream(x).chunk(2, dim=-1)
         reset = (reset + stream_reset).sigmoid()
         update = (update + stream_update - self.bias).sigmoid()
-        new = (new + self.from_reset(reset * x)).tanh()
-        return x + update * (new - x)
+        candidate = (candidate + self.from_reset(reset * x)).tanh()
+        return x + update * (candidate - x)
 
 
 class ShortConvolution(nn.Module):
-    """A causal convolution of each channel by itself over the last few times of the episode.
+    """A causal depthwise convolution over the last few time steps of the episode.
 
-    It lets a memory bind what follows one another, as a key and then its value (Fu et al. 2023).
+    It lets a memory bind inputs that follow one another, as a key and its value (Fu et al. 2023).
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -51,7 +51,7 @@ class ShortConvolution(nn.Module):
     def initial_state(
         self, batch_size: int, device: torch.device | None = None
     ) -> Float[Tensor, "B R P"]:
-        """What came before an episode: R = size - 1 times of nothing."""
+        """The inputs before an episode: R = size - 1 zeros per channel."""
         return torch.zeros(batch_size, self.size - 1, self.weight.shape[1], device=device)
 
     @override
@@ -109,10 +109,18 @@ def split_heads(
     return at_least_float32(projected).unflatten(-1, (heads, -1)).split(list(sizes), dim=-1)
 
 
-class SlowNetwork(nn.Module):
-    """One projection without biases: what the fast weights of each head are to store and to read.
+def previous(
+    x: Float[Tensor, "B T H K"], before: Float[Tensor, "B H K"], starts: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T H K"]:
+    """Each time step's predecessor in the episode: ``before`` at the first, zeros at starts."""
+    shifted = torch.cat([before.unsqueeze(1), x[:, :-1]], dim=1)
+    return torch.where(starts[:, :, None, None], 0.0, shifted)
 
-    Nothing is applied to the parts: which is a key, a value or a strength the caller knows.
+
+class SlowNetwork(nn.Module):
+    """One projection without biases for the keys, values, queries and strengths of all heads.
+
+    The caller knows which part is which, and applies feature maps and sigmoids.
     """
 
     def __init__(self, input_size: int, heads: int, sizes: Sequence[int]) -> None:
@@ -125,16 +133,16 @@ class SlowNetwork(nn.Module):
         return split_heads(self.project(x), self.heads, self.sizes)
 
     def zeros(self, *shape: int, device: torch.device | None) -> Tensor:
-        """Zeros in the precision of what the network returns."""
+        """Zeros in the precision of the network's outputs."""
         dtype = torch.promote_types(self.project.weight.dtype, torch.float32)
         return torch.zeros(shape, dtype=dtype, device=device)
 
 
 class JoinHeads(nn.Module):
-    """The projection of what all heads read, without biases.
+    """The projection of the reads of all heads, without biases.
 
     Args:
-        scaled: Multiply what is read by ``1 / sqrt(V)`` first.
+        scaled: Multiply the reads by ``1 / sqrt(V)`` first.
     """
 
     def __init__(self, heads: int, value_size: int, output_size: int, scaled: bool) -> None:

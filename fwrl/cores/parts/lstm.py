@@ -1,4 +1,4 @@
-"""An LSTM over time: in C, where the library is there, else one time after another."""
+"""An LSTM over time: in C, where the library is there, else one time step after another."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from fwrl.state import at_least_float32, without_autocast
 
 
 class LSTMState(NamedTuple):
-    """What the gates read, and what they keep."""
+    """Hidden units and cells."""
 
     hidden: Float[Tensor, "B E"]
     cell: Float[Tensor, "B E"]
@@ -33,28 +33,28 @@ class LSTMCell(nn.Module):
         self.recurrent = nn.Linear(hidden_size, 4 * hidden_size, bias=False)
 
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> LSTMState:
-        """Zeros."""
+        """The state of streams that have seen nothing: zeros."""
         zeros = torch.zeros(batch_size, self.hidden_size, device=device)
         return LSTMState(zeros, zeros.clone())
 
     def advance(
         self, projected: Float[Tensor, "B E4"], state: LSTMState
     ) -> tuple[Float[Tensor, "B E"], LSTMState]:
-        """One time, given what ``input`` made of it: the new hidden units, and the new state."""
+        """One time step, given the projected input: the new hidden units, and the new state."""
         hidden = state.hidden.to(self.recurrent.weight.dtype)
         gates = projected + F.linear(hidden, self.recurrent.weight)
         # the state stays float32 where autocast made the gates smaller
-        write, keep, new, show = at_least_float32(gates).chunk(4, dim=-1)
-        kept = (keep + self.forget_bias).sigmoid() * state.cell
-        cell = kept + write.sigmoid() * new.tanh()
-        hidden = show.sigmoid() * cell.tanh()
+        input_gate, forget, update, output = at_least_float32(gates).chunk(4, dim=-1)
+        kept = (forget + self.forget_bias).sigmoid() * state.cell
+        cell = kept + input_gate.sigmoid() * update.tanh()
+        hidden = output.sigmoid() * cell.tanh()
         return hidden, LSTMState(hidden, cell)
 
 
 def unroll_lstm(
     cell: LSTMCell, x: Float[Tensor, "B T D"], state: LSTMState, starts: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B T E"], LSTMState]:
-    """The hidden units of all times, and the last state; episodes begin with zeros."""
+    """The hidden units at all time steps, and the last state; episodes begin with zeros."""
     projected, recurrent = cell.input(x), cell.recurrent.weight
     hidden, kept = state
     inputs = lstm.Inputs(
@@ -65,7 +65,7 @@ def unroll_lstm(
         starts,
         cell.forget_bias,
     )
-    # for one time the weights are not worth the order in which C reads them
+    # for one time step it does not pay to bring the weights into the order that C reads
     if x.shape[1] == 1 or not recurs_natively(*inputs[:4]):
         fresh = cell.initial_state(x.shape[0], x.device)
         return by_steps(cell.advance, projected, state, starts, fresh)

@@ -1,4 +1,4 @@
-"""Pictures into a film: mp4 where PyAV is installed, else an animated GIF."""
+"""Video files: mp4 where PyAV is installed, else animated GIF."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -14,19 +14,19 @@ from PIL import Image
 from fwrl.files.plain_files import replacing_plain
 
 SMALLEST_SIDE = 240
-# Pictures of a film: an mp4 is written as it comes, a GIF has to be kept until it is whole.
+# Frames of a video, at most: mp4 is written frame by frame, a GIF is kept in memory until the end.
 LONGEST = {"mp4": 10_000, "gif": 1_000}
 
 
 def ending() -> str:
-    """Of the films that can be written here."""
+    """The file ending of the videos that can be written here."""
     return "mp4" if find_spec("av") is not None else "gif"
 
 
 def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> Path:
-    """Write ``stem`` with the ending that fits and return the file's path.
+    """Write a video and return its path: ``stem`` with the ending that fits.
 
-    The file is whole or not there; frames are taken one by one, and those of an mp4 not kept.
+    The file is whole or not there. Frames are taken one by one; those of an mp4 are not kept.
 
     Args:
         stem: Path without ending; its folder is made.
@@ -45,7 +45,7 @@ def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> 
 
 
 def enlarged(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture that is not too small to be looked at, without blurring, and of even sides."""
+    """The picture, enlarged by a whole factor if it is small, with even sides."""
     height, width = frame.shape[:2]
     factor = max(1, -(-SMALLEST_SIDE // min(height, width)))
     # H.264 wants even sides

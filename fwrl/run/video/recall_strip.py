@@ -1,4 +1,4 @@
-"""The recall strip: below a picture, what each past step contributes to what is read now."""
+"""The recall strip: below a picture, the contribution of each past step to the present read."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,36 +10,36 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Color: TypeAlias = tuple[int, int, int]
-# Those of the page of `fwrl inspect`; blue and orange are told apart by the colour-blind too.
+# The colours of the page of `fwrl inspect`; the colour-blind tell blue and orange apart too.
 PAPER, FIELD, LINE = (251, 250, 248), (239, 238, 234), (205, 204, 199)
 INK, FAINT = (29, 35, 43), (93, 102, 114)
 FOR, AGAINST, NOW = (11, 79, 156), (196, 78, 0), (179, 0, 107)
 
-# A strip is laid out for a picture of this width; below wider ones all of it is larger.
+# A strip is laid out for a picture of this width, and enlarged for wider ones.
 WIDTH, LARGEST_SCALE = 320, 2.0
-# Drawn larger and then shrunk: bars can be narrower than a pixel.
+# Drawn so many times larger and then shrunk: bars can be narrower than a pixel.
 SMOOTH = 3
 # In units of the layout.
 MARGIN, TOP, TEXT_SIZE, TEXT_HEIGHT = 10.0, 4.0, 11.0, 18.0
 BAR_HEIGHT, AXIS_HEIGHT, WIDEST_BAR = 34.0, 21.0, 16.0
-# Between two numbers of the axis, at least.
+# Distance between two numbers of the axis, at least.
 TICK_ROOM = 30.0
-# A part of a read below this share is not worth a word.
+# Shares below this are not put into words.
 SMALL = 0.005
 
 
 class Band(NamedTuple):
-    """What one memory read at one time."""
+    """The shares of past steps in what one memory read at one time step."""
 
     name: str
     share: Float[np.ndarray, " S"]
-    """Of the steps up to this one, the newest last."""
+    """Shares of the steps up to this one, the newest last."""
     older: float
-    """The share of all steps before these, and of what the episode began with."""
+    """The share of all steps before these, and of the initial weights."""
 
 
 class Shown(NamedTuple):
-    """What a strip shows of one time."""
+    """The content of a strip at one time step."""
 
     time: int
     first: int
@@ -60,12 +60,12 @@ def with_strip(frame: NDArray[np.uint8], shown: Shown) -> NDArray[np.uint8]:
 
 
 class _Pen:
-    """A strip that is being drawn, in units of the layout, y downwards."""
+    """Draws a strip in units of the layout, y downwards."""
 
     def __init__(self, width: int, height: float) -> None:
         self._scale = min(width / WIDTH, LARGEST_SCALE)
         self.width = width / self._scale
-        # films want even sides
+        # videos need even sides
         self._size = (width, 2 * round(height * self._scale / 2))
         large = (SMOOTH * self._size[0], SMOOTH * self._size[1])
         self._image = Image.new("RGB", large, PAPER)
@@ -79,29 +79,29 @@ class _Pen:
         self._draw.rectangle((x, y, max(x, end_x - 1), max(y, end_y - 1)), color)
 
     def point_up(self, x: float, y: float, color: Color) -> None:
-        """A small triangle whose point is at the place."""
+        """A small triangle whose upper corner is at (x, y)."""
         factor = SMOOTH * self._scale
         corners = [(x, y), (x - 3.5, y + 5), (x + 3.5, y + 5)]
         self._draw.polygon([(factor * a, factor * b) for a, b in corners], color)
 
     def text(self, x: float, y: float, text: str, color: Color, anchor: str = "lm") -> None:
-        """One line of text; the anchor is Pillow's."""
+        """One line of text; the anchor is one of Pillow's."""
         factor = SMOOTH * self._scale
         self._draw.text((factor * x, factor * y), text, color, self._font(), anchor=anchor)
 
     def length(self, text: str) -> float:
-        """How long a line of text is."""
+        """The length of a line of text."""
         return self._draw.textlength(text, self._font()) / (SMOOTH * self._scale)
 
     def shortened(self, text: str, room: float) -> str:
-        """As much of a line of text as has room."""
+        """As much of a line of text as fits."""
         kept = text
         while len(kept) > 1 and self.length(kept) > room:
             kept = f"{kept[:-2]}…"
         return kept
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The strip."""
+        """The strip as an array."""
         return np.asarray(self._image.reduce(SMOOTH))
 
     def _font(self) -> Any:
@@ -114,14 +114,14 @@ def _font(size: int) -> Any:
 
 
 class _Axis(NamedTuple):
-    """Where steps are drawn."""
+    """The positions of the steps."""
 
     first: int
     steps: int
     pitch: float
 
     def left(self, step: int) -> float:
-        """Of the bar of a step."""
+        """The left side of a step's bar."""
         return MARGIN + self.pitch * (step - self.first)
 
 
@@ -158,13 +158,13 @@ def _draw_band(pen: _Pen, axis: _Axis, top: float, time: int, band: Band) -> Non
             color = FOR if share > 0 else AGAINST
             pen.box(left, floor - high, left + axis.pitch - gap, floor, color)
         if abs(share) > 1:
-            # broken off, as it would not fit
+            # a gap: the bar would not fit
             pen.box(left, ceiling + 2, left + axis.pitch - gap, ceiling + 3, FIELD)
     pen.box(MARGIN, floor, axis.left(axis.first + axis.steps), floor + 0.5, LINE)
 
 
 def _draw_axis(pen: _Pen, axis: _Axis, top: float, time: int) -> None:
-    """Numbers of steps, and where the present one is."""
+    """The numbers of the steps, and a mark at the present one."""
     now = axis.left(time) + axis.pitch / 2
     pen.point_up(now, top + 1, NOW)
     y = top + 12
@@ -179,14 +179,14 @@ def _draw_axis(pen: _Pen, axis: _Axis, top: float, time: int) -> None:
 
 
 def ticks(first: int, count: int, pitch: float) -> list[int]:
-    """Steps that are written on an axis: round ones, as many as fit."""
+    """The steps with a number on the axis: round ones, as many as fit."""
     round_ones = (factor * power for power in (1, 10, 100, 1000) for factor in (1, 2, 5))
     distance = next((each for each in round_ones if each * pitch >= TICK_ROOM), 10_000)
     return list(range(-(-first // distance) * distance, first + count, distance))
 
 
 def in_words(time: int, band: Band) -> str:
-    """Which step contributes most."""
+    """The step that contributes most, in words."""
     ago = int(np.abs(band.share[::-1]).argmax())
     share = float(band.share[-1 - ago])
     if share == 0 and band.older == 0:

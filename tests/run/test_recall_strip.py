@@ -16,9 +16,9 @@ from agents.saving import find_checkpoint, load_policy
 from envs import make_envs
 from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import Request, evaluate_run, report
-from fwrl.run.video import filming, strip, video
-from fwrl.run.video.filming import moments, pictures_of, with_recall
-from fwrl.run.video.strip import Band, Shown, in_words, ticks, with_strip
+from fwrl.run.video import episode_frames, recall_strip, video
+from fwrl.run.video.episode_frames import moments, pictures_of, with_recall
+from fwrl.run.video.recall_strip import Band, Shown, in_words, ticks, with_strip
 from fwrl.state import map_tensors
 
 EXACT = [
@@ -77,10 +77,10 @@ def test_rows_in_pieces_are_those_of_the_whole_map(core, tmp_path):
 
 def tallest(frame, steps):
     """The step whose bar is the tallest, as it is drawn, in a picture 320 wide with one strip."""
-    color = np.array(strip.FOR)
+    color = np.array(recall_strip.FOR)
     blue = (np.abs(frame[240:].astype(int) - color).max(-1) < 60).sum(0)
-    pitch = min(strip.WIDEST_BAR, (320 - 2 * strip.MARGIN) / steps)
-    middles = strip.MARGIN + pitch * (np.arange(steps) + 0.5)
+    pitch = min(recall_strip.WIDEST_BAR, (320 - 2 * recall_strip.MARGIN) / steps)
+    middles = recall_strip.MARGIN + pitch * (np.arange(steps) + 0.5)
     return int(blue[middles.astype(int)].argmax())
 
 
@@ -95,7 +95,7 @@ def test_the_tallest_bar_stands_at_the_card_that_is_asked_for():
 
 @pytest.mark.parametrize("window", [200, 16])
 def test_the_strip_changes_nothing_above_it(window, monkeypatch):
-    monkeypatch.setattr(filming, "WINDOW", window)
+    monkeypatch.setattr(episode_frames, "WINDOW", window)
     policy, envs = opened(SOLVED)
     played = next(play_episodes(policy, envs, 5, 99))
     plain, shown = frames_of(SOLVED, recall=False), frames_of(SOLVED, recall=True)
@@ -110,9 +110,11 @@ def test_the_strip_changes_nothing_above_it(window, monkeypatch):
 
 
 def test_a_long_episode_is_shown_through_a_window(monkeypatch):
-    monkeypatch.setattr(filming, "WINDOW", 16)
+    monkeypatch.setattr(episode_frames, "WINDOW", 16)
     seen = []
-    monkeypatch.setattr(filming, "with_strip", lambda frame, shown: seen.append(shown) or frame)
+    monkeypatch.setattr(
+        episode_frames, "with_strip", lambda frame, shown: seen.append(shown) or frame
+    )
     frames_of(SOLVED, recall=True)
     policy, envs = opened(SOLVED)
     played = next(play_episodes(policy, envs, 5, 99))
@@ -133,7 +135,7 @@ def test_a_long_episode_is_shown_through_a_window(monkeypatch):
 
 
 def test_sampled_actions_and_numbers_stay_the_same_with_every_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(filming, "WINDOW", 16)
+    monkeypatch.setattr(episode_frames, "WINDOW", 16)
     for kind in ("fast_weight", "delta_rnn"):
         run = saved_run(tmp_path / kind, core={"kind": kind})
         plain = frames_of(run, recall=False, stochastic=True)
@@ -143,7 +145,7 @@ def test_sampled_actions_and_numbers_stay_the_same_with_every_memory(tmp_path, m
 
 
 def test_no_more_than_two_blocks_are_kept(monkeypatch):
-    monkeypatch.setattr(filming, "WINDOW", 10)
+    monkeypatch.setattr(episode_frames, "WINDOW", 10)
     policy, envs = opened(SOLVED)
     taken = 0
 
@@ -165,11 +167,11 @@ def test_no_more_than_two_blocks_are_kept(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["lstm", "none"])
 def test_a_memory_without_a_map_has_no_strip(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(filming, "WINDOW", 16)
+    monkeypatch.setattr(episode_frames, "WINDOW", 16)
     run = saved_run(tmp_path / "run", core={"kind": kind})
     for plain, shown in zip(frames_of(run, False), frames_of(run, True), strict=True):
         np.testing.assert_array_equal(plain, shown)
-    result = evaluate_run(run, Request(episodes=1, video=tmp_path / "films"))
+    result = evaluate_run(run, Request(episodes=1, video=tmp_path / "videos"))
     assert result["recall_strip"].startswith("none: no exact map; it")
     lines = report(result, as_json=False).splitlines()
     assert lines[-1] == f"recall  {result['recall_strip']}"
@@ -183,8 +185,8 @@ def test_the_command_makes_both_videos(tmp_path):
         assert ("recall_strip" in result) == recall
         (stored,) = (run / "evaluations").glob("*.json")
         assert json.loads(stored.read_text()) == result
-        (film,) = folder.iterdir()
-        assert str(film) == result["video"]
+        (path,) = folder.iterdir()
+        assert str(path) == result["video"]
 
 
 def test_a_narrow_picture_gets_borders_and_a_wide_one_a_larger_strip():
@@ -195,7 +197,7 @@ def test_a_narrow_picture_gets_borders_and_a_wide_one_a_larger_strip():
     wide = with_strip(np.full((400, 640, 3), 7, np.uint8), shown)
     assert narrow.shape[1] == 320
     assert (narrow[:240, 40:280] == 7).all()
-    assert (narrow[:240, :40] == strip.PAPER).all()
+    assert (narrow[:240, :40] == recall_strip.PAPER).all()
     assert wide.shape[0] - 400 == pytest.approx(2 * (narrow.shape[0] - 240), abs=2)
     assert in_words(4, shown.bands[0]) == "fast weights: 170 % from step 2, 2 ago"
     nothing = Band("fast weights", np.zeros(8, np.float32), 0.0)
@@ -207,7 +209,7 @@ def test_a_long_action_is_cut_where_the_next_column_begins():
     cut = with_strip(np.zeros((240, 320, 3), np.uint8), Shown(4, 0, 7, facts, []))
     without = Shown(4, 0, 7, [*facts[:1], "", *facts[2:]], [])
     plain = with_strip(np.zeros((240, 320, 3), np.uint8), without)
-    column = slice(int(strip.MARGIN + 75), int(strip.MARGIN + 150))
+    column = slice(int(recall_strip.MARGIN + 75), int(recall_strip.MARGIN + 150))
     differs = (cut != plain).any(axis=(0, 2))
     assert differs[column].any()
     differs[column] = False
@@ -220,7 +222,7 @@ def test_numbers_of_the_axis_are_round_and_fit():
     for first, count, pitch in [(0, 3, 16.0), (17, 100, 3.0), (9_900, 200, 1.5)]:
         found = ticks(first, count, pitch)
         assert all(first <= step < first + count for step in found)
-        assert all(step * pitch >= strip.TICK_ROOM for step in np.diff(found))
+        assert all(step * pitch >= recall_strip.TICK_ROOM for step in np.diff(found))
 
 
 def some_frames(count, ending):
@@ -238,12 +240,12 @@ def test_a_video_that_is_interrupted_is_not_there(ending, tmp_path, monkeypatch)
     if ending == "gif":
         monkeypatch.setattr(video, "find_spec", lambda name: None)
     with pytest.raises(KeyboardInterrupt):
-        video.write_video(tmp_path / "film", some_frames(90, interrupted), 10.0)
+        video.write_video(tmp_path / "video", some_frames(90, interrupted), 10.0)
     assert list(tmp_path.iterdir()) == []
-    path = video.write_video(tmp_path / "film", some_frames(9, lambda: None), 10.0)
+    path = video.write_video(tmp_path / "video", some_frames(9, lambda: None), 10.0)
     content = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        video.write_video(tmp_path / "film", some_frames(90, interrupted), 10.0)
+        video.write_video(tmp_path / "video", some_frames(90, interrupted), 10.0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == content
 
@@ -259,18 +261,18 @@ def frames():
     yield from np.random.default_rng(0).integers(0, 256, (90, 240, 320, 3), np.uint8)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write_video(Path("film"), frames(), 10.0)
+write_video(Path("video"), frames(), 10.0)
 """
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, cwd=tmp_path, timeout=60, check=False).returncode == -9
     (left,) = tmp_path.iterdir()
-    assert left.name.startswith(".film.mp4.")
+    assert left.name.startswith(".video.mp4.")
 
 
 def test_the_same_command_overwrites_what_a_link_names(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    (tmp_path / "film.mp4").symlink_to(precious)
-    path = video.write_video(tmp_path / "film", islice(some_frames(9, interrupted), 3), 10.0)
+    (tmp_path / "video.mp4").symlink_to(precious)
+    path = video.write_video(tmp_path / "video", islice(some_frames(9, interrupted), 3), 10.0)
     assert precious.read_text() == "mine"
     assert not path.is_symlink()

@@ -1,4 +1,4 @@
-"""Films of an episode: its pictures, and below each what the memory recalled."""
+"""Frames of an episode: its pictures, each with or without the recall strip."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -14,32 +14,32 @@ from agents.evaluation import Acted, act
 from agents.inspection import Followed, Rows, follow, recall_rows
 from agents.policy import RecurrentPolicy
 from envs import VectorEnv
-from fwrl.run.video.strip import Band, Shown, with_strip
+from fwrl.run.video.recall_strip import Band, Shown, with_strip
 from fwrl.run.video.video import enlarged
 from fwrl.state import map_tensors
 
-# Steps of a strip, up to the present one; what is older stands there as one number.
+# Steps of a strip, up to the present one; older steps are one number.
 WINDOW = 200
-# Memories of a strip, the first ones.
+# The first so many memories are drawn.
 MOST_BANDS = 4
-# Numbers of an action that are written.
+# The first so many numbers of an action are written.
 MOST_NUMBERS = 3
 
 
 class Moment(NamedTuple):
-    """One time of an episode."""
+    """One time step of an episode."""
 
     acted: Acted
-    # before the action; None at the first time, and where the environment draws nothing
+    # the picture before the action; None at the first step, and where the environment draws none
     frame: NDArray[np.uint8] | None
-    # all rewards before the action
+    # the sum of the rewards before the action
     earned: float
 
 
 def moments(
     envs: VectorEnv, policy: RecurrentPolicy, seed: int, longest: int, deterministic: bool
 ) -> Iterator[Moment]:
-    """An episode of slot 0, time by time, of which ``longest`` have a picture.
+    """An episode of slot 0, step by step; at most ``longest`` steps have a picture.
 
     It ends early where the environment draws no picture.
     """
@@ -48,20 +48,20 @@ def moments(
         yield Moment(acted, frame, earned)
         step = acted.step
         earned += float(step.reward[0])
-        # where an episode ends the next one has begun: its picture does not belong here
+        # at the end of an episode the picture is that of the next one
         if step.terminated[0] or step.truncated[0] or (frame := envs.render()) is None:
             break
 
 
 def pictures_of(episode: Iterator[Moment]) -> Iterator[NDArray[np.uint8]]:
-    """What there is to see of an episode, without what was there before its first step."""
+    """The pictures of an episode, without the one before its first step."""
     return (moment.frame for moment in episode if moment.frame is not None)
 
 
 def with_recall(
     policy: RecurrentPolicy, episode: Iterator[Moment]
 ) -> tuple[Iterator[NDArray[np.uint8]], str]:
-    """The pictures with the recall strip, and what it is; or without, and why there is none."""
+    """The pictures with the recall strip and a remark on it; or without, and the reason why."""
     block = list(islice(episode, WINDOW))
     now = _follow(policy, block, None)
     if not now.exact:
@@ -74,9 +74,9 @@ def with_recall(
 def _strips(
     policy: RecurrentPolicy, block: list[Moment], now: Followed, episode: Iterator[Moment]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Block after block: no more than two are kept, however long the episode is."""
+    """Draw block after block; no more than two are kept, however long the episode is."""
     before, first = None, 0
-    # of an episode that is shorter than a strip all steps have their place from the beginning
+    # in an episode shorter than a strip every step has its place from the start
     steps = len(block)
     while block:
         rows = recall_rows(now, before, WINDOW)[:MOST_BANDS]
@@ -105,7 +105,7 @@ def _band(rows: Rows, index: int) -> Band:
 
 
 def _facts(time: int, moment: Moment) -> list[str]:
-    """What the policy did and expected, in few words."""
+    """Step, action, value and return as short texts."""
     acted = moment.acted
     value = float(acted.output.value[0])
     return [
