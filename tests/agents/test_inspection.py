@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from counting_env import EPISODES, CountingEnv, small_policy
 from PIL import Image
 from saved_runs import LAG, SOLVED, saved_run
+from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
 from agents.evaluation import evaluate
 from agents.inspection import influence_on_actions, look_into, play_episodes, watch
@@ -167,7 +167,7 @@ def test_a_map_that_is_not_finite_is_refused():
 
 @pytest.mark.parametrize("kind", sorted(CORES))
 def test_looking_changes_no_number(kind):
-    envs = CountingEnv(EPISODES)
+    envs = ScheduledEnv(EPISODES)
     policy = small_policy(envs, kind)
     counter = EpisodeCounter(envs.num_envs)
     rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 12, 0.9, 0.8, counter)
