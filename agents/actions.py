@@ -161,12 +161,7 @@ ActionHead = CategoricalHead | GaussianHead
 def make_head(
     space: spaces.Space[Any], input_size: int, mask: spaces.Space[Any] | None = None
 ) -> ActionHead:
-    """The head for an action space.
-
-    Args:
-        space: The space of the actions.
-        input_size: The number of features that the head reads.
-        mask: The space of the action mask, if there is one.
+    """The head that maps ``input_size`` features to actions, with the space of their mask if any.
 
     Raises:
         ConfigError: If no head serves the space, or the mask does not fit the actions.

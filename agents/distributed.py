@@ -64,10 +64,7 @@ def own_device(device: torch.device) -> torch.device:
 
 
 def join(device: torch.device) -> None:
-    """Connect to the other processes of this training, if a launcher started several.
-
-    Args:
-        device: The device that this process computes on.
+    """Connect this process, which computes on ``device``, to others that a launcher started.
 
     Raises:
         ConfigError: If the launcher has not said where to meet.
@@ -212,23 +209,22 @@ def _start_gather(x: Shaped[Tensor, "..."]) -> Callable[[], Shaped[Tensor, "P ..
 
 def gather_rows(rows: Shaped[Tensor, "B D"]) -> Shaped[Tensor, "rows D"]:
     """The rows of all processes, which may have different numbers of them."""
-    if num_processes() == 1:
-        return rows
-    counts = gather(torch.tensor(rows.shape[0])).tolist()
-    padded = rows.new_zeros(max(counts), rows.shape[1])
-    padded[: rows.shape[0]] = rows
-    parts = zip(gather(padded), counts, strict=True)
-    return torch.cat([part[:count] for part, count in parts])
+    return rows if num_processes() == 1 else torch.cat(_gather_uneven(rows))
 
 
 def gather_bytes(data: bytes) -> list[bytes]:
     """The bytes of all processes by rank; lengths may differ."""
     if num_processes() == 1:
         return [data]
-    counts = gather(torch.tensor(len(data))).tolist()
-    padded = torch.zeros(max(counts), dtype=torch.uint8)
-    padded[: len(data)] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-    return [row[:n].numpy().tobytes() for row, n in zip(gather(padded), counts, strict=True)]
+    numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    return [part.numpy().tobytes() for part in _gather_uneven(numbers)]
+
+
+def _gather_uneven(rows: Shaped[Tensor, "B ..."]) -> list[Shaped[Tensor, "_ ..."]]:
+    counts = gather(torch.tensor(rows.shape[0])).tolist()
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: rows.shape[0]] = rows
+    return [part[:count] for part, count in zip(gather(padded), counts, strict=True)]
 
 
 def copy_from_first(module: nn.Module) -> None:
@@ -259,13 +255,9 @@ def from_first(make: Callable[[], bytes]) -> bytes:
         raise failure
     if size < 0:
         raise ConfigError("the first process of this training has failed and says why")
-    return _broadcast(made, int(size))
-
-
-def _broadcast(data: bytes, size: int) -> bytes:
-    buffer = torch.zeros(size, dtype=torch.uint8)
-    if is_first() and data:
-        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    buffer = torch.zeros(int(size), dtype=torch.uint8)
+    if made:
+        buffer.copy_(torch.frombuffer(bytearray(made), dtype=torch.uint8))
     if size:
         distributed.broadcast(buffer, 0)
     return buffer.numpy().tobytes()

@@ -225,7 +225,7 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
             return OneHot(sizes, starts, axes=space.nvec.ndim)
         case spaces.MultiBinary():
             return Flat(spaces.Box(0, 1, space.shape), normalise=False)
-        case spaces.Box() if _is_image(space):
+        case spaces.Box() if space.dtype == np.uint8 and len(space.shape) == 3:
             return _image_encoder(space, config)
         case spaces.Box():
             return Flat(space, config.normalise_observations)
@@ -238,10 +238,6 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
                 f"env: no encoder takes the observation space {one_line(space)}; it should be made "
                 "of Discrete, MultiDiscrete, MultiBinary, Box, Dict and Tuple"
             )
-
-
-def _is_image(space: spaces.Box) -> bool:
-    return space.dtype == np.uint8 and len(space.shape) == 3
 
 
 def _channels_last(space: spaces.Box) -> bool:

@@ -50,12 +50,8 @@ class Example(NamedTuple):
 def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
     """Write one step of a policy as one ONNX file, whole or not at all.
 
-    The number of streams is left open. The file is run once and compared with PyTorch.
-
-    Args:
-        path: The file; it is replaced if it exists.
-        policy: A policy on the CPU, in ``eval`` mode.
-        document: Further JSON values to be stored in the file.
+    The policy is on the CPU, in ``eval`` mode. The number of streams is left open; ``document`` is
+    stored with it as JSON. The result is run once and compared with PyTorch.
 
     Raises:
         ConfigError: If packages are missing, or the policy cannot be exported.

@@ -148,15 +148,9 @@ class EpisodeCounter:
     def count(
         self, step: EnvStep, episodes: Episodes, wanted: NDArray[np.bool_] | None = None
     ) -> NDArray[np.bool_]:
-        """Add a step, and append the episodes that it ended.
+        """Add a step, and append the episodes that it ended to ``episodes``.
 
-        Args:
-            step: The step of all rows.
-            episodes: The lists to append to.
-            wanted: The rows whose episodes are appended; None: all.
-
-        Returns:
-            The rows whose episodes were appended.
+        Only episodes of ``wanted`` rows are appended, if given; returns the rows that were.
         """
         self.returns += step.reward
         self.lengths += 1
@@ -199,18 +193,11 @@ def collect(
     sequence_length: int | None = None,
     exact: bool = False,
 ) -> tuple[Rollout, Carry, Episodes]:
-    """Act for ``num_steps`` steps in every environment.
+    """Act for ``num_steps`` steps in every environment, from where ``carry`` left off.
 
-    Args:
-        envs: Environments with auto-reset in the same step.
-        policy: The policy, whose actions are sampled.
-        carry: The state at the end of the last rollout.
-        num_steps: T.
-        discount: Discount factor per step, in [0, 1].
-        gae_lambda: Lambda of generalised advantage estimation, in [0, 1].
-        counter: Counts the running episodes on.
-        sequence_length: Steps in a row of the rollout; None: T.
-        exact: Act with each stream by itself, so that an exact ``unroll`` gives the same numbers.
+    Rows of the rollout are segments of ``sequence_length`` steps, or whole streams if it is None.
+    ``counter`` keeps the returns of episodes that go on into the next rollout.
+    If ``exact``, each stream acts by itself, so that an exact ``unroll`` gives the same numbers.
     """
     inputs, memory, discounted = carry
     segment = sequence_length or num_steps

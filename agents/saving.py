@@ -60,12 +60,8 @@ def build_policy(
     """The policy that ``describe_policy`` described, with new parameters.
 
     It is first built on the meta device and compared with the tensors of its file, so that memory
-    is allocated only if the file holds as much.
-
-    Args:
-        description: The result of ``describe_policy``; may come from a stranger.
-        tensors: The tensors of the file; names, shapes and types are compared.
-        where: Opens error messages.
+    is allocated only if the file holds as much. The description may come from a stranger; ``where``
+    opens error messages.
 
     Raises:
         CheckpointError: If the description is malformed, or does not fit the tensors.
@@ -122,13 +118,7 @@ def load_policy(path: Path | str, checkpoint: str = "best", device: str = "cpu")
 
 
 def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
-    """Write a policy as one file, whole or not at all.
-
-    Args:
-        path: The file; it is replaced if it exists.
-        policy: The policy, whose tensors and description are written.
-        document: Further JSON values to store.
-    """
+    """Write a policy and a JSON document as one file, whole or not at all; replaces ``path``."""
     text = policy_document(policy, document)
     tensors = policy.state_dict()
     metadata = {DOCUMENT: text, "sha256": _digest(text, tensors)}
@@ -181,11 +171,8 @@ def _exported_header(path: Path) -> Header:
 
 
 def _exported_document(header: Header, path: Path) -> dict[str, Any]:
-    text = header.metadata.get(DOCUMENT)
-    if text is None:
-        raise CheckpointError(f"{path}: not a policy that `fwrl export` wrote")
     try:
-        document = parse_json(text.encode(), str(path))
+        document = parse_json(header.metadata.get(DOCUMENT, "null").encode(), str(path))
     except (FileError, UnicodeError) as error:
         raise CheckpointError(str(error)) from None
     if not isinstance(document, dict):

@@ -36,11 +36,8 @@ def from_sb3(vec_env: VecEnv) -> VectorEnv:
 def to_sb3(envs: VectorEnv, render: bool = False) -> VecEnv:
     """Our environments as a Stable-Baselines3 vector environment.
 
-    ``seed(s)`` before ``reset()`` opens the same episodes as our ``reset(s)``.
-
-    Args:
-        envs: The environments, which only the bridge may step from now on.
-        render: Whether ``envs`` was built to render. Pictures show slot 0 only.
+    ``seed(s)`` before ``reset()`` opens the same episodes as our ``reset(s)``. Only the bridge may
+    step ``envs`` from now on. If they were built to ``render``, pictures show slot 0 only.
     """
     return _ToSB3(envs, "rgb_array" if render else None)
 

@@ -121,13 +121,7 @@ def play(envs: VectorEnv, first: ArrayTree, actions: NDArray[Any]) -> Record:
 def play_one(
     env: gymnasium.Env[Any, Any], seeds: Iterator[int | None], actions: NDArray[Any]
 ) -> Record:
-    """Record one Gymnasium environment, with none of our code in between.
-
-    Args:
-        env: The environment.
-        seeds: The seed of each episode's reset.
-        actions: ``[T ...]``, one for each step.
-    """
+    """Record the answers of a Gymnasium environment itself; ``seeds`` has one for each episode."""
     record = Record(_batch_of_one(env, env.reset(seed=next(seeds))[0]))
     for action in actions:
         shown, reward, terminated, truncated, info = env.step(action)
@@ -150,13 +144,7 @@ def _batch_of_one(env: gymnasium.Env[Any, Any], observation: Any) -> Any:
 
 
 def random_actions(space: spaces.Space[Any], observation: ArrayTree, num_envs: int) -> NDArray[Any]:
-    """A random action for each environment, among those that its mask allows if it has one.
-
-    Args:
-        space: The space of actions, whose own generator draws.
-        observation: The last observation, which may hold a mask.
-        num_envs: N.
-    """
+    """A random action for each environment, among those that the observation's mask allows."""
     mask = observation.get(MASK) if isinstance(observation, Mapping) else None
     drawn: list[Any] = []
     for row in range(num_envs):

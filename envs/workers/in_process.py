@@ -42,14 +42,8 @@ MOST_FAILED_RESETS = 3
 class OneByOne(VectorEnv):
     """N environments, stepped in order.
 
-    Args:
-        makers: Each builds one environment, also in place of one that failed.
-        name: The environments' name in messages.
-        longest_replay: Most actions of an episode that are recorded.
-        first_slot: The number of the first environment in messages.
-
-    Raises:
-        EnvConfigError: If policies cannot use their spaces.
+    Each of ``makers`` builds one, also in place of one that failed. At most ``longest_replay``
+    actions of an episode are recorded. Messages use ``name`` and count from ``first_slot``.
     """
 
     def __init__(

@@ -30,10 +30,7 @@ def in_workers(
 ) -> VectorEnv:
     """The environments of all ``makers``, each maker's in a process of its own.
 
-    Args:
-        makers: Called in the worker processes, and again when a worker is replaced.
-        name: The environments' name in messages.
-        timeout: Seconds after which a worker that does not answer is replaced.
+    A worker that does not answer within ``timeout`` seconds is replaced; messages use ``name``.
 
     Raises:
         EnvConfigError: If a maker raised it.
@@ -163,12 +160,7 @@ class _InWorkers(VectorEnv):
     def _receive(
         self, limits: Sequence[float] | None = None, numbers: Sequence[int] | None = None
     ) -> list[Any]:
-        """The answers of the workers; None for a worker that is lost.
-
-        Args:
-            limits: Deadlines of the workers; None: the usual timeout.
-            numbers: The workers to wait for; None: all.
-        """
+        """The answers of all or some workers by their deadlines; None for a lost worker."""
         numbers = range(len(self._workers)) if numbers is None else numbers
         limits = [self._limit()] * len(numbers) if limits is None else limits
         answers: list[Any] = [None] * len(numbers)

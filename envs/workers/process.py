@@ -78,10 +78,7 @@ class Worker:
             self._pipe.send((request, argument))
 
     def receive(self, deadline: float) -> Any:
-        """The answer to a request; first of all, the ``Share`` of a new worker.
-
-        Args:
-            deadline: Time limit, by ``time.monotonic()``.
+        """The answer to a request, by a deadline of ``time.monotonic()``; at first the ``Share``.
 
         Raises:
             WorkerLostError: If the worker ended or does not answer.

@@ -45,10 +45,7 @@ def _seeds(seed: int, block: int) -> list[int]:
 class EpisodeLog:
     """Seeds and actions of the running episodes of N slots.
 
-    Args:
-        num_envs: N.
-        action_space: The action space of one environment.
-        longest: Most actions of an episode that are recorded; a longer one cannot be replayed.
+    At most ``longest`` actions of an episode are recorded; a longer one cannot be replayed.
     """
 
     def __init__(self, num_envs: int, action_space: spaces.Space[Any], longest: int) -> None:

@@ -32,11 +32,9 @@ class _Environments(Config):
 
 
 def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConfig:
-    """The configuration of the environments to check.
+    """The configuration of a Gymnasium id, an Atari game, or a YAML file with a part ``env``.
 
-    Args:
-        name: A Gymnasium id, an Atari game, or a YAML file with a part ``env``.
-        overrides: Keys of that part, with or without ``env.`` before them.
+    ``overrides`` are keys of that part, with or without ``env.`` before them.
 
     Raises:
         ConfigError: If no environment has this name, or a key is wrong.

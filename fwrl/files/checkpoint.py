@@ -72,12 +72,10 @@ class Manifest(NamedTuple):
 def save_checkpoint(
     folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], document: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint whole, or not at all.
+    """Write a checkpoint whole, or not at all; an older one in ``folder`` is replaced.
 
-    Args:
-        folder: The checkpoint; it is replaced if it exists.
-        tensors: Tensors by file (``policy`` becomes ``policy.safetensors``), then by name.
-        document: Any JSON values; infinite numbers and NaN become null.
+    Tensors are given by file (``policy`` becomes ``policy.safetensors``), then by name. Infinite
+    numbers and NaN in the document become null.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_checkpoint(folder)
@@ -108,11 +106,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read and verify a checkpoint; no code in it can run.
-
-    Args:
-        folder: The checkpoint.
-        only: The files to read, such as ``policy``; all of them if None.
+    """Read and verify a checkpoint, or ``only`` some of its files, such as ``policy``.
 
     Raises:
         CheckpointError: If a file is missing, damaged, or of another format.

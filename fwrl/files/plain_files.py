@@ -23,11 +23,7 @@ class FileError(OneLineError):
 
 @contextmanager
 def open_plain(path: Path, links: bool = False) -> Generator[tuple[BufferedReader, int]]:
-    """A regular file, open for reading, and its size in bytes.
-
-    Args:
-        path: The file.
-        links: Whether the last name of the path may be a symbolic link.
+    """A regular file (or, if ``links``, a link to one), open for reading, and its size in bytes.
 
     Raises:
         FileNotFoundError: If the file does not exist.

@@ -66,11 +66,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
 
 
 def read_header(path: Path, links: bool = False) -> Header:
-    """The header of a file; the tensors themselves are not read.
-
-    Args:
-        path: The file.
-        links: Whether the last name of the path may be a symbolic link.
+    """The header of a file, which may be a symbolic link if ``links``; no tensor is read.
 
     Raises:
         FileNotFoundError: If the file does not exist.
