@@ -5,7 +5,8 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fwrl.run.video.video import gif
 from fwrl.run.yaml_files import flat
 from fwrl.state import tensors_in
 
-TABLE = "metrics.csv"
+TABLE, STEP = "metrics.csv", "step"
 
 # Name -> meaning. Names are Stable-Baselines3's where it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
@@ -176,67 +177,65 @@ class RunLog:
             _cut(directory, positions)
         self.writer: SummaryWriter | None = None
         path = directory / TABLE
-        columns = _columns(path) or ["step", *METRICS]
+        columns = _columns(path) or [STEP, *METRICS]
         self.file = path.open("a", newline="")
         self.rows = csv.DictWriter(self.file, columns, extrasaction="ignore")
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         if positions is None:
-            self._try(lambda: self._tensorboard().add_text("config", f"```yaml\n{text}\n```"))
-            self._try(lambda: self._tensorboard().add_custom_scalars(LAYOUT))
-            self._try(lambda: self._add_settings(config))
+            with self._errors_counted():
+                self._tensorboard().add_text("config", f"```yaml\n{text}\n```")
+                self._tensorboard().add_custom_scalars(LAYOUT)
+                self._add_settings(config)
         if path.stat().st_size == 0:
-            self._try(self.rows.writeheader)
+            with self._errors_counted():
+                self.rows.writeheader()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record all metrics of one step."""
-
-        def scalars() -> None:
+        with self._errors_counted():
             writer = self._tensorboard()
             for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
-
-        self._try(scalars)
-        self._try(lambda: self.rows.writerow({"step": step, **metrics}))
+        with self._errors_counted():
+            self.rows.writerow({STEP: step, **metrics})
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record pictures in TensorBoard, ``[H W 3]`` each."""
-
-        def images() -> None:
+        with self._errors_counted():
             for name, picture in pictures.items():
                 self._tensorboard().add_image(name, picture, step, dataformats="HWC")
 
-        self._try(images)
-
     def show_video(self, step: int, name: str, frames: Sequence[NDArray[np.uint8]]) -> None:
         """Record a video, which TensorBoard plays among its images."""
-
-        def video() -> None:
-            height, width = frames[0].shape[:2]
-            kinds: Any = summary_pb2
+        height, width = frames[0].shape[:2]
+        kinds: Any = summary_pb2
+        with self._errors_counted():
+            data = gif(frames, VIDEO_FPS)
             image = kinds.Summary.Image(
-                height=height,
-                width=width,
-                colorspace=3,
-                encoded_image_string=gif(frames, VIDEO_FPS),
+                height=height, width=width, colorspace=3, encoded_image_string=data
             )
             value = kinds.Summary.Value(tag=name, image=image)
             self._add_summary(kinds.Summary(value=[value]), step)
 
-        self._try(video)
-
     def positions(self) -> dict[str, int]:
         """The size of each file, after everything has been written to the disk."""
-        self._try(lambda: self._tensorboard().flush())
-        self._try(self.file.flush)
+        with self._errors_counted():
+            self._tensorboard().flush()
+        with self._errors_counted():
+            self.file.flush()
         files = _files(self.directory)
         for path in files:
-            self._try(lambda path=path: sync_file(path))
+            with self._errors_counted():
+                sync_file(path)
         return {path.name: path.stat().st_size for path in files}
 
     def close(self) -> None:
         """Flush and close both."""
-        self._try(lambda: self.writer.close() if self.writer else None)
-        self._try(self.file.close)
+        with self._errors_counted():
+            if self.writer is not None:
+                self.writer.close()
+        with self._errors_counted():
+            self.file.close()
 
     def _add_settings(self, config: RunConfig) -> None:
         """Fill TensorBoard's page of hyper-parameters."""
@@ -258,9 +257,10 @@ class RunLog:
             self.writer = SummaryWriter(str(self.directory))
         return self.writer
 
-    def _try(self, write: Callable[[], object]) -> None:
+    @contextmanager
+    def _errors_counted(self) -> Generator[None]:
         try:
-            write()
+            yield
         except (OSError, ValueError):
             # a writer that has failed once always fails: the next line opens another one
             self.errors += 1
@@ -294,9 +294,6 @@ def _columns(path: Path) -> list[str]:
         return []
     with path.open(newline="") as file:
         return next(csv.reader(file), [])
-
-
-STEP = "step"
 
 
 def read_metrics(run: Path, names: Sequence[str]) -> Float[np.ndarray, "rows columns"]:
