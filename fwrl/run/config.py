@@ -28,19 +28,19 @@ class EvaluationConfig(Config):
     num_envs: int = Field(default=10, ge=1)
     """Environments that an evaluation steps together."""
     deterministic: bool = True
-    """Take the most probable action; otherwise sample one, as in training."""
+    """Whether the most probable action is taken; otherwise one is sampled, as in training."""
     film_steps: int = Field(default=0, ge=0)
     """Steps of an evaluated episode that TensorBoard shows as a video, if the environment draws
     pictures; 0: none."""
 
 
 class CheckpointConfig(Config):
-    """Checkpoints: they are written at the start, at every evaluation and at the end."""
+    """Checkpoints, which are written at the start, at every evaluation and at the end."""
 
     keep: int = Field(default=3, ge=1)
-    """Keep so many of the newest checkpoints, at least two; the best one is always kept."""
+    """Newest checkpoints that are kept, at least two; the best one is always kept."""
     every_minutes: float = Field(default=10.0, gt=0)
-    """Minutes after the last checkpoint until another one is written between evaluations."""
+    """Minutes from one checkpoint to the next where no evaluation comes in between."""
     resume: Literal["exact", "fast"] = "exact"
     """How a run continues: ``exact`` goes on with the episodes that were under way, replaying them
     where necessary; ``fast`` opens new ones."""

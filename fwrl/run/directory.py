@@ -154,7 +154,7 @@ def open_directory(
 
 
 def _content(directory: Path) -> list[Path]:
-    """The files of a directory, without locks and without a start that came to no configuration."""
+    """The files of a directory, except locks and what an interrupted ``_create`` has left."""
     marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
     return [
         path
