@@ -187,6 +187,7 @@ def bars(
             axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
         write_beside(axes, max(seeds), place, f"{middle:.{digits}f}")
     name_rows(axes, list(values))
+    axes.grid(False, axis="y")
 
 
 def interval(
@@ -239,7 +240,6 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names on the vertical axis, at 0, 1 and so on from the top down."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(False, axis="y")
 
 
 def log_axis(axes: Axes, base: int = 10, locator: Locator | None = None) -> None:

@@ -72,6 +72,5 @@ def _draw_test(
             plot.marks(axes, [float(row["accuracy"])], [0], MARKERS[ours], "", COLOURS[ours])
     names = [key.removeprefix(FAMILY).replace("_", " ") for key in families]
     plot.name_rows(axes, ["published, on bAbI", "all families", *names])
-    axes.grid(True, axis="y")
     axes.axhline(1.5, color=plot.GREY, linewidth=0.8)
     axes.set(xlim=(-0.02, 1.02), xlabel="right answers, test (mean over seeds)")

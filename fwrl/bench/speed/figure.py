@@ -168,7 +168,6 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.plot([], [], "o", color=plot.COLOURS[0], mfc="white", label=note, markersize=6)
     _scale(axes, panel)
     plot.name_rows(axes, list(panel.lines))
-    axes.grid(True, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_title(panel.title)

@@ -205,7 +205,6 @@ def _draw_tasks(
             if task.chance is not None:
                 axes.vlines(task.chance, row - 0.42, row + 0.42, label="chance", **plot.CHANCE)
         plot.name_rows(axes, names)
-        axes.grid(True, axis="y")
         played = f", {comparison.episodes} episodes after training"
         axes.set_xlabel(comparison.score_in_words + ("" if comparison.score == "mmer" else played))
         plot.legend_below(figure)
