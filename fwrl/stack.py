@@ -54,9 +54,9 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
         Args:
             config: The layers.
             core: The memory in each of them.
-            dropout: The share of what is added to the stream, and of hidden units, that is
-                dropped in training. Not a setting of agents: a policy must give what it acted on
-                the same probability again.
+            dropout: The share of hidden units and of additions to the stream that is dropped in
+                training. Not a setting of agents: a policy has to give its actions the same
+                probability again.
         """
         super().__init__()
         self.input_size = self.output_size = config.width
@@ -113,14 +113,14 @@ class Block(nn.Module):
         self.core_norm = nn.LayerNorm(width)
         fits = self.core.output_size == width
         self.resize = nn.Identity() if fits else nn.Linear(self.core.output_size, width)
-        self.join_core = Gate(width) if config.gate else Sum()
+        self.join_core = Gate(width) if config.gate else torch.add
         self.dropout = nn.Dropout(dropout)
         # one place in the sequence, whose numbers name the parameters
         activation = nn.Sequential(nn.GELU(), self.dropout)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, hidden), activation, nn.Linear(hidden, width)
         )
-        self.join_feed_forward = Gate(width) if config.gate else Sum()
+        self.join_feed_forward = Gate(width) if config.gate else torch.add
 
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
@@ -140,11 +140,3 @@ class BareBlock(nn.Module):
     def combine(self, _: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The output of the core."""
         return y
-
-
-class Sum(nn.Module):
-    """The residual connection without a gate."""
-
-    @override
-    def forward(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Tensor:
-        return x + y

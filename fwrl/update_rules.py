@@ -178,15 +178,16 @@ class Rule(NamedTuple):
     """
 
     apply: UpdateRule
-    # None: only the reference scans the rule
+    # None: only the reference scans the rule, as it must values with a decay for each feature
     form: Literal["value", "error", "removal"] | None = None
-    # how what is added is scaled: not at all, by beta, or by the beta of an implicit step
+    # the scale of the addition: none, beta, or the beta of an implicit step
     beta: Literal["none", "given", "implicit"] = "given"
-    # how much survives a write: all, what beta leaves, or a learned share for each head or feature
+    # the share that survives a write: all, what beta leaves, or learned for each head or feature
     decay: Literal["none", "rest", "head", "feature"] = "none"
     # whether the new weights are linear in the old ones, so that reads are sums over writes
     linear: bool = True
-    # what ``fast_weight`` offers: the rule, several writes at one time, attention normalisation
+    # whether ``fast_weight`` offers the rule, writes several times at one time step under it, and
+    # may divide reads by the sum of their weights
     offered: bool = True
     repeats: bool = False
     normalises: bool = False

@@ -139,10 +139,10 @@ class FeatureOptions(NamedTuple):
     key_size: int
     # shifts of ``dpfp``
     nu: int = 1
-    # the others are of random features: how many directions, and how they are drawn
+    # the rest is for random features: the number of directions, and how they are drawn
     num_features: int = 64
     directions: Directions = "orthogonal"
-    # by K ** -0.25, so that softmax attention with its usual scale is estimated
+    # scales by K ** -0.25, so that softmax attention with its usual scale is estimated
     scale_inputs: bool = True
     # updates between two draws; 0 keeps the first
     redraw_every: int = 0
@@ -179,7 +179,7 @@ class Map(NamedTuple):
     apply: Function
     # features can be negative: neither their sum nor a product of two of them can be a divisor
     signed: bool = False
-    # gives the function its options, told whether its features are normalised afterwards
+    # binds the options of the function, and whether its features are normalised afterwards
     configure: Callable[[Function, FeatureOptions, bool], Function] = _plain
 
 
@@ -208,7 +208,7 @@ def normalise(x: Float[Tensor, "*B M"], how: Normalisation) -> Float[Tensor, "*B
 
 
 class FeatureMap(nn.Module):
-    """One of ``FEATURE_MAPS`` and the normalisation of what it makes, in float32 or more."""
+    """One of ``FEATURE_MAPS`` and the normalisation of its features, in float32 or more."""
 
     def __init__(self, name: str, options: FeatureOptions, how: Normalisation) -> None:
         super().__init__()

@@ -84,15 +84,15 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
 
     Args:
         rule: One of ``UPDATE_RULES``, or any other: those are scanned by the reference.
-        query: Of the sequence; its length, precision and device count.
-        kernel: What the caller wants; ``auto`` leaves the choice open, and never takes ``triton``,
+        query: The queries of the sequence; their length, precision and device count.
+        kernel: The caller's wish; ``auto`` leaves the choice open, and never takes ``triton``,
             whose tests have only run in Triton's interpreter so far.
 
     Raises:
         ValueError: For a kernel that does not exist, or cannot do it.
     """
     if torch.compiler.is_exporting():
-        # the one that never asks for a number on its way
+        # an exported program cannot look at numbers to decide, as faster kernels do
         return "reference"
     rule, name = rule_of(rule), _forced.get() or kernel
     if name == "auto":
