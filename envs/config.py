@@ -33,6 +33,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return "`fwrl list envs` shows what there is" if by_lower_case else "there are none"
 
 
+def summary(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -20,7 +20,7 @@ from envs.check.random_play import Trajectory, play_randomly
 from envs.check.strict_wrapper import Complaints
 from envs.check.timing import Timing, measure, workers_pay
 from envs.check.trajectory import Difference, Record, first_difference, play, play_one
-from envs.config import EnvConfigError, one_line
+from envs.config import EnvConfigError, summary
 from envs.vector import VectorEnv
 from envs.workers.in_process import OneByOne
 from envs.workers.replay import State, episode_seed
@@ -123,7 +123,7 @@ def _play_randomly(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> T
         raise
     # an environment may raise anything
     except Exception as error:
-        plan.found.add("runs", _raised(error))
+        plan.found.add("runs", summary(error))
         return None
     if not trajectory.record.ended().any():
         what = f"no episode ended within {len(trajectory.actions)} steps; --steps makes them more"
@@ -134,10 +134,6 @@ def _play_randomly(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> T
     for name in LOOKED_AT:
         plan.found.add(name, "", "ok")
     return trajectory
-
-
-def _raised(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _others_do_the_same(plan: _Plan, trajectory: Trajectory) -> bool | None:
@@ -165,7 +161,7 @@ def _others_do_the_same(plan: _Plan, trajectory: Trajectory) -> bool | None:
     except EnvConfigError:
         raise
     except Exception as error:
-        found.add(name, f"another instance raised {_raised(error)}")
+        found.add(name, f"another instance raised {summary(error)}")
         return None
 
 
@@ -337,5 +333,5 @@ def _costs(plan: _Plan) -> Timing | None:
         except EnvConfigError:
             raise
         except Exception as error:
-            plan.found.add("runs", _raised(error))
+            plan.found.add("runs", summary(error))
             return None

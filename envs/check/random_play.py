@@ -51,7 +51,7 @@ def play_randomly(
     """
     if isinstance(envs, OneByOne):
         envs.envs[:] = [StrictWrapper(env, found) for env in envs.envs]
-    check_declared_spaces(envs, found)
+    check_declared_spaces(envs.observation_space, envs.action_space, found)
     space = deepcopy(envs.action_space)
     space.seed(seed)
     observation = _reset(envs, seed, found)

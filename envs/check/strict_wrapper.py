@@ -22,7 +22,7 @@ from gymnasium.utils.passive_env_checker import (
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.vector import VectorEnv, leaves, map_arrays
+from envs.vector import leaves, map_arrays
 from envs.wrappers import MASK
 
 Verdict: TypeAlias = Literal["ok", "note", "broken"]
@@ -127,21 +127,20 @@ def _complaints_of(checker: Callable[..., Any], *arguments: Any) -> list[str]:
         logger.min_level = logger.WARN
         try:
             checker(*arguments)
-        except Exception as error:  # an assertion for most faults of form
-            warnings.warn(str(error), stacklevel=1)
+        except Exception as error:  # most often an assertion
+            warnings.warn(str(error) or repr(error), stacklevel=1)
         finally:
             logger.min_level = level
     return [" ".join(DECORATION.sub("", str(each.message)).split()) for each in caught]
 
 
-def check_declared_spaces(envs: VectorEnv, found: Complaints) -> None:
+def check_declared_spaces(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], found: Complaints
+) -> None:
     """Note where Gymnasium finds the spaces odd, such as a Box whose bounds are equal."""
-    for check, space in (
-        (check_observation_space, envs.observation_space),
-        (check_action_space, envs.action_space),
-    ):
-        for fault in _complaints_of(check, space):
-            found.add("space", fault, "note")
+    faults = _complaints_of(check_observation_space, observation_space)
+    for fault in [*faults, *_complaints_of(check_action_space, action_space)]:
+        found.add("space", fault, "note")
 
 
 def check_member(space: spaces.Space[Any], observation: Any, where: str, found: Complaints) -> None:

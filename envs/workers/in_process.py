@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.config import EnvConfigError, EnvFailure, one_line
+from envs.config import EnvConfigError, EnvFailure, summary
 from envs.vector import (
     DEFAULT_FPS,
     ArrayTree,
@@ -106,7 +106,7 @@ class OneByOne(VectorEnv):
                 raise
             # any exception is the fault of this environment alone
             except Exception as error:
-                faults[slot] = self._message(slot, _summary(error))
+                faults[slot] = self._message(slot, summary(error))
                 observations[slot] = take_row(self._current, slot)
                 self._broken.add(slot)
         following = self._together(observations, faults)
@@ -137,7 +137,7 @@ class OneByOne(VectorEnv):
         try:
             concatenate(self.observation_space, [observation], _room(self.observation_space, 1))
         except Exception as error:
-            return f"an observation that does not fit the space ({_summary(error)})"
+            return f"an observation that does not fit the space ({summary(error)})"
         return None
 
     def _answer(
@@ -175,7 +175,7 @@ class OneByOne(VectorEnv):
             try:
                 env.close()
             except Exception as error:
-                message = f"{self._name}: slot {self._first_slot + slot}: close: {_summary(error)}"
+                message = f"{self._name}: slot {self._first_slot + slot}: close: {summary(error)}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     @override
@@ -227,7 +227,7 @@ class OneByOne(VectorEnv):
             except EnvConfigError:
                 raise
             except Exception as error:
-                what = _summary(error)
+                what = summary(error)
                 self._broken.add(slot)
             else:
                 what = self._misfit(observation)
@@ -268,10 +268,6 @@ def _not_finite(observation: ArrayTree, reward: NDArray[np.float32]) -> dict[int
 
 def _is_finite(leaf: NDArray[Any]) -> bool:
     return leaf.dtype.kind != "f" or bool(np.isfinite(leaf).all())
-
-
-def _summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _success(infos: Sequence[Mapping[str, Any]], ended: list[int]) -> NDArray[np.bool_] | None:

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from envs import AtariConfig, EnvConfigError, GymnasiumConfig, make_envs
 from envs.check.conformance import check
 from envs.check.random_play import play_randomly
-from envs.check.strict_wrapper import Complaints, check_member
+from envs.check.strict_wrapper import Complaints, check_declared_spaces, check_member
 from envs.check.timing import Timing, workers_pay
 from envs.check.trajectory import Record, first_difference, random_actions
 from envs.tasks import TASKS
@@ -282,6 +282,14 @@ def test_members_of_spaces_and_others():
     assert complaint(spaces.Discrete(3, start=2), np.int64(1))[0] == "broken"
     # told elsewhere
     assert complaint(both, good | {"x": np.float32([1, np.nan])}) is None
+
+
+def test_spaces_themselves_are_looked_at():
+    found = Complaints()
+    flat = spaces.Box(0, 0, (2,), np.float32)
+    check_declared_spaces(flat, flat, found)
+    words = "A Box observation space maximum and minimum values are equal."
+    assert found.found["space"] == ("note", words, 2)
 
 
 def test_gymnasium_finds_faults_though_its_log_is_silenced(monkeypatch):
