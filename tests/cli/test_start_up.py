@@ -39,9 +39,9 @@ def test_commands_that_need_no_tensors_import_none(words):
 
 
 def test_every_public_name_is_reached_and_is_what_its_module_has():
-    assert sorted(fwrl.__all__) == sorted(fwrl._HOMES)
+    assert sorted(fwrl.__all__) == sorted(fwrl._MODULES)
     assert set(dir(fwrl)) >= set(fwrl.__all__)
-    for name, home in fwrl._HOMES.items():
+    for name, home in fwrl._MODULES.items():
         namespace = {}
         exec(f"from fwrl import {name}\nfrom fwrl.{home} import {name} as it", namespace)
         assert namespace[name] is namespace["it"] is getattr(fwrl, name)
@@ -56,7 +56,7 @@ def test_names_for_type_checkers_are_those_that_are_imported_when_used():
     for line in filter(None, block.splitlines()):
         module, _, names = line.strip().removeprefix("from fwrl.").partition(" import ")
         stated |= dict.fromkeys(names.split(", "), module)
-    assert stated == fwrl._HOMES
+    assert stated == fwrl._MODULES
 
 
 @pytest.mark.parametrize(
