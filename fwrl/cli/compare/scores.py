@@ -106,7 +106,7 @@ def transfer_rows(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[Row
 def transfer_estimates(
     comparison: ComparisonConfig, rows: Sequence[Row]
 ) -> dict[tuple[str, str], Estimate]:
-    """Of all seeds, by environment and column; ``rows`` are of one task."""
+    """The estimates over all seeds by environment and column; ``rows`` belong to one task."""
     found: dict[tuple[str, str], Estimate] = {}
     for pair in product(comparison.transfer, comparison.columns):
         own = [float(row["score"]) for row in rows if (row["transfer"], row["column"]) == pair]
@@ -138,7 +138,7 @@ def highest_epoch_mean(curve: Float[np.ndarray, "rows 2"], epoch_steps: int) -> 
 
 
 def scores_of(rows: Sequence[Row], task: str, column: str) -> list[float]:
-    """Of all seeds that there are."""
+    """The scores of a column in a task, for all seeds so far."""
     return [float(row["score"]) for row in rows if (row["task"], row["column"]) == (task, column)]
 
 
