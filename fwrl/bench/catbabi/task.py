@@ -117,18 +117,14 @@ class QuestionAlone:
     """
 
     def __init__(self, corpus: Corpus) -> None:
+        # the tokens that end a statement
+        self.marks = {index for index, word in enumerate(corpus.words) if word in {".", "!"}}
         counts: defaultdict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for tokens in corpus.stories:
-            for question, answer in questions(tokens.tolist(), self._marks(corpus)):
+            for question, answer in questions(tokens.tolist(), self.marks):
                 counts[question][answer] += 1
-        self.marks = self._marks(corpus)
         self.answers = {asked: given.most_common(1)[0][0] for asked, given in counts.items()}
         self.otherwise = sum(counts.values(), Counter[int]()).most_common(1)[0][0]
-
-    @staticmethod
-    def _marks(corpus: Corpus) -> set[int]:
-        """The tokens that end a statement."""
-        return {index for index, word in enumerate(corpus.words) if word in {".", "!"}}
 
     def right(self, corpus: Corpus) -> dict[str, tuple[int, int]]:
         """The numbers of right answers and of all answers, by family."""
@@ -143,12 +139,7 @@ class QuestionAlone:
 
 
 def questions(tokens: Sequence[int], marks: set[int]) -> list[tuple[tuple[int, ...], int]]:
-    """The words of each question of a story, and its answer.
-
-    Args:
-        tokens: The story.
-        marks: The tokens that end a statement.
-    """
+    """The words of each question of a story, and its answer; ``marks`` end a statement."""
     found: list[tuple[tuple[int, ...], int]] = []
     first = 0
     for time, token in enumerate(tokens):

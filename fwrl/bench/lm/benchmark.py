@@ -222,10 +222,8 @@ def _write_sample(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     words = sample(model, prompt.to(device)[None], settings.sample, settings.temperature, generator)
-    given, written = (
-        corpus.text(prompt[-settings.length :].tolist()),
-        corpus.text(words[0].tolist()),
-    )
+    given = corpus.text(prompt[-settings.length :].tolist())
+    written = corpus.text(words[0].tolist())
     path.write_text(f"{given}\n----- from here on the model writes -----\n{written}\n")
 
 
