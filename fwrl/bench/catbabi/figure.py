@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
+from fwrl.bench.results import read_published
 
 ALONE = "question_alone"
 LABELS = plot.LABELS | {ALONE: "the question alone"}
@@ -18,16 +19,7 @@ MARKERS = dict(zip(LABELS, cycle(plot.MARKERS), strict=False))
 # The beginning of the columns with the accuracy in one family of stories.
 FAMILY = "of_"
 # Schlag et al. (2021) on bAbI's own stories; ours are others.
-PUBLISHED: list[Row] = [
-    {"method": "fast_weight_memory", "mode": "lm", "accuracy": 0.9304},
-    {"method": "fast_weight_memory", "mode": "qm", "accuracy": 0.9675},
-    {"method": "Transformer-XL", "mode": "lm", "accuracy": 0.9023},
-    {"method": "Transformer-XL", "mode": "qm", "accuracy": 0.8766},
-    {"method": "lstm", "mode": "lm", "accuracy": 0.8015},
-    {"method": "lstm", "mode": "qm", "accuracy": 0.8088},
-    {"method": "Metalearned Neural Memory", "mode": "lm", "accuracy": 0.6930},
-    {"method": "Metalearned Neural Memory", "mode": "qm", "accuracy": 0.8897},
-]
+PUBLISHED = read_published("catbabi")
 
 # Our counterpart of a published method with another name.
 COUNTERPARTS = {"Transformer-XL": "window_attention"}
