@@ -59,9 +59,14 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> S:
         """The state of streams that have seen nothing; leaves are float32, batch first."""
 
-    @abstractmethod
     def step(self, x: Float[Tensor, "B D"], state: S) -> tuple[Float[Tensor, "B E"], S]:
-        """Read one input per stream; the given state is left as it was."""
+        """Read one input per stream; the given state is left as it was.
+
+        Without a form of its own: a sequence of one time step that starts nothing.
+        """
+        starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
+        y, state = self.unroll(x.unsqueeze(1), state, starts)
+        return y.squeeze(1), state
 
     @abstractmethod
     def unroll(
@@ -97,15 +102,6 @@ def unroll_by_steps(
 ) -> tuple[Float[Tensor, "B T E"], S]:
     """``unroll`` by its meaning, one step after another: the oracle of the tests of cores."""
     return by_steps(core.step, x, state, starts, core.initial_state(x.shape[0], x.device))
-
-
-def step_by_unroll(
-    core: MemoryCore[S], x: Float[Tensor, "B D"], state: S
-) -> tuple[Float[Tensor, "B E"], S]:
-    """``step`` of a core that is parallel over time: a sequence of one time, without starts."""
-    starts = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
-    y, state = core.unroll(x.unsqueeze(1), state, starts)
-    return y.squeeze(1), state
 
 
 def state_size(core: MemoryCore[Any]) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.kernels.associative_scan import linear_recurrence
 from fwrl.kernels.chunked import outer_decay
 from fwrl.state import at_least_float32, time_in_episode
@@ -107,10 +107,6 @@ class AGaLiTe(MemoryCore[State]):
             return ExactState(key_sum, zeros(self.heads, keys, values))
         pairs = zeros(self.rank, self.heads, keys), zeros(self.rank, self.heads, values)
         return LowRankState(key_sum, *pairs, zeros())
-
-    @override
-    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
-        return step_by_unroll(self, x, state)
 
     @override
     def unroll(

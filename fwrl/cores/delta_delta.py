@@ -42,15 +42,15 @@ class DeltaDeltaConfig(MemoryCoreConfig):
         return DeltaDelta(input_size, self)
 
 
-class DeltaDeltaState(NamedTuple):
+class State(NamedTuple):
     """The weights of the memory that programs, and of the one that is programmed."""
 
     program: Float[Tensor, "B H K P"]
     weights: FastWeights
 
 
-class DeltaDelta(MemoryCore[DeltaDeltaState]):
-    """State: ``DeltaDeltaState``. Two scans, each parallel over time."""
+class DeltaDelta(MemoryCore[State]):
+    """Two scans, each parallel over time."""
 
     remark = (
         "the first memory makes keys, values and queries of the second, so that an input "
@@ -74,27 +74,25 @@ class DeltaDelta(MemoryCore[DeltaDeltaState]):
             self.start = nn.Parameter(start)
 
     @override
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> DeltaDeltaState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         shape = (batch_size, self.slow.heads, self.size)
         weights = self.slow.zeros(*shape, self.size, device=device)
         if self.start is None:
             program = self.slow.zeros(*shape, sum(self.parts), device=device)
         else:
             program = self.start.to(device).expand(batch_size, -1, -1, -1).clone()
-        return DeltaDeltaState(program, weights)
+        return State(program, weights)
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: DeltaDeltaState
-    ) -> tuple[Float[Tensor, "B E"], DeltaDeltaState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         return self._through(
             x, state, lambda weights, query, write, _: scan_step(delta_rule, weights, query, write)
         )
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: DeltaDeltaState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], DeltaDeltaState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         return self._through(
             x,
             state,
@@ -105,7 +103,7 @@ class DeltaDelta(MemoryCore[DeltaDeltaState]):
 
     @override
     def reads(
-        self, x: Float[Tensor, "B T D"], state: DeltaDeltaState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         found: list[Reads] = []
 
@@ -120,12 +118,12 @@ class DeltaDelta(MemoryCore[DeltaDeltaState]):
         return found
 
     def _through(
-        self, x: Float[Tensor, "*BT D"], state: DeltaDeltaState, memory: Memory
-    ) -> tuple[Float[Tensor, "*BT E"], DeltaDeltaState]:
+        self, x: Float[Tensor, "*BT D"], state: State, memory: Memory
+    ) -> tuple[Float[Tensor, "*BT E"], State]:
         read, program = memory(state.program, *self._asked(self.slow(x)), self.start)
         asked = self._asked(read.split(self.parts, dim=-1))
         values, weights = memory(state.weights, *asked, None)
-        return self.output(values), DeltaDeltaState(program, weights)
+        return self.output(values), State(program, weights)
 
     def _asked(self, parts: tuple[Tensor, ...]) -> tuple[Float[Tensor, "*BT H K"], Write]:
         """The query and the write, from what a slow network or the first memory returned."""

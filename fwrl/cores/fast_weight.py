@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size, one_of
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import Decay, ShortConvolution
 from fwrl.cores.parts.normalised import normalised_scan, normalised_write
 from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
@@ -126,7 +126,7 @@ class FastWeightConfig(MemoryCoreConfig):
         return FastWeight(input_size, self)
 
 
-class FastWeightState(NamedTuple):
+class State(NamedTuple):
     """The fast weights, and the last inputs of a short convolution (R = 0 without one)."""
 
     # one column more holds the sum of the keys, with attention normalisation
@@ -134,8 +134,8 @@ class FastWeightState(NamedTuple):
     recent: Float[Tensor, "B R P"]
 
 
-class FastWeight(MemoryCore[FastWeightState]):
-    """State: ``FastWeightState``; its weights are ``[B, H, K, V]``, K being the features."""
+class FastWeight(MemoryCore[State]):
+    """The weights in its state are ``[B, H, K, V]``, K being the features."""
 
     def __init__(self, input_size: int, config: FastWeightConfig) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class FastWeight(MemoryCore[FastWeightState]):
         self.remark = _remark(config)
 
     @override
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> FastWeightState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         if self.convolution is None:
             recent = torch.zeros(batch_size, 0, 0, device=device)
         else:
@@ -193,14 +193,12 @@ class FastWeight(MemoryCore[FastWeightState]):
             weights = torch.zeros(batch_size, *self.shape, device=device)
         else:
             weights = self.start.to(device).expand(batch_size, -1, -1, -1).clone()
-        return FastWeightState(weights, recent)
+        return State(weights, recent)
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: FastWeightState
-    ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         if self.normalised or self.convolution is not None or self.writes > 1:
-            return step_by_unroll(self, x, state)
+            return super().step(x, state)
         if self.fused and acts_natively(self.rule, x, self.kernel):
             return self._act(x, state)
         query, write = self._slow(x, self.project(x))
@@ -210,8 +208,8 @@ class FastWeight(MemoryCore[FastWeightState]):
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], FastWeightState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         query, write, starts, recent = self._sequence(x, state, starts)
         weights = state.weights
         if self.normalised:
@@ -222,11 +220,11 @@ class FastWeight(MemoryCore[FastWeightState]):
             )
         # each time step reads after its last write
         read = values[:, self.writes - 1 :: self.writes]
-        return self._out(read), FastWeightState(weights, recent)
+        return self._out(read), State(weights, recent)
 
     @override
     def reads(
-        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         query, write, starts, _ = self._sequence(x, state, starts)
         weights, key_sum = state.weights.tensor_split([self.value_size], dim=-1)
@@ -237,7 +235,7 @@ class FastWeight(MemoryCore[FastWeightState]):
         ]
 
     def _sequence(
-        self, x: Float[Tensor, "B T D"], state: FastWeightState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B R H K"], Write, Bool[Tensor, "B R"], Tensor]:
         """Queries, writes and starts of R = T * N writes, and the convolution's new state."""
         projected, recent = self.project(x), state.recent
@@ -275,9 +273,7 @@ class FastWeight(MemoryCore[FastWeightState]):
             value.unflatten(-1, (self.writes, self.heads, self.value_size)),
         )
 
-    def _act(
-        self, x: Float[Tensor, "B D"], state: FastWeightState
-    ) -> tuple[Float[Tensor, "B E"], FastWeightState]:
+    def _act(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         """``step`` without gradients, in one pass from the projections to the reads."""
         projected = at_least_float32(self.project(x))
         logit = None if self.beta is None else at_least_float32(self.beta(x))

@@ -69,7 +69,7 @@ class FastWeightMemoryConfig(MemoryCoreConfig):
         return FastWeightMemory(input_size, self)
 
 
-class FastWeightMemoryState(NamedTuple):
+class State(NamedTuple):
     """The state of the LSTM, and the fast weights of the single head."""
 
     slow: LSTMState
@@ -99,8 +99,8 @@ def follow(memory: FastWeights, path: Float[Tensor, "B P V"]) -> Float[Tensor, "
     return node
 
 
-class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
-    """State: ``FastWeightMemoryState``.
+class FastWeightMemory(MemoryCore[State]):
+    """Fast weights that an LSTM programs.
 
     Writes and reads depend on the LSTM alone: they are known for all time steps before the
     memory's own recurrence begins.
@@ -125,16 +125,12 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
             nn.init.uniform_(layer.weight, -bound, bound)
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> FastWeightMemoryState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         memory = torch.zeros(batch_size, 1, self.size**2, self.size, device=device)
-        return FastWeightMemoryState(self.cell.initial_state(batch_size, device), memory)
+        return State(self.cell.initial_state(batch_size, device), memory)
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: FastWeightMemoryState
-    ) -> tuple[Float[Tensor, "B E"], FastWeightMemoryState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         hidden, slow = self.cell.advance(self.cell.input(x), state.slow)
         asked = self._ask(hidden)
         with without_autocast(x.device):
@@ -144,15 +140,15 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
                 node = node.squeeze(1)
             else:
                 node, memory = _advance(asked, state.memory)
-        return self._out(hidden, node), FastWeightMemoryState(slow, memory)
+        return self._out(hidden, node), State(slow, memory)
 
     @override
     def unroll(
         self,
         x: Float[Tensor, "B T D"],
-        state: FastWeightMemoryState,
+        state: State,
         starts: Bool[Tensor, "B T"],
-    ) -> tuple[Float[Tensor, "B T E"], FastWeightMemoryState]:
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         hidden, slow = unroll_lstm(self.cell, x, state.slow, starts)
         asked = self._ask(hidden)
         with without_autocast(x.device):
@@ -164,7 +160,7 @@ class FastWeightMemory(MemoryCore[FastWeightMemoryState]):
             else:
                 fresh = torch.zeros_like(state.memory)
                 node, memory = by_steps(_advance, asked, state.memory, starts, fresh)
-        return self._out(hidden, node), FastWeightMemoryState(slow, memory)
+        return self._out(hidden, node), State(slow, memory)
 
     def _ask(self, hidden: Float[Tensor, "*BT E"]) -> Asked:
         """The writes and reads that follow from the hidden units."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.kernels.associative_scan import complex_recurrence
 from fwrl.state import at_least_float32
 
@@ -79,10 +79,6 @@ class FFM(MemoryCore[Tensor]):
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
         return torch.zeros(batch_size, self.memory_size, self.context_size, 2, device=device)
-
-    @override
-    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
-        return step_by_unroll(self, x, state)
 
     @override
     def unroll(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Count, Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
 from fwrl.cores.parts.layers import Gate
 from fwrl.state import at_least_float32, time_in_episode
@@ -47,15 +47,15 @@ class GTrXLConfig(MemoryCoreConfig):
         return GTrXL(input_size, self)
 
 
-class GTrXLState(NamedTuple):
+class State(NamedTuple):
     """Inputs of the last time steps, the newest last, and how many there are."""
 
     inputs: Float[Tensor, "B P D"]
     held: Float[Tensor, " B"]
 
 
-class GTrXL(MemoryCore[GTrXLState]):
-    """State: ``GTrXLState``; keys and values are computed from the inputs at every read.
+class GTrXL(MemoryCore[State]):
+    """Keys and values are computed from the inputs in the state at every read.
 
     Note:
         Gradients flow into all of the window. Transformer-XL stops them at the border of a
@@ -83,20 +83,14 @@ class GTrXL(MemoryCore[GTrXLState]):
         self.feed_forward_gate = Gate(input_size, config.gate_bias)
 
     @override
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> GTrXLState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         inputs = torch.zeros(batch_size, self.past, self.input_size, device=device)
-        return GTrXLState(inputs, torch.zeros(batch_size, device=device))
-
-    @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: GTrXLState
-    ) -> tuple[Float[Tensor, "B E"], GTrXLState]:
-        return step_by_unroll(self, x, state)
+        return State(inputs, torch.zeros(batch_size, device=device))
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: GTrXLState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], GTrXLState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         seen = time_in_episode(starts, state.held)
         inputs = extend(state.inputs, at_least_float32(x))
         normed = self.attention_norm(inputs)
@@ -104,4 +98,4 @@ class GTrXL(MemoryCore[GTrXLState]):
         found = self.attention.read(query, *self.attention.keys_values(normed), seen)
         x = self.attention_gate(x, found)
         y = self.feed_forward_gate(x, self.feed_forward(x))
-        return y, GTrXLState(*remember(inputs, seen[:, -1], self.past))
+        return y, State(*remember(inputs, seen[:, -1], self.past))

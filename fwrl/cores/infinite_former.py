@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_spans, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_spans
 from fwrl.cores.parts.attention import WindowedAttention, extend, remember
 from fwrl.cores.parts.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.state import (
@@ -92,7 +92,7 @@ class LongTerm(NamedTuple):
     histogram: Float[Tensor, "B Q"]
 
 
-class InfiniteFormerState(NamedTuple):
+class State(NamedTuple):
     """Inputs of the last time steps, the newest last, their number, and the long-term memory."""
 
     inputs: Float[Tensor, "B P D"]
@@ -111,7 +111,7 @@ class Inputs(NamedTuple):
     full: Bool[Tensor, "B T"]
 
 
-class InfiniteFormer(MemoryCore[InfiniteFormerState]):
+class InfiniteFormer(MemoryCore[State]):
     """State: a window of inputs, and coefficients whose number does not grow with the episode.
 
     The window fills up to ``window + segment`` times; then its oldest ``segment`` are folded into
@@ -144,12 +144,10 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         self.register_buffer("edges", torch.linspace(0, 1, self.bins + 1), persistent=False)
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> InfiniteFormerState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         inputs = torch.zeros(batch_size, self.past, self.input_size, device=device)
         held = torch.zeros(batch_size, device=device)
-        return InfiniteFormerState(inputs, held, self._nothing(batch_size, device))
+        return State(inputs, held, self._nothing(batch_size, device))
 
     def _nothing(self, batch_size: int, device: torch.device | None) -> LongTerm:
         basis_functions = self.density.in_features
@@ -160,15 +158,9 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
         )
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: InfiniteFormerState
-    ) -> tuple[Float[Tensor, "B E"], InfiniteFormerState]:
-        return step_by_unroll(self, x, state)
-
-    @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: InfiniteFormerState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], InfiniteFormerState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         inputs = extend(state.inputs, at_least_float32(x))
         seen = self._seen(time_in_episode(starts, state.held))
         full = seen == self.past + 1
@@ -183,7 +175,7 @@ class InfiniteFormer(MemoryCore[InfiniteFormerState]):
             found = torch.einsum("bthd,hvd->bthv", read, self._by_head(self.value))
         left = torch.where(full[:, -1], self.window, seen[:, -1])
         y = short + self.output(found.flatten(start_dim=-2))
-        return y, InfiniteFormerState(*remember(inputs, left, self.past), long)
+        return y, State(*remember(inputs, left, self.past), long)
 
     def _seen(self, time: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """Time steps that the window holds, given how many there would be if none ever left it."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.kernels.associative_scan import complex_recurrence
 from fwrl.state import at_least_float32
 
@@ -88,10 +88,6 @@ class LRU(MemoryCore[Tensor]):
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> Tensor:
         return torch.zeros(batch_size, self.state_size, 2, device=device)
-
-    @override
-    def step(self, x: Float[Tensor, "B D"], state: Tensor) -> tuple[Float[Tensor, "B E"], Tensor]:
-        return step_by_unroll(self, x, state)
 
     @override
     def unroll(

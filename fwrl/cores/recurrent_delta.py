@@ -37,15 +37,15 @@ class RecurrentDeltaConfig(MemoryCoreConfig):
         return RecurrentDelta(input_size, self)
 
 
-class RecurrentDeltaState(NamedTuple):
+class State(NamedTuple):
     """The fast weights, and the value last read from them."""
 
     weights: FastWeights
     y: Float[Tensor, "B H V"]
 
 
-class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
-    """State: ``RecurrentDeltaState``. Each head sees its own last output only."""
+class RecurrentDelta(MemoryCore[State]):
+    """Each head sees its own last output only."""
 
     remark = (
         "the last read has its part in the next keys, values and queries, which the "
@@ -64,30 +64,26 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
         self.output = JoinHeads(config.heads, size, input_size, config.scale_output)
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> RecurrentDeltaState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         shape = (batch_size, self.slow.heads, self.size)
         weights = self.slow.zeros(*shape, self.size, device=device)
-        return RecurrentDeltaState(weights, self.slow.zeros(*shape, device=device))
+        return State(weights, self.slow.zeros(*shape, device=device))
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: RecurrentDeltaState
-    ) -> tuple[Float[Tensor, "B E"], RecurrentDeltaState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         y, state = self._recur(self.slow(x)[0].unsqueeze(1), state, None)
         return self.output(y.squeeze(1)), state
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: RecurrentDeltaState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], RecurrentDeltaState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         y, state = self._recur(self.slow(x)[0], state, starts)
         return self.output(y), state
 
     @override
     def reads(
-        self, x: Float[Tensor, "B T D"], state: RecurrentDeltaState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         (projected,) = self.slow(x)
         y, _ = self._recur(projected, state, starts)
@@ -103,9 +99,9 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
     def _recur(
         self,
         projected: Float[Tensor, "B T H P"],
-        state: RecurrentDeltaState,
+        state: State,
         starts: Bool[Tensor, "B T"] | None,
-    ) -> tuple[Float[Tensor, "B T H V"], RecurrentDeltaState]:
+    ) -> tuple[Float[Tensor, "B T H V"], State]:
         """The values read at all time steps; without ``starts`` there is only one step."""
         recurrent = at_least_float32(self.recurrent)
         with without_autocast(projected.device):
@@ -113,7 +109,7 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
                 y, weights = recurrent_delta.unroll(
                     recurrent_delta.Inputs(projected, recurrent, *state, starts)
                 )
-                return y, RecurrentDeltaState(weights, y[:, -1].clone())
+                return y, State(weights, y[:, -1].clone())
             if starts is None:
                 y, state = self._advance(projected.squeeze(1), state)
                 return y.unsqueeze(1), state
@@ -121,10 +117,10 @@ class RecurrentDelta(MemoryCore[RecurrentDeltaState]):
             return by_steps(self._advance, projected, state, starts, fresh)
 
     def _advance(
-        self, projected: Float[Tensor, "B H P"], state: RecurrentDeltaState
-    ) -> tuple[Float[Tensor, "B H V"], RecurrentDeltaState]:
+        self, projected: Float[Tensor, "B H P"], state: State
+    ) -> tuple[Float[Tensor, "B H V"], State]:
         y, weights = scan_step(delta_rule, state.weights, *self._program(projected, state.y))
-        return y, RecurrentDeltaState(weights, y)
+        return y, State(weights, y)
 
     def _program(
         self, projected: Float[Tensor, "B H P"], last: Float[Tensor, "B H V"]

@@ -39,15 +39,15 @@ class SlowRNNConfig(MemoryCoreConfig):
         return SlowRNN(input_size, self)
 
 
-class SlowRNNState(NamedTuple):
+class State(NamedTuple):
     """The state of the slow network, and the fast weights."""
 
     slow: LSTMState
     weights: FastWeights
 
 
-class SlowRNN(MemoryCore[SlowRNNState]):
-    """State: ``SlowRNNState``. Only the LSTM is inside the loop over time."""
+class SlowRNN(MemoryCore[State]):
+    """A delta memory after an LSTM; only the LSTM is inside the loop over time."""
 
     remark = "an LSTM makes keys, values and queries; what it remembers by itself is not shown"
 
@@ -61,29 +61,27 @@ class SlowRNN(MemoryCore[SlowRNNState]):
         self.output = JoinHeads(self.heads, size, input_size, config.scale_output)
 
     @override
-    def initial_state(self, batch_size: int, device: torch.device | None = None) -> SlowRNNState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         weights = torch.zeros(batch_size, self.heads, self.size, self.size, device=device)
-        return SlowRNNState(self.slow.initial_state(batch_size, device), weights)
+        return State(self.slow.initial_state(batch_size, device), weights)
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: SlowRNNState
-    ) -> tuple[Float[Tensor, "B E"], SlowRNNState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         hidden, slow = self.slow.advance(self.slow.input(x), state.slow)
         values, weights = scan_step(delta_rule, state.weights, *self._program(hidden))
-        return self.output(values), SlowRNNState(slow, weights)
+        return self.output(values), State(slow, weights)
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: SlowRNNState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], SlowRNNState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         hidden, slow = unroll_lstm(self.slow, x, state.slow, starts)
         values, weights = scan(delta_rule, state.weights, *self._program(hidden), starts)
-        return self.output(values), SlowRNNState(slow, weights)
+        return self.output(values), State(slow, weights)
 
     @override
     def reads(
-        self, x: Float[Tensor, "B T D"], state: SlowRNNState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         hidden, _ = unroll_lstm(self.slow, x, state.slow, starts)
         return [Reads("fast weights", delta_rule, state.weights, *self._program(hidden), starts)]

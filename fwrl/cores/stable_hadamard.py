@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fwrl.config import Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.feature_maps import normalise
 from fwrl.kernels.associative_scan import linear_recurrence
 from fwrl.state import at_least_float32, time_in_episode, without_autocast
@@ -53,15 +53,15 @@ class StableHadamardConfig(MemoryCoreConfig):
         return StableHadamard(input_size, self)
 
 
-class StableHadamardState(NamedTuple):
+class State(NamedTuple):
     """The weights, and the place of the episode in the sequence of rows."""
 
     weights: Float[Tensor, "B K V"]
     seen: Float[Tensor, " B"]
 
 
-class StableHadamard(MemoryCore[StableHadamardState]):
-    """State: ``StableHadamardState``, with K = V = the memory size."""
+class StableHadamard(MemoryCore[State]):
+    """The weights in its state have K = V = the memory size."""
 
     sequence: Tensor
     remark = "it strengthens and weakens each weight by a factor of its own"
@@ -77,23 +77,15 @@ class StableHadamard(MemoryCore[StableHadamardState]):
         self.output = nn.Linear(size, input_size)
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> StableHadamardState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         size = self.memory_size
         weights = torch.zeros(batch_size, size, size, device=device)
-        return StableHadamardState(weights, torch.zeros(batch_size, device=device))
-
-    @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: StableHadamardState
-    ) -> tuple[Float[Tensor, "B E"], StableHadamardState]:
-        return step_by_unroll(self, x, state)
+        return State(weights, torch.zeros(batch_size, device=device))
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: StableHadamardState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], StableHadamardState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         projected = at_least_float32(self.project(x))
         query, key, value, calibration = projected[..., :-1].chunk(4, dim=-1)
         query, key = (normalise(address.relu(), "sum") for address in (query, key))
@@ -105,7 +97,7 @@ class StableHadamard(MemoryCore[StableHadamardState]):
         with without_autocast(x.device):
             read = (query.unsqueeze(-2) @ weights).squeeze(-2)
         # a count that ran on would one day be too large to go up by one
-        return self.output(read), StableHadamardState(weights[:, -1].clone(), seen[:, -1] % CYCLE)
+        return self.output(read), State(weights[:, -1].clone(), seen[:, -1] % CYCLE)
 
     def factors(
         self, calibration: Float[Tensor, "B T K"], time: Float[Tensor, "B T"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fwrl.config import Count, Size
-from fwrl.core import About, MemoryCore, MemoryCoreConfig, step_by_unroll
+from fwrl.core import About, MemoryCore, MemoryCoreConfig
 from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
 from fwrl.state import time_in_episode
 
@@ -43,15 +43,15 @@ class KeysValues(NamedTuple):
     value: Float[Tensor, "B P H K"]
 
 
-class WindowAttentionState(NamedTuple):
+class State(NamedTuple):
     """Keys without positions, which are relative to the query, and how many there are."""
 
     window: KeysValues
     held: Float[Tensor, " B"]
 
 
-class WindowAttention(MemoryCore[WindowAttentionState]):
-    """State: ``WindowAttentionState``, of the ``window - 1`` time steps before the next one."""
+class WindowAttention(MemoryCore[State]):
+    """Its state holds the ``window - 1`` time steps before the next one."""
 
     remark = "it attends to a window of keys by a softmax"
 
@@ -64,25 +64,17 @@ class WindowAttention(MemoryCore[WindowAttentionState]):
         )
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> WindowAttentionState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         shape = batch_size, self.past, self.attention.heads, self.attention.head_size
         key, value = torch.zeros(2, *shape, device=device).unbind(0)
         held = torch.zeros(batch_size, device=device)
-        return WindowAttentionState(KeysValues(key, value), held)
-
-    @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: WindowAttentionState
-    ) -> tuple[Float[Tensor, "B E"], WindowAttentionState]:
-        return step_by_unroll(self, x, state)
+        return State(KeysValues(key, value), held)
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: WindowAttentionState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], WindowAttentionState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         seen = time_in_episode(starts, state.held)
         window = extend(state.window, KeysValues(*self.attention.keys_values(x)))
         y = self.attention.read(self.attention.queries(x), window.key, window.value, seen)
-        return y, WindowAttentionState(*remember(window, seen[:, -1], self.past))
+        return y, State(*remember(window, seen[:, -1], self.past))

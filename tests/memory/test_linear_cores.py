@@ -13,7 +13,7 @@ from fwrl.core import unroll_by_steps
 from fwrl.cores.agalite import AGaLiTeConfig, ExactState
 from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.lru import LRUConfig
-from fwrl.cores.stable_hadamard import CYCLE, StableHadamardConfig, StableHadamardState
+from fwrl.cores.stable_hadamard import CYCLE, StableHadamardConfig, State
 from fwrl.state import map_tensors, tensors_in
 
 B, D = 2, 8
@@ -238,7 +238,7 @@ def test_rows_of_hadamard_memory_begin_again_with_the_episode_and_after_a_cycle(
     assert "sequence" in core.state_dict()
     again = StableHadamardConfig(memory_size=5).build(D)
     again.load_state_dict(core.state_dict())
-    state = StableHadamardState(torch.randn(1, 5, 5), torch.tensor([700.0]))
+    state = State(torch.randn(1, 5, 5), torch.tensor([700.0]))
     x, starts = torch.randn(1, 500, D), torch.zeros(1, 500, dtype=torch.bool)
     torch.testing.assert_close(again.unroll(x, state, starts), core.unroll(x, state, starts))
 

@@ -41,7 +41,7 @@ class FastNetwork(NamedTuple):
 Now = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class FastRecurrentState(NamedTuple):
+class State(NamedTuple):
     """Both matrices of each head and gate, and the units of each head."""
 
     feed_forward: FastWeights
@@ -49,7 +49,7 @@ class FastRecurrentState(NamedTuple):
     units: Units
 
 
-class FastRecurrence(MemoryCore[FastRecurrentState]):
+class FastRecurrence(MemoryCore[State]):
     """Two delta memories per head and gate: one reads the input, one the network's last output.
 
     The writes to both depend on the input alone. So the feed-forward memory is scanned over all
@@ -86,38 +86,34 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
         self.output = JoinHeads(self.heads, size, input_size, scale_output)
 
     @override
-    def initial_state(
-        self, batch_size: int, device: torch.device | None = None
-    ) -> FastRecurrentState:
+    def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         def zeros(*shape: int) -> Tensor:
             return self.slow.zeros(batch_size, *shape, device=device)
 
         matrices = (self.slow.heads, self.size, self.size)
         units = [zeros(self.heads, self.size) for _ in range(self.network.units)]
-        return FastRecurrentState(zeros(*matrices), zeros(*matrices), tuple(units))
+        return State(zeros(*matrices), zeros(*matrices), tuple(units))
 
     @override
-    def step(
-        self, x: Float[Tensor, "B D"], state: FastRecurrentState
-    ) -> tuple[Float[Tensor, "B E"], FastRecurrentState]:
+    def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
         query, write, recurrent = self._program(x)
         read, feed_forward = scan_step(delta_rule, state.feed_forward, query, write)
         read, key, value, beta = (part.unsqueeze(1) for part in (read, *recurrent))
         y, weights, units = self._recur((read, key, value, beta), state, None)
-        return self.output(y.squeeze(1)), FastRecurrentState(feed_forward, weights, units)
+        return self.output(y.squeeze(1)), State(feed_forward, weights, units)
 
     @override
     def unroll(
-        self, x: Float[Tensor, "B T D"], state: FastRecurrentState, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T E"], FastRecurrentState]:
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
         query, write, recurrent = self._program(x)
         read, feed_forward = scan(delta_rule, state.feed_forward, query, write, starts)
         y, weights, units = self._recur((read, *recurrent), state, starts)
-        return self.output(y), FastRecurrentState(feed_forward, weights, units)
+        return self.output(y), State(feed_forward, weights, units)
 
     @override
     def reads(
-        self, x: Float[Tensor, "B T D"], state: FastRecurrentState, starts: Bool[Tensor, "B T"]
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         query, write, recurrent = self._program(x)
         forward = Reads("feed-forward memory", delta_rule, state.feed_forward, query, write, starts)
@@ -131,7 +127,7 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
         ]
 
     def _recur(
-        self, now: Now, state: FastRecurrentState, starts: Bool[Tensor, "B T"] | None
+        self, now: Now, state: State, starts: Bool[Tensor, "B T"] | None
     ) -> tuple[Float[Tensor, "B T H V"], Tensor, Units]:
         """The outputs of all time steps; without ``starts`` there is only one step."""
         with without_autocast(now[0].device):
@@ -171,7 +167,7 @@ class FastRecurrence(MemoryCore[FastRecurrentState]):
 
 
 def _natively(
-    now: Now, state: FastRecurrentState, starts: Bool[Tensor, "B T"] | None
+    now: Now, state: State, starts: Bool[Tensor, "B T"] | None
 ) -> tuple[Float[Tensor, "B T H V"], Tensor, Units]:
     last, *cells = state.units
     cell = cells[0] if cells else None
