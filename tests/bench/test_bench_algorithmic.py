@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fwrl import CORES, ConfigError
+from fwrl import ConfigError
 from fwrl.bench import find_benchmark
 from fwrl.bench.algorithmic import benchmark as algorithmic
 from fwrl.bench.algorithmic import code, listops
@@ -69,7 +69,7 @@ def test_the_published_sum_is_normalised_by_nothing():
     assert {each.short_convolution for each in (delta, plain, normalised)} == {4}
 
 
-@pytest.mark.parametrize("method", [*METHODS, *CORES])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_memory_is_a_method(method):
     _, settings = tiny("listops")
     core = core_of(settings, method).build(16)
