@@ -17,7 +17,7 @@ from fwrl.config import Count, Size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.kernels import recurs_natively
-from fwrl.kernels.native import fast_weight_memory
+from fwrl.kernels.native import recurrences
 from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, clipped_delta_rule, read
 
@@ -189,9 +189,8 @@ def _advance(asked: Asked, memory: FastWeights) -> tuple[Float[Tensor, "B V"], F
 def _natively(
     asked: Asked, memory: FastWeights, starts: Bool[Tensor, "B T"] | None
 ) -> tuple[Float[Tensor, "B T V"], FastWeights]:
-    node, end = fast_weight_memory.unroll(
-        fast_weight_memory.Inputs(*asked, memory.squeeze(1), starts)
-    )
+    inputs = recurrences.FastWeightMemory(*asked, memory.squeeze(1), starts)
+    node, end = recurrences.fast_weight_memory(inputs)
     return node, end.unsqueeze(1)
 
 

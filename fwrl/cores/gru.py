@@ -11,7 +11,7 @@ from typing_extensions import override
 from fwrl.config import Size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.kernels import recurs_natively
-from fwrl.kernels.native import gru
+from fwrl.kernels.native import recurrences
 from fwrl.state import at_least_float32, without_autocast
 
 
@@ -59,13 +59,13 @@ class GRU(MemoryCore[Tensor]):
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
         projected, recurrent = self.input(x), self.recurrent
         weights = at_least_float32(recurrent.weight), at_least_float32(recurrent.bias)
-        inputs = gru.Inputs(at_least_float32(projected), *weights, state, starts)
+        inputs = recurrences.GRU(at_least_float32(projected), *weights, state, starts)
         # for one time step it does not pay to bring the weights into the order that C reads
         if x.shape[1] == 1 or not recurs_natively(*inputs[:4]):
             fresh = self.initial_state(x.shape[0], x.device)
             return by_steps(self._advance, projected, state, starts, fresh)
         with without_autocast(x.device):
-            hidden = gru.unroll(inputs)
+            (hidden,) = recurrences.gru(inputs)
         return hidden, hidden[:, -1].clone()
 
     def _advance(

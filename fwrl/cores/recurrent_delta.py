@@ -12,7 +12,7 @@ from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads, by_steps
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork, previous
 from fwrl.feature_maps import softmax
 from fwrl.kernels import recurs_natively, scan_step
-from fwrl.kernels.native import recurrent_delta
+from fwrl.kernels.native import recurrences
 from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, delta_rule, map_write
 
@@ -106,9 +106,8 @@ class RecurrentDelta(MemoryCore[State]):
         recurrent = at_least_float32(self.recurrent)
         with without_autocast(projected.device):
             if recurs_natively(projected, recurrent, *state):
-                y, weights = recurrent_delta.unroll(
-                    recurrent_delta.Inputs(projected, recurrent, *state, starts)
-                )
+                inputs = recurrences.RecurrentDelta(projected, recurrent, *state, starts)
+                y, weights = recurrences.recurrent_delta(inputs)
                 return y, State(weights, y[:, -1].clone())
             if starts is None:
                 y, state = self._advance(projected.squeeze(1), state)

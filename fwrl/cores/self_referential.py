@@ -10,7 +10,7 @@ from typing_extensions import override
 from fwrl.config import Count, head_size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.kernels import recurs_natively
-from fwrl.kernels.native import self_referential
+from fwrl.kernels.native import recurrences
 from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import Write, read, sum_rule
 
@@ -77,8 +77,8 @@ class SelfReferential(MemoryCore[Tensor]):
         with without_autocast(x.device):
             address, weights = self._address(x), self.start + state
             if recurs_natively(address, weights, self.start):
-                given = self_referential.Inputs(address.unsqueeze(1), weights, self.start, None)
-                y, weights = self_referential.unroll(given)
+                given = recurrences.SelfReferential(address.unsqueeze(1), weights, self.start, None)
+                y, weights = recurrences.self_referential(given)
                 y = y.squeeze(1)
             else:
                 y, weights = self._advance(address, weights)
@@ -91,8 +91,8 @@ class SelfReferential(MemoryCore[Tensor]):
         with without_autocast(x.device):
             address, weights = self._address(x), self.start + state
             if recurs_natively(address, weights, self.start):
-                given = self_referential.Inputs(address, weights, self.start, starts)
-                y, weights = self_referential.unroll(given)
+                given = recurrences.SelfReferential(address, weights, self.start, starts)
+                y, weights = recurrences.self_referential(given)
             else:
                 fresh = self.start.expand_as(state)
                 y, weights = by_steps(self._advance, address, weights, starts, fresh)

@@ -22,7 +22,7 @@ from fwrl.kernels.chunked import gradient as chunked_gradient
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
-from fwrl.kernels.native.library import served
+from fwrl.kernels.native.library import library, served
 from fwrl.kernels.triton import on_gpu
 from fwrl.state import FastWeights, at_least_float32, without_autocast
 from fwrl.update_rules import UPDATE_RULES, Rule, UpdateRule, Write, map_write, read, rule_of
@@ -107,7 +107,7 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     if name == "native" and not native.serves(rule, query):
         known = (each.apply.__name__ for each in UPDATE_RULES.values() if chunked.computes(each))
         raise ValueError(
-            f"kernel 'native' ({native.library().about}) scans float32 on CPUs under "
+            f"kernel 'native' ({library().about}) scans float32 on CPUs under "
             f"{', '.join(known)}, not {query.dtype} on {query.device.type} under "
             f"{rule.apply.__name__}; use 'auto'"
         )

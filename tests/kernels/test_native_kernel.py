@@ -1,6 +1,8 @@
 """The kernels in C: every variant equals the reference, and nothing else changes without them."""
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
 
@@ -146,6 +148,40 @@ def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):
     torch.testing.assert_close(expected, truth, atol=1e-5, rtol=1e-5)
 
 
+def declared_fields():
+    """The structures in c/calls.h: names and types of their fields."""
+    text = re.sub(r"/\*.*?\*/", "", (loading.FOLDER / "calls.h").read_text(), flags=re.DOTALL)
+    structures = {}
+    for body, structure in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.DOTALL):
+        fields = structures[structure] = []
+        for declaration in body.split(";")[:-1]:
+            kind, names = declaration.strip().removeprefix("const ").split(maxsplit=1)
+            if kind == "Loop":
+                fields += structures["Loop"]
+                continue
+            for name in names.split(","):
+                pointer = name.strip().startswith("*")
+                fields.append((name.strip(" *"), "pointer" if pointer else kind))
+    return structures
+
+
+def test_every_call_has_the_fields_that_c_declares():
+    declared = declared_fields()
+    types = {
+        ctypes.c_int64: "int64_t",
+        ctypes.c_double: "double",
+        ctypes.c_void_p: "pointer",
+        loading.Sequence: "Sequence",
+    }
+    structures = {
+        each.__name__: [(name, types[kind]) for name, kind in each._fields_]
+        for each in ctypes.Structure.__subclasses__()
+        if each.__module__ == loading.__name__
+    }
+    structures["Loop"] = [(name, types[kind]) for name, kind in loading.LOOP.items()]
+    assert structures == declared
+
+
 def views():
     wide = torch.randn(3, 4, 50) * 3
     return {
@@ -208,7 +244,8 @@ def test_a_library_of_other_sources_is_refused(tmp_path, monkeypatch):
     for name in SOURCES:
         (tmp_path / name).write_bytes((loading.FOLDER / name).read_bytes())
     build(tmp_path)
-    (tmp_path / "scan.h").write_text((tmp_path / "scan.h").read_text() + "/* changed */\n")
+    with (tmp_path / "calls.h").open("a") as file:
+        file.write("/* changed */\n")
     monkeypatch.setattr(loading, "FOLDER", tmp_path)
     loading.library.cache_clear()
     try:

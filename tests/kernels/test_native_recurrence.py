@@ -198,7 +198,7 @@ def test_the_loop_serves_what_the_library_does_not(kind, monkeypatch):
         raise AssertionError("the library was called")
 
     core, x, starts, state = problem(kind, 8, 5)
-    names = ("recurrent", "fast_recurrence", "fast_weight_memory", "gru", "lstm")
+    names = ("recurrent_delta", "fast_recurrence", "fast_weight_memory", "gru", "lstm")
     for name in (*names, "self_referential"):
         monkeypatch.setattr(loading.library().functions, f"fwrl_{name}_forward", unexpected)
     with pytest.raises(AssertionError, match="was called"):

@@ -12,7 +12,7 @@ from fwrl.core import MemoryCore, Reads, by_steps
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork, previous
 from fwrl.feature_maps import FeatureMap, FeatureOptions, softmax
 from fwrl.kernels import recurs_natively, scan, scan_step
-from fwrl.kernels.native import fast_recurrence
+from fwrl.kernels.native import recurrences
 from fwrl.state import FastWeights, without_autocast
 from fwrl.update_rules import Write, delta_rule
 
@@ -171,6 +171,6 @@ def _natively(
 ) -> tuple[Float[Tensor, "B T H V"], Tensor, Units]:
     last, *cells = state.units
     cell = cells[0] if cells else None
-    inputs = fast_recurrence.Inputs(*now, state.recurrent, last, cell, starts)
-    y, weights, cell = fast_recurrence.unroll(inputs)
+    inputs = recurrences.FastRecurrence(*now, state.recurrent, last, cell, starts)
+    y, weights, cell = recurrences.fast_recurrence(inputs)
     return y, weights, (y[:, -1].clone(), cell)[: len(state.units)]

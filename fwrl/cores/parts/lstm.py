@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fwrl.core import by_steps
 from fwrl.kernels import recurs_natively
-from fwrl.kernels.native import lstm
+from fwrl.kernels.native import recurrences
 from fwrl.state import at_least_float32, without_autocast
 
 
@@ -57,7 +57,7 @@ def unroll_lstm(
     """The hidden units at all time steps, and the last state; episodes begin with zeros."""
     projected, recurrent = cell.input(x), cell.recurrent.weight
     hidden, kept = state
-    inputs = lstm.Inputs(
+    inputs = recurrences.LSTM(
         at_least_float32(projected),
         at_least_float32(recurrent),
         hidden,
@@ -70,5 +70,5 @@ def unroll_lstm(
         fresh = cell.initial_state(x.shape[0], x.device)
         return by_steps(cell.advance, projected, state, starts, fresh)
     with without_autocast(x.device):
-        hidden, kept = lstm.unroll(inputs)
+        hidden, kept = recurrences.lstm(inputs)
     return hidden, LSTMState(hidden[:, -1].clone(), kept)

@@ -1,7 +1,7 @@
-"""The library of kernels in C: whether it is there, and how it is called."""
+"""The library of kernels in C: whether it is there, and how its functions are called."""
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "c"
 
 
 class Library(NamedTuple):
-    """The functions, if they are there, and what to say about it in one line."""
+    """The functions, or None where there are none, and one line that says why."""
 
     functions: Any
     about: str
@@ -26,7 +26,7 @@ class Library(NamedTuple):
 
 @cache
 def library() -> Library:
-    """What was built with the package."""
+    """The library that was built with the package."""
     path = FOLDER / LIBRARY
     if not path.exists():
         return Library(None, "not built, for want of a C compiler when fwrl was installed")
@@ -42,7 +42,7 @@ def library() -> Library:
 
 
 class Sequence(ctypes.Structure):
-    """``Sequence`` in c/scan.h."""
+    """Where numbers [B T H size] lie: ``Sequence`` in c/calls.h."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -50,151 +50,55 @@ class Sequence(ctypes.Structure):
     )
 
 
-class Scan(ctypes.Structure):
-    """``Scan`` in c/scan.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "keys", "values")),
-        *((name, ctypes.c_int64) for name in ("removes", "interval", "fresh_streams", "threads")),
-        ("projected", ctypes.c_int64),
-        *((name, ctypes.c_double) for name in ("epsilon", "max_beta")),
-        *((name, Sequence) for name in ("query", "key", "value")),
-        *((name, ctypes.c_void_p) for name in ("beta", "decay", "state", "fresh", "starts")),
-        *((name, ctypes.c_void_p) for name in ("output", "end", "error", "kept")),
-        *((f"to_{name}", ctypes.c_void_p) for name in ("query", "key", "value")),
-        *((f"to_{name}", ctypes.c_void_p) for name in ("beta", "decay", "state", "fresh")),
-    )
+# The fields that every loop over time begins with: ``Loop`` in c/calls.h.
+LOOP = {
+    **dict.fromkeys(("streams", "times", "heads", "interval", "threads"), ctypes.c_int64),
+    "starts": ctypes.c_void_p,
+}
 
 
-class Recurrent(ctypes.Structure):
-    """``Recurrent`` in c/recurrent.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size")),
-        *((name, ctypes.c_int64) for name in ("interval", "threads")),
-        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "state", "y", "starts")),
-        *((name, ctypes.c_void_p) for name in ("output", "end", "made", "kept")),
-        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
-        *((name, ctypes.c_void_p) for name in ("to_projected", "to_state", "to_y")),
-    )
-
-
-class FastRecurrence(ctypes.Structure):
-    """``FastRecurrence`` in c/fast_recurrence.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size", "gates")),
-        *((name, ctypes.c_int64) for name in ("interval", "threads")),
-        *((name, ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
-        *((name, ctypes.c_void_p) for name in ("state", "y", "cell", "starts")),
-        *((name, ctypes.c_void_p) for name in ("output", "end", "end_cell")),
-        *((name, ctypes.c_void_p) for name in ("error", "made", "cells", "kept")),
-        *((f"from_{name}", ctypes.c_void_p) for name in ("output", "end", "cell")),
-        *((f"to_{name}", ctypes.c_void_p) for name in ("read", "key", "value", "beta")),
-        *((f"to_{name}", ctypes.c_void_p) for name in ("state", "y", "cell")),
-    )
-
-
-class GRU(ctypes.Structure):
-    """``GRU`` in c/gru.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "threads")),
-        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "bias", "hidden")),
-        *((name, ctypes.c_void_p) for name in ("starts", "output", "gates", "from_output")),
-        *((name, ctypes.c_void_p) for name in ("to_projected", "to_made", "to_hidden")),
-    )
-
-
-class LSTM(ctypes.Structure):
-    """``LSTM`` in c/lstm.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "threads")),
-        ("forget_bias", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("projected", "recurrent", "hidden", "cell")),
-        *((name, ctypes.c_void_p) for name in ("starts", "output", "end_cell", "gates", "cells")),
-        *((name, ctypes.c_void_p) for name in ("from_output", "from_cell")),
-        *((name, ctypes.c_void_p) for name in ("to_projected", "to_hidden", "to_cell")),
-    )
-
-
-class FastWeightMemory(ctypes.Structure):
-    """``FastWeightMemory`` in c/fast_weight_memory.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "size", "reads")),
-        *((name, ctypes.c_int64) for name in ("interval", "threads")),
-        *((name, ctypes.c_void_p) for name in ("triple", "beta", "path", "state", "starts")),
-        *((name, ctypes.c_void_p) for name in ("output", "end")),
-        *((name, ctypes.c_void_p) for name in ("error", "found", "scale", "kept")),
-        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
-        *((f"to_{name}", ctypes.c_void_p) for name in ("triple", "beta", "path", "state")),
-    )
-
-
-class SelfReferential(ctypes.Structure):
-    """``SelfReferential`` in c/self_referential.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("streams", "times", "heads", "size")),
-        *((name, ctypes.c_int64) for name in ("interval", "threads")),
-        *((name, ctypes.c_void_p) for name in ("address", "state", "fresh", "starts")),
-        *((name, ctypes.c_void_p) for name in ("output", "end", "made", "change", "kept")),
-        *((name, ctypes.c_void_p) for name in ("from_output", "from_end")),
-        *((name, ctypes.c_void_p) for name in ("to_address", "to_state", "to_fresh")),
-    )
-
-
-class Features(ctypes.Structure):
-    """``Features`` in c/features.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("count", "size", "group", "stride", "threads")),
-        ("epsilon", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("input", "output", "to_input")),
-    )
+def structure(name: str, fields: Mapping[str, Any]) -> type[ctypes.Structure]:
+    """The structure of this name in c/calls.h, with the types of its fields."""
+    return type(name, (ctypes.Structure,), {"_fields_": tuple(fields.items())})
 
 
 def place(sequence: Sequence, x: Tensor) -> Tensor:
-    """Say where ``x`` [B T H size] lies; returns what must live as long as the call."""
-    if x.stride(3) != 1:
+    """Say where ``x`` [B T H size] or [B H size] lies; returns what must outlive the call."""
+    if x.stride(-1) != 1:
         x = x.contiguous()
     sequence.data = x.data_ptr()
-    sequence.stream, sequence.time, sequence.head, _ = x.stride()
+    sequence.stream, *time, sequence.head, _ = x.stride()
+    if time:
+        sequence.time = time[0]
     return x
 
 
-def place_one(sequence: Sequence, x: Tensor) -> Tensor:
-    """As ``place``, for the one time of ``x`` [B H size]."""
-    if x.stride(2) != 1:
-        x = x.contiguous()
-    sequence.data = x.data_ptr()
-    sequence.stream, sequence.head, _ = x.stride()
-    return x
-
-
-def fill(call: ctypes.Structure, names: Iterable[str], tensors: Iterable[Tensor | None]) -> None:
-    """Say where tensors without gaps lie; None and empty ones are nowhere."""
-    for name, x in zip(names, tensors, strict=True):
-        setattr(call, name, None if x is None or not x.numel() else x.data_ptr())
-
-
-def run(
-    function: str,
+def fill(
     call: ctypes.Structure,
-    *groups: tuple[Iterable[str], Iterable[Tensor | None]],
+    held: list[Tensor],
+    names: Iterable[str],
+    values: Iterable[Tensor | bool | float | None],
 ) -> None:
-    """Call a function of the library with groups of names and tensors; results have no gaps.
+    """Set fields by name: to numbers, and to where tensors lie; None and empty ones are null.
+
+    ``held`` gets what must outlive the call: where a tensor has gaps, a copy without.
+    """
+    for name, x in zip(names, values, strict=True):
+        if not isinstance(x, Tensor):
+            setattr(call, name, x)
+        elif x.numel():
+            held.append(x.contiguous())
+            setattr(call, name, held[-1].data_ptr())
+
+
+def run(function: str, call: ctypes.Structure) -> None:
+    """Call a function of the library.
 
     Raises:
         MemoryError: If it finds none for its scratch.
     """
-    # what is copied for want of order must live as long as the call
-    held = [(names, [None if x is None else x.contiguous() for x in xs]) for names, xs in groups]
-    for names, tensors in held:
-        fill(call, names, tensors)
-    check(getattr(library().functions, function)(ctypes.byref(call)))
+    if getattr(library().functions, function)(ctypes.byref(call)):
+        raise MemoryError(f"{function} found no memory for its scratch")
 
 
 def served(*tensors: Tensor) -> bool:
@@ -206,12 +110,6 @@ def served(*tensors: Tensor) -> bool:
 @torch.compiler.assume_constant_result
 def _there() -> bool:
     return library().functions is not None
-
-
-def check(failed: int) -> None:
-    """What a scan returned."""
-    if failed:
-        raise MemoryError("the native scan found no memory for its scratch")
 
 
 def threads_for(products: int) -> int:

@@ -1,6 +1,6 @@
 """Keys and queries of unit length after SiLU: one pass over memory, where the library is there."""
 
-from ctypes import byref
+from ctypes import c_double, c_int64, c_void_p
 from typing import Any, cast
 
 import torch
@@ -9,8 +9,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON, normalise, silu
-from fwrl.kernels.native.library import Features, fill, library, served, threads_for
+from fwrl.kernels.native.library import run, served, structure, threads_for
 from fwrl.state import at_least_float32
+
+UNIT_SILU = structure(
+    "UnitSilu",
+    {
+        **dict.fromkeys(("count", "size", "group", "stride", "threads"), c_int64),
+        "epsilon": c_double,
+        **dict.fromkeys(("input", "output", "from_output", "to_input"), c_void_p),
+    },
+)
 
 
 def unit_silu(x: Float[Tensor, "*B K"], native: bool) -> Float[Tensor, "*B K"]:
@@ -21,16 +30,24 @@ def unit_silu(x: Float[Tensor, "*B K"], native: bool) -> Float[Tensor, "*B K"]:
     return normalise(silu(x), "l2")
 
 
-def _call(x: Tensor) -> tuple[Features, Tensor]:
-    """The call without its results, and the tensor that must live as long as it runs."""
+def _run(function: str, x: Tensor, **others: Tensor) -> None:
+    """Call a function with ``x`` as its input, and others without gaps."""
     size, group, stride = x.shape[-1], *_groups(x)
     if not group:
         x = x.contiguous()
         group, stride = 1, size
-    # an exponential is worth some ten products
-    threads = threads_for(10 * x.numel())
-    count = x.numel() // size
-    return Features(count, size, group, stride, threads, EPSILON, x.data_ptr()), x
+    call = UNIT_SILU(
+        count=x.numel() // size,
+        size=size,
+        group=group,
+        stride=stride,
+        # an exponential is worth some ten products
+        threads=threads_for(10 * x.numel()),
+        epsilon=EPSILON,
+        input=x.data_ptr(),
+        **{name: other.data_ptr() for name, other in others.items()},
+    )
+    run(function, call)
 
 
 def _groups(x: Tensor) -> tuple[int, int]:
@@ -61,20 +78,14 @@ torch.library.define("fwrl::unit_silu_backward", "(Tensor x, Tensor to_y) -> Ten
 @torch.library.impl("fwrl::unit_silu", "CPU")
 def _forward(x: Tensor) -> Tensor:
     y = torch.empty(x.shape)
-    call, held = _call(x)
-    fill(call, ("output",), (y,))
-    library().functions.fwrl_features_forward(byref(call))
-    del held
+    _run("fwrl_unit_silu_forward", x, output=y)
     return y
 
 
 @torch.library.impl("fwrl::unit_silu_backward", "CPU")
 def _backward(x: Tensor, to_y: Tensor) -> Tensor:
     to_x, to_y = torch.empty(x.shape), to_y.contiguous()
-    call, held = _call(x)
-    fill(call, ("output", "to_input"), (to_y, to_x))
-    library().functions.fwrl_features_backward(byref(call))
-    del held
+    _run("fwrl_unit_silu_backward", x, from_output=to_y, to_input=to_x)
     return to_x
 
 

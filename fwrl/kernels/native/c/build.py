@@ -14,18 +14,13 @@ import tempfile
 from pathlib import Path
 
 LIBRARY = "libfwrl.so"
-SOURCES = (
-    *("dispatch.c", "fast_recurrence.c", "fast_recurrence.h", "fast_weight_memory.c"),
-    *("fast_weight_memory.h", "features.c", "features.h", "groups.h", "gru.c", "gru.h"),
-    *("lstm.c", "lstm.h", "parts.h", "products.h", "recurrent.c", "recurrent.h"),
-    *("scan.c", "scan.h", "self_referential.c", "self_referential.h", "softmax.h", "unit.h"),
-    *("vectors.h", "weights.h"),
-)
 # those that are compiled for each variant
 FILES = (
-    *("scan", "features", "recurrent", "fast_recurrence", "fast_weight_memory", "gru"),
-    *("lstm", "self_referential"),
+    *("scan", "gru", "lstm", "recurrent_delta", "fast_recurrence", "fast_weight_memory"),
+    *("self_referential", "unit_silu"),
 )
+HEADERS = ("activations", "calls", "groups", "heads", "parts", "products", "vectors", "weights")
+SOURCES = ("dispatch.c", *(f"{name}.c" for name in FILES), *(f"{name}.h" for name in HEADERS))
 # The instructions of each variant of the files that have several.
 VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
 FLAGS = [

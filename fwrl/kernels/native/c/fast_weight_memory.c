@@ -11,8 +11,7 @@
 
 #include <math.h>
 
-#include "fast_weight_memory.h"
-#include "weights.h"
+#include "heads.h"
 
 /* Added to the variance of what is normalised. */
 static const float EPSILON = 1e-5f;
@@ -22,40 +21,29 @@ enum { FIRST_PART, SECOND_PART, VALUE, PARTS };
 /* One stream. */
 typedef struct {
     const FastWeightMemory *net;
-    int64_t b, size, keys;
-    /* keys and values rounded up to whole vectors; floats of the weights there and in scratch */
-    int64_t rows, columns, matrix, filled;
+    Place at;
+    int64_t size, keys, reads;
+    /* keys and values padded; floats of the weights there and in scratch */
+    int64_t rows, columns, matrix, padded;
 } Stream;
 
-static Stream stream_of(const FastWeightMemory *net, int64_t b) {
-    int64_t size = net->size, keys = size * size, columns = whole(size);
-    return (Stream){net, b, size, keys, whole(keys), columns, keys * size, keys * columns};
-}
-
-/* Where [B T .] has this time. */
-INLINE int64_t place(const Stream *s, int64_t t) { return s->b * s->net->times + t; }
-
-INLINE int starts_at(const Stream *s, int64_t t) {
-    return s->net->starts && s->net->starts[place(s, t)];
+static Stream stream_of(const FastWeightMemory *net, Place at) {
+    int64_t size = net->size, keys = size * size, columns = padded(size);
+    return (Stream){net,  at,           size,    keys,        net->path_length - 1,
+                    padded(keys), columns, keys * size, keys * columns};
 }
 
 INLINE const float *part_at(const Stream *s, int64_t t, int part) {
-    return s->net->triple + (place(s, t) * PARTS + part) * s->size;
+    return s->net->triple + (row_of(s->at, t) * PARTS + part) * s->size;
 }
 
 /* The first node (0), or an edge of the chain. */
 INLINE const float *path_at(const Stream *s, int64_t t, int64_t i) {
-    return s->net->path + (place(s, t) * (1 + s->net->reads) + i) * s->size;
+    return s->net->path + (row_of(s->at, t) * s->net->path_length + i) * s->size;
 }
 
 INLINE float *found_at(const Stream *s, int64_t t, int64_t i) {
-    return s->net->found + (place(s, t) * s->net->reads + i) * s->size;
-}
-
-/* Where [B N K V] has the weights at the beginning of the interval of a time. */
-INLINE float *kept_at(const Stream *s, int64_t t) {
-    int64_t count = (s->net->times + s->net->interval - 1) / s->net->interval;
-    return s->net->kept + (s->b * count + t / s->net->interval) * s->matrix;
+    return s->net->found + (row_of(s->at, t) * s->reads + i) * s->size;
 }
 
 /* key <- vec(first second). */
@@ -191,13 +179,13 @@ static float advance(const Stream *s, int64_t t, float scale, float *S, float *k
     for (int64_t v = 0; v < size; v++)
         u[v] = value[v] - scale * u[v];
     if (net->error)
-        memcpy(net->error + place(s, t) * size, u, size * sizeof(float));
+        memcpy(net->error + row_of(s->at, t) * size, u, size * sizeof(float));
     for (int64_t v = 0; v < size; v++)
-        u[v] *= net->beta[place(s, t)];
+        u[v] *= net->beta[row_of(s->at, t)];
     write_all(y, query, scale, key, u, S, S, keys, columns);
-    float square = inner(S, S, s->filled);
+    float square = inner(S, S, s->padded);
     scale = square > 1.0f ? 1.0f / sqrtf(square) : 1.0f;
-    for (int64_t i = 0; i < net->reads; i++) {
+    for (int64_t i = 0; i < s->reads; i++) {
         if (i)
             read_bound(y, parts, node, path_at(s, t, 1 + i), S, size, columns);
         for (int64_t v = 0; v < size; v++)
@@ -206,35 +194,34 @@ static float advance(const Stream *s, int64_t t, float scale, float *S, float *k
             memcpy(found_at(s, t, i), y, size * sizeof(float));
         normalise(node, y, size);
     }
-    memcpy(net->output + place(s, t) * size, node, size * sizeof(float));
+    memcpy(net->output + row_of(s->at, t) * size, node, size * sizeof(float));
     if (net->scale)
-        net->scale[place(s, t)] = scale;
+        net->scale[row_of(s->at, t)] = scale;
     return scale;
 }
 
 /* One stream. Scratch: a matrix, two rows of keys, three and a key part of values. */
-static void forward(const void *call, int64_t b, int64_t unused, float *scratch) {
-    (void)unused;
+static void forward(const void *call, Place at, float *scratch) {
     const FastWeightMemory *net = call;
-    Stream here = stream_of(net, b), *s = &here;
-    float *S = scratch, *key = S + s->filled, *row = key + 2 * s->rows, scale = 1.0f;
+    Stream here = stream_of(net, at), *s = &here;
+    float *S = scratch, *key = S + s->padded, *row = key + 2 * s->rows, scale = 1.0f;
     memset(row, 0, 3 * s->columns * sizeof(float));
-    take_matrix(S, net->state + b * s->matrix, s->keys, s->size, s->columns);
-    for (int64_t t = 0; t < net->times; t++) {
-        if (net->kept && t % net->interval == 0)
-            give_matrix(kept_at(s, t), S, s->keys, s->size, s->columns);
+    pad_matrix(S, net->state + at.b * s->matrix, s->keys, s->size, s->columns);
+    for (int64_t t = 0; t < net->loop.times; t++) {
+        if (is_checkpoint(at, net->checkpoints, t))
+            unpad_matrix(checkpoint_of(at, net->checkpoints, t, s->matrix), S, s->keys, s->size, s->columns);
         /* of which nothing is left to be scaled */
-        if (starts_at(s, t))
-            memset(S, 0, s->filled * sizeof(float));
+        if (starts_at(s->at, t))
+            memset(S, 0, s->padded * sizeof(float));
         scale = advance(s, t, scale, S, key, row);
     }
-    combine(S, scale, 0.0f, S, s->filled);
-    give_matrix(net->end + b * s->matrix, S, s->keys, s->size, s->columns);
+    combine(S, scale, 0.0f, S, s->padded);
+    unpad_matrix(net->end + at.b * s->matrix, S, s->keys, s->size, s->columns);
 }
 
 /* The scratch of the backward pass of one stream. */
 typedef struct {
-    Written now;
+    Write now;
     /* zeros; the weights before the interval; after each time */
     float *fresh, *before, *after;
     /* at each time of the interval: the key, and what the weights before it are scaled by */
@@ -244,53 +231,45 @@ typedef struct {
     float *to_node, *to_found, *node, *parts;
 } Scratch;
 
-static Scratch lay_out(float *scratch, const Stream *s) {
-    int64_t interval = s->net->interval;
+static Scratch scratch_of(float *scratch, const Stream *s) {
+    int64_t interval = s->net->loop.interval;
     Scratch x = {{s->keys, s->size, s->columns, 1, 1.0f}};
-    float **rows[] = {&x.now.error, &x.now.u,    &x.now.y, &x.now.to_u,
+    float **rows[] = {&x.now.error, &x.now.u,   &x.now.y,    &x.now.to_u,
                       &x.now.e,     &x.to_node, &x.to_found, &x.node};
-    enum { ROWS = sizeof rows / sizeof rows[0] };
-    x.now.G = scratch;
-    x.fresh = x.now.G + s->filled;
-    x.before = x.fresh + s->filled;
-    x.after = x.before + s->filled;
-    x.key = x.after + interval * s->filled;
+    float **matrices[] = {&x.now.G, &x.fresh, &x.before};
+    x.after = lay_out(matrices, 3, scratch, s->padded);
+    x.key = x.after + interval * s->padded;
     x.decay = x.key + interval * s->rows;
-    scratch = x.decay + whole(interval);
-    for (int i = 0; i < ROWS; i++)
-        *rows[i] = scratch + i * s->columns;
-    x.parts = scratch + ROWS * s->columns;
-    memset(x.fresh, 0, s->filled * sizeof(float));
-    memset(scratch, 0, ROWS * s->columns * sizeof(float));
+    x.parts = lay_out(rows, 8, x.decay + padded(interval), s->columns);
     return x;
 }
 
-/* The weights after each time of an interval, once more. */
-static void weights_again(const Stream *s, int64_t first, int64_t last, Scratch *x) {
+/* The weights after each time of an interval, recomputed. */
+static void recompute_weights(const Stream *s, int64_t first, int64_t last, Scratch *x) {
     const FastWeightMemory *net = s->net;
-    int64_t row = place(s, first);
+    int64_t row = row_of(s->at, first);
     for (int64_t t = first; t < last; t++) {
         bind(x->key + (t - first) * s->rows, part_at(s, t, FIRST_PART), part_at(s, t, SECOND_PART),
              s->size);
-        x->decay[t - first] = t ? net->scale[place(s, t) - 1] : 1.0f;
+        x->decay[t - first] = t ? net->scale[row_of(s->at, t) - 1] : 1.0f;
     }
     Writes writes = {{x->key, s->rows},
                      {net->error + row * s->size, s->size},
                      {net->beta + row, 1},
                      {x->decay, 1},
-                     net->starts ? net->starts + row : NULL};
-    take_matrix(x->before, kept_at(s, first), s->keys, s->size, s->columns);
-    again(&writes, 0, last - first, x->before, x->fresh, x->after, s->filled, &x->now);
+                     net->loop.starts ? net->loop.starts + row : NULL};
+    pad_matrix(x->before, checkpoint_of(s->at, net->checkpoints, first, s->matrix), s->keys, s->size, s->columns);
+    recompute(&writes, 0, last - first, x->before, x->fresh, x->after, s->padded, &x->now);
 }
 
-/* The chain of reads backwards: to the gradients of its path, added to that of the weights, which
+/* The chain of reads backward: to the gradients of its path, added to that of the weights, which
    are U, scaled. */
 static void reads_back(const Stream *s, int64_t t, const float *U, float scale, Scratch *x) {
     const FastWeightMemory *net = s->net;
-    int64_t size = s->size, reads = net->reads;
-    float *to_path = net->to_path + place(s, t) * (1 + reads) * size;
+    int64_t size = s->size, reads = s->reads;
+    float *to_path = net->to_path + row_of(s->at, t) * net->path_length * size;
     memset(to_path, 0, (1 + reads) * size * sizeof(float));
-    memcpy(x->to_node, net->from_output + place(s, t) * size, size * sizeof(float));
+    memcpy(x->to_node, net->from_output + row_of(s->at, t) * size, size * sizeof(float));
     for (int64_t i = reads - 1; i >= 0; i--) {
         float factor = normalise(x->node, found_at(s, t, i), size);
         normalise_back(x->to_found, x->node, x->to_node, factor, size);
@@ -309,11 +288,11 @@ static void reads_back(const Stream *s, int64_t t, const float *U, float scale, 
 
 /* The gradients of the parts of the key, and that of the weights before the write; U: those after
    it, which hold the write itself. */
-static void write_back(const Stream *s, int64_t t, const float *U, Scratch *x) {
-    Written *w = &x->now;
+static void key_back(const Stream *s, int64_t t, const float *U, Scratch *x) {
+    Write *w = &x->now;
     int64_t size = s->size, columns = s->columns;
     const float *first = part_at(s, t, FIRST_PART), *second = part_at(s, t, SECOND_PART);
-    float *to_first = s->net->to_triple + (place(s, t) * PARTS + FIRST_PART) * size;
+    float *to_first = s->net->to_triple + (row_of(s->at, t) * PARTS + FIRST_PART) * size;
     float *to_second = to_first + (SECOND_PART - FIRST_PART) * size;
     float along = 0.0f, length_first = 0.0f, length_second = 0.0f;
     for (int64_t v = 0; v < size; v++) {
@@ -332,49 +311,47 @@ static void write_back(const Stream *s, int64_t t, const float *U, Scratch *x) {
     write_bound(w->G, first, second, w->u, size, columns);
 }
 
-/* One time backwards: from the gradient of the weights after it to that of those before; U: those
+/* One time backward: from the gradient of the weights after it to that of those before; U: those
    after it, before they are scaled. */
 static void back(const Stream *s, int64_t t, const float *key, const float *U, Scratch *x) {
     const FastWeightMemory *net = s->net;
-    int64_t size = s->size, row = place(s, t);
-    Written *w = &x->now;
+    int64_t size = s->size, row = row_of(s->at, t);
+    Write *w = &x->now;
     float scale = net->scale[row];
     reads_back(s, t, U, scale, x);
     if (scale < 1.0f)
-        combine(w->G, scale, scale * scale * scale * inner(w->G, U, s->filled), U, s->filled);
+        combine(w->G, scale, scale * scale * scale * inner(w->G, U, s->padded), U, s->padded);
     /* y is zero: nothing is read any more */
     w->key = w->query = key, w->b = net->beta[row];
     memcpy(w->error, net->error + row * size, size * sizeof(float));
-    net->to_beta[row] = written_back(w);
-    write_back(s, t, U, x);
+    net->to_beta[row] = write_back(w);
+    key_back(s, t, U, x);
     /* e: the gradient of the error is that of the value */
     memcpy(net->to_triple + (row * PARTS + VALUE) * size, w->e, size * sizeof(float));
-    if (starts_at(s, t))
-        memset(w->G, 0, s->filled * sizeof(float));
+    if (starts_at(s->at, t))
+        memset(w->G, 0, s->padded * sizeof(float));
 }
 
 /* One stream, from the last interval to the first. */
-static void backward(const void *call, int64_t b, int64_t unused, float *scratch) {
-    (void)unused;
+static void backward(const void *call, Place at, float *scratch) {
     const FastWeightMemory *net = call;
-    Stream here = stream_of(net, b), *s = &here;
-    Scratch x = lay_out(scratch, s);
-    take_matrix(x.now.G, net->from_end + b * s->matrix, s->keys, s->size, s->columns);
-    for (int64_t last = net->times; last > 0;) {
-        int64_t first = (last - 1) / net->interval * net->interval;
-        weights_again(s, first, last, &x);
+    Stream here = stream_of(net, at), *s = &here;
+    Scratch x = scratch_of(scratch, s);
+    pad_matrix(x.now.G, net->from_end + at.b * s->matrix, s->keys, s->size, s->columns);
+    for (int64_t first, last = net->loop.times; last > 0; last = first) {
+        first = interval_before(at, last);
+        recompute_weights(s, first, last, &x);
         for (int64_t t = last - 1; t >= first; t--)
-            back(s, t, x.key + (t - first) * s->rows, x.after + (t - first) * s->filled, &x);
-        last = first;
+            back(s, t, x.key + (t - first) * s->rows, x.after + (t - first) * s->padded, &x);
     }
-    give_matrix(net->to_state + b * s->matrix, x.now.G, s->keys, s->size, s->columns);
+    unpad_matrix(net->to_state + at.b * s->matrix, x.now.G, s->keys, s->size, s->columns);
 }
 
 static int run(const FastWeightMemory *net, int64_t matrices, int64_t keys, int64_t values,
-               void (*work)(const void *, int64_t, int64_t, float *)) {
-    Stream s = stream_of(net, 0);
-    int64_t floats = matrices * s.filled + keys * s.rows + (values + s.size) * s.columns;
-    return for_all(net, net->streams, 1, net->threads, floats + whole(net->interval), work);
+               void (*work)(const void *, Place, float *)) {
+    Stream s = stream_of(net, (Place){0});
+    int64_t floats = matrices * s.padded + keys * s.rows + (values + s.size) * s.columns;
+    return for_all(&net->loop, net, floats + padded(net->loop.interval), work);
 }
 
 int NAME(fast_weight_memory_forward)(const FastWeightMemory *net) {
@@ -382,5 +359,5 @@ int NAME(fast_weight_memory_forward)(const FastWeightMemory *net) {
 }
 
 int NAME(fast_weight_memory_backward)(const FastWeightMemory *net) {
-    return run(net, 3 + net->interval, net->interval, 8, backward);
+    return run(net, 3 + net->loop.interval, net->loop.interval, 8, backward);
 }

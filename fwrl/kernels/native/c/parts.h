@@ -3,21 +3,21 @@
 #ifndef FWRL_PARTS_H
 #define FWRL_PARTS_H
 
-#include "weights.h"
+#include "heads.h"
 
-INLINE int64_t parts_of(int64_t size) { return 3 * whole(size) + WIDTH; }
+INLINE int64_t parts_of(int64_t size) { return 3 * padded(size) + WIDTH; }
 
 /* To scratch. */
 INLINE void spread(float *to, const float *from, int64_t size, int64_t tail) {
-    int64_t columns = whole(size);
+    int64_t columns = padded(size);
     for (int part = 0; part < 3; part++)
-        take(to + part * columns, from + part * size, size, columns);
-    take(to + 3 * columns, from + 3 * size, tail, WIDTH);
+        pad(to + part * columns, from + part * size, size, columns);
+    pad(to + 3 * columns, from + 3 * size, tail, WIDTH);
 }
 
-/* And back. */
+/* The way back. */
 INLINE void gather(float *to, const float *from, int64_t size, int64_t tail) {
-    int64_t columns = whole(size);
+    int64_t columns = padded(size);
     for (int part = 0; part < 3; part++)
         memcpy(to + part * size, from + part * columns, size * sizeof(float));
     memcpy(to + 3 * size, from + 3 * columns, tail * sizeof(float));

@@ -5,100 +5,128 @@
        S <- S + k^T u
        y  = q S
 
-   One head of one stream is the work of one thread. This file is compiled once for each set of
-   instructions (VARIANT), and dispatch.c chooses among them. */
+   This file is compiled once for each set of instructions (VARIANT), and dispatch.c chooses among
+   them. */
 
-#include <string.h>
+#include "activations.h"
+#include "heads.h"
 
-#include "scan.h"
-#include "unit.h"
-#include "weights.h"
-
-/* Floats of a cache line, and times between the wish for a row and its use. */
+/* Floats of a cache line, and times between the prefetch of a row and its use. */
 enum { LINE = 16, AHEAD = 4 };
 
-/* One head of one stream, with rows that are filled up to whole vectors. */
-typedef struct {
-    const Scan *scan;
-    int64_t b, h;
-    /* keys and values, rounded up to whole vectors */
-    int64_t rows, columns;
-} Head;
-
-static Head head_of(const Scan *scan, int64_t b, int64_t h) {
-    return (Head){scan, b, h, whole(scan->keys), whole(scan->values)};
+INLINE float *row_in(Sequence x, Place at, int64_t t) {
+    return x.data + at.b * x.stream + t * x.time + at.h * x.head;
 }
 
-INLINE float *at(Sequence x, const Head *head, int64_t t) {
-    return x.data + head->b * x.stream + t * x.time + head->h * x.head;
-}
-
-/* Where [B T H size] without gaps has this time. */
-INLINE int64_t place(const Head *head, int64_t t, int64_t size) {
-    const Scan *scan = head->scan;
-    return ((head->b * scan->times + t) * scan->heads + head->h) * size;
-}
-
-/* Have a row of a later call in cache: rows of one head lie too far apart to be foreseen. */
-INLINE void expect(const float *row, int64_t size) {
+/* Rows of one head lie too far apart for the processor to foresee. */
+INLINE void prefetch(const float *row, int64_t size) {
     for (int64_t i = 0; i < size; i += LINE)
         __builtin_prefetch(row + i);
 }
 
-/* The inputs of a time, if there is one. */
-INLINE void expect_inputs(const Head *head, int64_t t) {
-    const Scan *scan = head->scan;
-    if (t < 0 || t >= scan->times)
+/* The inputs of a time, if there is one, and what is written or read beside them. */
+INLINE void prefetch_inputs(const Scan *scan, const float *beside, Place at, int64_t t) {
+    if (t < 0 || t >= scan->loop.times)
         return;
-    expect(at(scan->query, head, t), scan->keys);
-    expect(at(scan->key, head, t), scan->keys);
-    expect(at(scan->value, head, t), scan->values);
-    expect(scan->output + place(head, t, scan->values), scan->values);
+    prefetch(row_in(scan->query, at, t), scan->keys);
+    prefetch(row_in(scan->key, at, t), scan->keys);
+    prefetch(row_in(scan->value, at, t), scan->values);
+    prefetch(beside + row_of(at, t) * scan->values, scan->values);
     if (scan->error)
-        expect(scan->error + place(head, t, scan->values), scan->values);
+        prefetch(scan->error + row_of(at, t) * scan->values, scan->values);
 }
 
 /* The gradients of the inputs of a time, which are about to be written. */
-INLINE void expect_gradients(const Head *head, int64_t t) {
-    const Scan *scan = head->scan;
+INLINE void prefetch_gradients(const Scan *scan, Place at, int64_t t) {
     if (t < 0)
         return;
-    expect(scan->to_query + place(head, t, scan->keys), scan->keys);
-    expect(scan->to_key + place(head, t, scan->keys), scan->keys);
-    expect(scan->to_value + place(head, t, scan->values), scan->values);
+    prefetch(scan->to_query + row_of(at, t) * scan->keys, scan->keys);
+    prefetch(scan->to_key + row_of(at, t) * scan->keys, scan->keys);
+    prefetch(scan->to_value + row_of(at, t) * scan->values, scan->values);
 }
 
-INLINE Times strengths(const float *first, const Head *head) {
-    return (Times){first ? first + place(head, 0, 1) : NULL, head->scan->heads};
+INLINE Times strengths(const float *first, Place at) {
+    return (Times){first ? first + row_of(at, 0) : NULL, at.heads};
 }
 
-INLINE Times times_of(Sequence x, const Head *head) { return (Times){at(x, head, 0), x.time}; }
+INLINE Times times_of(Sequence x, Place at) { return (Times){row_in(x, at, 0), x.time}; }
 
 /* What the head writes; the error is that of the forward pass. */
-static Writes writes_of(const Head *head) {
-    const Scan *scan = head->scan;
-    Times error = {scan->error + place(head, 0, scan->values), scan->heads * scan->values};
-    return (Writes){times_of(scan->key, head),
-                    scan->error ? error : times_of(scan->value, head),
-                    strengths(scan->beta, head),
-                    strengths(scan->decay, head),
-                    scan->starts ? scan->starts + head->b * scan->times : NULL};
+static Writes writes_of(const Scan *scan, Place at) {
+    Times error = {scan->error + row_of(at, 0) * scan->values, at.heads * scan->values};
+    return (Writes){times_of(scan->key, at), scan->error ? error : times_of(scan->value, at),
+                    strengths(scan->beta, at), strengths(scan->decay, at), starts_of(at)};
 }
 
-static const float *fresh_of(const Head *head) {
-    const Scan *scan = head->scan;
+static const float *fresh_of(const Scan *scan, Place at) {
     if (!scan->fresh_streams)
         return NULL;
-    int64_t b = scan->fresh_streams == 1 ? 0 : head->b;
-    return scan->fresh + (b * scan->heads + head->h) * scan->keys * scan->values;
+    int64_t b = scan->fresh_streams == 1 ? 0 : at.b;
+    return scan->fresh + (b * at.heads + at.h) * scan->keys * scan->values;
+}
+
+/* One time that starts nothing. */
+typedef struct {
+    int64_t keys, values;
+    int64_t removes;
+    float a, b;
+    const float *query, *key, *value, *state;
+    float *output, *end;
+} Step;
+
+/* Scratch: three rows, and a matrix for weights whose rows do not fill whole vectors. */
+static void step(const Step *x, float *row, float *S) {
+    int64_t keys = x->keys, values = x->values, columns = padded(values);
+    float *error = row, *u = error + columns, *y = u + columns;
+    const float *T = x->state;
+    if (columns == values)
+        S = x->end;
+    else
+        pad_matrix(S, T, keys, values, columns), T = S;
+    memset(row, 0, 3 * columns * sizeof(float));
+    if (x->removes)
+        read_all(error, x->key, T, keys, columns);
+    for (int64_t v = 0; v < values; v++)
+        u[v] = x->b * (x->removes ? x->value[v] - x->a * error[v] : x->value[v]);
+    write_all(y, x->query, x->a, x->key, u, T, S, keys, columns);
+    memcpy(x->output, y, values * sizeof(float));
+    if (S != x->end)
+        unpad_matrix(x->end, S, keys, values, columns);
+}
+
+/* Scratch: three rows of values, two of keys, a matrix. */
+static void act_head(const void *call, Place at, float *scratch) {
+    const Act *act = call;
+    int64_t keys = act->keys, values = act->values, index = index_of(at);
+    float *query = scratch + 3 * padded(values), *key = query + padded(keys);
+    const float *queries = act->projected + at.b * act->row, *projected = queries + at.h * keys;
+    unit_silu(query, projected, keys, (float)act->epsilon);
+    unit_silu(key, projected + at.heads * keys, keys, (float)act->epsilon);
+    Step x = {keys, values, act->removes};
+    x.a = act->decay ? act->decay[index] : 1.0f;
+    x.b = act->logit ? (float)act->max_beta * sigmoid(act->logit[index]) : 1.0f;
+    x.query = query, x.key = key, x.value = queries + 2 * at.heads * keys + at.h * values;
+    x.state = act->state + index * keys * values, x.end = act->end + index * keys * values;
+    x.output = act->output + index * values;
+    step(&x, scratch, key + padded(keys));
+}
+
+/* The only time of a scan that starts nothing. Scratch: three rows and a matrix. */
+static void only_step(const Scan *scan, Place at, float *scratch) {
+    int64_t index = index_of(at), matrix = scan->keys * scan->values;
+    Step x = {scan->keys, scan->values, scan->removes};
+    x.a = strength(strengths(scan->decay, at), 0), x.b = strength(strengths(scan->beta, at), 0);
+    x.query = row_in(scan->query, at, 0), x.key = row_in(scan->key, at, 0);
+    x.value = row_in(scan->value, at, 0), x.state = scan->state + index * matrix;
+    x.output = scan->output + index * scan->values, x.end = scan->end + index * matrix;
+    step(&x, scratch, scratch + 3 * padded(scan->values));
 }
 
 /* What is written before beta, into `error`. */
-INLINE void error_at(const Head *head, int64_t t, const float *S, float a, float *error) {
-    const Scan *scan = head->scan;
-    const float *value = at(scan->value, head, t);
+INLINE void error_at(const Scan *scan, Place at, int64_t t, const float *S, float a, float *error) {
+    const float *value = row_in(scan->value, at, t);
     if (scan->removes) {
-        read_all(error, at(scan->key, head, t), S, scan->keys, head->columns);
+        read_all(error, row_in(scan->key, at, t), S, scan->keys, padded(scan->values));
         for (int64_t v = 0; v < scan->values; v++)
             error[v] = value[v] - a * error[v];
     } else {
@@ -106,169 +134,131 @@ INLINE void error_at(const Head *head, int64_t t, const float *S, float a, float
     }
 }
 
-/* One time that starts nothing, from the weights T to the weights S. `row` is scratch. */
-static void step(const Head *head, const float *T, float *S, float *row) {
-    const Scan *scan = head->scan;
-    int64_t keys = scan->keys, values = scan->values, columns = head->columns;
-    float *error = row, *u = error + columns, *y = u + columns;
-    float *query = y + columns, *key = query + head->rows;
-    float a = strength(strengths(scan->decay, head), 0), b = strength(strengths(scan->beta, head), 0);
-    const float *value = at(scan->value, head, 0);
-    if (scan->projected) {
-        unit_address(query, at(scan->query, head, 0), keys, (float)scan->epsilon);
-        unit_address(key, at(scan->key, head, 0), keys, (float)scan->epsilon);
-        b = scan->beta ? (float)scan->max_beta * sigmoid(b) : 1.0f;
-    } else {
-        take(query, at(scan->query, head, 0), keys, keys);
-        take(key, at(scan->key, head, 0), keys, keys);
-    }
-    if (scan->removes)
-        read_all(error, key, T, keys, columns);
-    for (int64_t v = 0; v < values; v++)
-        u[v] = b * (scan->removes ? value[v] - a * error[v] : value[v]);
-    write_all(y, query, a, key, u, T, S, keys, columns);
-    memcpy(scan->output + place(head, 0, values), y, values * sizeof(float));
-}
-
-/* One head of one stream. Scratch: a matrix, and three rows. */
-static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
+/* One head of one stream. Scratch: three rows and a matrix. */
+static void forward(const void *call, Place at, float *scratch) {
     const Scan *scan = call;
-    Head here = head_of(scan, b, h), *head = &here;
-    int64_t keys = scan->keys, values = scan->values, columns = head->columns;
-    int64_t matrix = keys * values, index = head->b * scan->heads + head->h;
-    int64_t kept = (scan->times + scan->interval - 1) / scan->interval;
-    float *S = scratch, *error = S + keys * columns, *u = error + columns, *y = u + columns;
+    int64_t keys = scan->keys, values = scan->values, columns = padded(values);
+    int64_t matrix = keys * values, index = index_of(at);
+    float *error = scratch, *u = error + columns, *y = u + columns, *S = y + columns;
+    if (!scan->loop.starts && scan->loop.times == 1) {
+        only_step(scan, at, scratch);
+        return;
+    }
+    Writes writes = writes_of(scan, at);
     memset(error, 0, 3 * columns * sizeof(float));
-    if (!scan->starts && scan->times == 1 && columns == values) {
-        step(head, scan->state + index * matrix, scan->end + index * matrix, error);
-        return;
-    }
-    Writes writes = writes_of(head);
-    take_matrix(S, scan->state + index * matrix, keys, values, columns);
-    if (!scan->starts && scan->times == 1) {
-        step(head, S, S, error);
-        give_matrix(scan->end + index * matrix, S, keys, values, columns);
-        return;
-    }
-    for (int64_t t = 0; t < scan->times; t++) {
-        expect_inputs(head, t + AHEAD);
-        if (scan->kept && t % scan->interval == 0)
-            give_matrix(scan->kept + (index * kept + t / scan->interval) * matrix, S, keys, values, columns);
-        if (writes.starts && writes.starts[t])
-            take_matrix(S, fresh_of(head), keys, values, columns);
+    pad_matrix(S, scan->state + index * matrix, keys, values, columns);
+    for (int64_t t = 0; t < scan->loop.times; t++) {
+        prefetch_inputs(scan, scan->output, at, t + AHEAD);
+        if (is_checkpoint(at, scan->checkpoints, t))
+            unpad_matrix(checkpoint_of(at, scan->checkpoints, t, matrix), S, keys, values, columns);
+        if (starts_at(at, t))
+            pad_matrix(S, fresh_of(scan, at), keys, values, columns);
         float a = strength(writes.decay, t), b = strength(writes.beta, t);
-        error_at(head, t, S, a, error);
+        error_at(scan, at, t, S, a, error);
         for (int64_t v = 0; v < columns; v++)
             u[v] = b * error[v];
-        write_all(y, at(scan->query, head, t), a, at(scan->key, head, t), u, S, S, keys, columns);
-        memcpy(scan->output + place(head, t, values), y, values * sizeof(float));
+        write_all(y, row_in(scan->query, at, t), a, row_in(scan->key, at, t), u, S, S, keys, columns);
+        memcpy(scan->output + row_of(at, t) * values, y, values * sizeof(float));
         if (scan->error)
-            memcpy(scan->error + place(head, t, values), error, values * sizeof(float));
+            memcpy(scan->error + row_of(at, t) * values, error, values * sizeof(float));
     }
-    give_matrix(scan->end + index * matrix, S, keys, values, columns);
+    unpad_matrix(scan->end + index * matrix, S, keys, values, columns);
 }
 
 /* The scratch of the backward pass of one head. */
 typedef struct {
-    Written now;
+    Write now;
     /* the fresh weights; those before the interval; after each time */
     float *fresh, *before, *after;
 } Scratch;
 
-/* <G, S> - (k S) . e, the gradient of the decay; S: the weights before it. */
-static float decay_back(const float *G, const float *S, const float *k, const float *e,
-                        int64_t keys, int64_t columns) {
-    vec total = {0};
-    for (int64_t row = 0; row < keys; row++)
-        for (int64_t v = 0; v < columns; v += WIDTH)
-            total += load(S + row * columns + v) *
-                     (load(G + row * columns + v) - k[row] * load(e + v));
-    return sum(total);
-}
-
-static Scratch lay_out(float *scratch, const Head *head) {
-    const Scan *scan = head->scan;
-    int64_t matrix = head->rows * head->columns, columns = head->columns;
+static Scratch scratch_of(const Scan *scan, float *scratch) {
+    int64_t rows = padded(scan->keys), columns = padded(scan->values);
     Scratch s = {{scan->keys, scan->values, columns, (int)scan->removes}};
-    s.now.G = scratch;
-    s.fresh = s.now.G + matrix;
-    s.before = s.fresh + matrix;
-    s.after = s.before + matrix;
-    s.now.error = s.after + scan->interval * matrix;
-    s.now.u = s.now.error + columns;
-    s.now.y = s.now.u + columns;
-    s.now.to_u = s.now.y + columns;
-    s.now.e = s.now.to_u + columns;
-    s.now.to_key = s.now.e + columns;
-    s.now.to_query = s.now.to_key + head->rows;
-    memset(s.now.error, 0, 5 * columns * sizeof(float));
+    float **of_values[] = {&s.now.error, &s.now.u, &s.now.y, &s.now.to_u, &s.now.e};
+    float **of_keys[] = {&s.now.to_key, &s.now.to_query};
+    float **matrices[] = {&s.now.G, &s.fresh, &s.before, &s.after};
+    scratch = lay_out(of_values, 5, scratch, columns);
+    scratch = lay_out(of_keys, 2, scratch, rows);
+    lay_out(matrices, 4, scratch, rows * columns);
     return s;
 }
 
-/* One time backwards: from the gradient of the weights S after it to that of T before it. */
-static void back(const Head *head, const Writes *writes, int64_t t, const float *S, const float *T,
-                 Written *w) {
-    const Scan *scan = head->scan;
-    int64_t keys = scan->keys, values = scan->values;
+/* <G, S> - (k S) . e, the gradient of the decay; S: the weights before it. */
+static float decay_back(const Write *w, const float *S) {
+    vec total = {0};
+    for (int64_t row = 0; row < w->keys; row++)
+        for (int64_t v = 0; v < w->columns; v += WIDTH)
+            total += load(S + row * w->columns + v) *
+                     (load(w->G + row * w->columns + v) - w->key[row] * load(w->e + v));
+    return sum(total);
+}
+
+/* One time backward: from the gradient of the weights S after it to that of T before it. */
+static void back(const Scan *scan, Place at, const Writes *writes, int64_t t, const float *S,
+                 const float *T, Write *w) {
+    int64_t keys = scan->keys, values = scan->values, row = row_of(at, t);
     w->b = strength(writes->beta, t), w->a = strength(writes->decay, t);
-    w->key = at(scan->key, head, t), w->query = at(scan->query, head, t);
+    w->key = row_in(scan->key, at, t), w->query = row_in(scan->query, at, t);
     memcpy(w->error, writes->error.data + t * writes->error.stride, values * sizeof(float));
-    memcpy(w->y, scan->output + place(head, t, values), values * sizeof(float));
-    float to_beta = written_back(w), *to_value = scan->to_value + place(head, t, values);
+    memcpy(w->y, scan->from_output + row * values, values * sizeof(float));
+    float to_beta = write_back(w), *to_value = scan->to_value + row * values;
     for (int64_t v = 0; v < values; v++)
         to_value[v] = w->b * w->to_u[v];
     if (scan->to_beta)
-        scan->to_beta[place(head, t, 1)] = to_beta;
+        scan->to_beta[row] = to_beta;
     if (scan->to_decay)
-        scan->to_decay[place(head, t, 1)] = decay_back(w->G, T, w->key, w->e, keys, w->columns);
+        scan->to_decay[row] = decay_back(w, T);
     address_back(w, S);
-    memcpy(scan->to_key + place(head, t, keys), w->to_key, keys * sizeof(float));
-    memcpy(scan->to_query + place(head, t, keys), w->to_query, keys * sizeof(float));
+    memcpy(scan->to_key + row * keys, w->to_key, keys * sizeof(float));
+    memcpy(scan->to_query + row * keys, w->to_query, keys * sizeof(float));
 }
 
 /* One head of one stream, from the last interval to the first. */
-static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
+static void backward(const void *call, Place at, float *scratch) {
     const Scan *scan = call;
-    Head here = head_of(scan, b, h), *head = &here;
-    int64_t keys = scan->keys, values = scan->values, columns = head->columns;
-    int64_t matrix = keys * values;
-    int64_t index = head->b * scan->heads + head->h;
-    int64_t count = (scan->times + scan->interval - 1) / scan->interval;
-    Scratch s = lay_out(scratch, head);
-    Writes writes = writes_of(head);
-    take_matrix(s.now.G, scan->end + index * matrix, keys, values, columns);
-    take_matrix(s.fresh, fresh_of(head), keys, values, columns);
+    int64_t keys = scan->keys, values = scan->values, columns = padded(values);
+    int64_t matrix = keys * values, index = index_of(at), each = padded(keys) * columns;
+    Scratch s = scratch_of(scan, scratch);
+    Writes writes = writes_of(scan, at);
+    pad_matrix(s.now.G, scan->from_end + index * matrix, keys, values, columns);
+    pad_matrix(s.fresh, fresh_of(scan, at), keys, values, columns);
     if (scan->to_fresh)
         memset(scan->to_fresh + index * matrix, 0, matrix * sizeof(float));
-    for (int64_t n = count - 1; n >= 0; n--) {
-        int64_t first = n * scan->interval, last = first + scan->interval;
-        last = last < scan->times ? last : scan->times;
-        take_matrix(s.before, scan->kept + (index * count + n) * matrix, keys, values, columns);
-        again(&writes, first, last, s.before, s.fresh, s.after, head->rows * columns, &s.now);
+    for (int64_t first, last = scan->loop.times; last > 0; last = first) {
+        first = interval_before(at, last);
+        pad_matrix(s.before, checkpoint_of(at, scan->checkpoints, first, matrix), keys, values,
+                   columns);
+        recompute(&writes, first, last, s.before, s.fresh, s.after, each, &s.now);
         for (int64_t t = last - 1; t >= first; t--) {
-            expect_inputs(head, t - scan->interval);
-            expect_gradients(head, t - AHEAD);
-            const float *S = s.after + (t - first) * head->rows * columns;
-            const float *T = t > first ? S - head->rows * columns : s.before;
-            int starts = writes.starts && writes.starts[t];
-            back(head, &writes, t, S, starts ? s.fresh : T, &s.now);
-            if (!starts)
+            prefetch_inputs(scan, scan->from_output, at, t - scan->loop.interval);
+            prefetch_gradients(scan, at, t - AHEAD);
+            const float *S = s.after + (t - first) * each, *T = t > first ? S - each : s.before;
+            back(scan, at, &writes, t, S, starts_at(at, t) ? s.fresh : T, &s.now);
+            if (!starts_at(at, t))
                 continue;
             if (scan->to_fresh)
                 add_matrix(scan->to_fresh + index * matrix, s.now.G, keys, values, columns);
             memset(s.now.G, 0, keys * columns * sizeof(float));
         }
     }
-    give_matrix(scan->to_state + index * matrix, s.now.G, keys, values, columns);
+    unpad_matrix(scan->to_state + index * matrix, s.now.G, keys, values, columns);
 }
 
-static int run(const Scan *scan, int64_t matrices,
-               void (*work)(const void *, int64_t, int64_t, float *)) {
-    int64_t rows = whole(scan->keys), columns = whole(scan->values);
-    int64_t floats = matrices * rows * columns + 5 * columns + 2 * rows;
-    return for_all(scan, scan->streams, scan->heads, scan->threads, floats, work);
+static int64_t floats_of(int64_t keys, int64_t values, int64_t matrices) {
+    int64_t rows = padded(keys), columns = padded(values);
+    return matrices * rows * columns + 5 * columns + 2 * rows;
 }
 
-int NAME(scan_forward)(const Scan *scan) { return run(scan, 1, forward); }
+int NAME(scan_forward)(const Scan *scan) {
+    return for_all(&scan->loop, scan, floats_of(scan->keys, scan->values, 1), forward);
+}
 
-int NAME(scan_backward)(const Scan *scan) { return run(scan, 3 + scan->interval, backward); }
+int NAME(scan_backward)(const Scan *scan) {
+    int64_t floats = floats_of(scan->keys, scan->values, 3 + scan->loop.interval);
+    return for_all(&scan->loop, scan, floats, backward);
+}
+
+int NAME(act)(const Act *act) {
+    return for_all(&act->loop, act, floats_of(act->keys, act->values, 1), act_head);
+}

@@ -6,51 +6,33 @@
 
    In scratch, each part of the columns begins a whole vector. */
 
+#include "activations.h"
 #include "parts.h"
-#include "self_referential.h"
-#include "softmax.h"
 
 enum { TAIL = 4 };
 
 /* One head of one stream. */
 typedef struct {
     const SelfReferential *net;
-    int64_t b, h;
+    Place at;
     /* columns without gaps, a part of them in scratch, all of them there */
     int64_t values, columns, parts;
     /* where [B H K V] has this head; floats of the weights there and in scratch */
-    int64_t index, matrix, filled;
+    int64_t index, matrix, padded;
 } Head;
 
-static Head head_of(const SelfReferential *net, int64_t b, int64_t h) {
+static Head head_of(const SelfReferential *net, Place at) {
     int64_t size = net->size, values = 3 * size + TAIL, parts = parts_of(size);
-    int64_t matrix = size * values, index = (b * net->heads + h) * matrix;
-    return (Head){net, b, h, values, whole(size), parts, index, matrix, whole(size) * parts};
+    int64_t matrix = size * values, columns = padded(size);
+    return (Head){net, at, values, columns, parts, index_of(at) * matrix, matrix, columns * parts};
 }
 
-/* Where [B T H .] has this time. */
-INLINE int64_t place(const Head *head, int64_t t) {
-    return (head->b * head->net->times + t) * head->net->heads + head->h;
-}
-
-INLINE int starts_at(const Head *head, int64_t t) {
-    const uint8_t *starts = head->net->starts;
-    return starts && starts[head->b * head->net->times + t];
-}
-
-/* Where [B H N K V] has the weights at the beginning of the interval of a time. */
-INLINE float *kept_at(const Head *head, int64_t t) {
-    const SelfReferential *net = head->net;
-    int64_t count = (net->times + net->interval - 1) / net->interval;
-    return net->kept + head->index * count + t / net->interval * head->matrix;
-}
-
-static void take_weights(float *to, const float *from, const Head *head) {
+static void pad_weights(float *to, const float *from, const Head *head) {
     for (int64_t k = 0; k < head->net->size; k++)
         spread(to + k * head->parts, from + k * head->values, head->net->size, TAIL);
 }
 
-static void give_weights(float *to, const float *from, const Head *head) {
+static void unpad_weights(float *to, const float *from, const Head *head) {
     for (int64_t k = 0; k < head->net->size; k++)
         gather(to + k * head->values, from + k * head->parts, head->net->size, TAIL);
 }
@@ -65,7 +47,7 @@ static void add_weights(float *to, const float *from, const Head *head) {
 }
 
 static const float *fresh_of(const Head *head) {
-    return head->net->fresh + head->h * head->matrix;
+    return head->net->fresh + head->at.h * head->matrix;
 }
 
 /* Each part by its strength. */
@@ -78,23 +60,23 @@ INLINE void scale(float *to, const float *from, const float *strength, const Hea
 }
 
 /* One head of one stream. Scratch: a matrix, four rows of all columns, and one of the keys. */
-static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
+static void forward(const void *call, Place at, float *scratch) {
     const SelfReferential *net = call;
-    Head here = head_of(net, b, h), *head = &here;
+    Head here = head_of(net, at), *head = &here;
     int64_t size = net->size, columns = head->columns, parts = head->parts;
-    float *S = scratch, *made = S + head->filled, *change = made + parts, *u = change + parts;
+    float *S = scratch, *found = S + head->padded, *change = found + parts, *u = change + parts;
     float *unused = u + parts, *difference = unused + parts;
-    float *query = made + columns, *key = query + columns, *strength = key + columns;
-    take_weights(S, net->state + head->index, head);
-    for (int64_t t = 0; t < net->times; t++) {
-        int64_t row = place(head, t);
+    float *query = found + columns, *key = query + columns, *strength = key + columns;
+    pad_weights(S, net->state + head->index, head);
+    for (int64_t t = 0; t < net->loop.times; t++) {
+        int64_t row = row_of(head->at, t);
         const float *address = net->address + row * size;
-        if (net->kept && t % net->interval == 0)
-            give_weights(kept_at(head, t), S, head);
-        if (starts_at(head, t))
-            take_weights(S, fresh_of(head), head);
-        read_all(made, address, S, size, parts);
-        memcpy(net->output + row * size, made, size * sizeof(float));
+        if (is_checkpoint(at, net->checkpoints, t))
+            unpad_weights(checkpoint_of(at, net->checkpoints, t, head->matrix), S, head);
+        if (starts_at(at, t))
+            pad_weights(S, fresh_of(head), head);
+        read_all(found, address, S, size, parts);
+        memcpy(net->output + row * size, found, size * sizeof(float));
         softmax(query, query, size);
         softmax(key, key, size);
         for (int i = 0; i < TAIL; i++)
@@ -102,56 +84,49 @@ static void forward(const void *call, int64_t b, int64_t h, float *scratch) {
         for (int64_t k = 0; k < size; k++)
             difference[k] = query[k] - key[k];
         read_all(change, difference, S, size, parts);
-        if (net->made) {
-            gather(net->made + row * head->values, made, size, TAIL);
+        if (net->columns) {
+            gather(net->columns + row * head->values, found, size, TAIL);
             gather(net->change + row * head->values, change, size, TAIL);
         }
         scale(u, change, strength, head);
         write_all(unused, key, 1.0f, key, u, S, S, size, parts);
     }
-    give_weights(net->end + head->index, S, head);
+    unpad_weights(net->end + head->index, S, head);
 }
 
 /* The scratch of the backward pass of one head. */
 typedef struct {
     /* the gradient of the weights; the fresh weights; those before the interval; after each time */
     float *G, *fresh, *before, *after;
-    /* of all columns: what is written, the change, their gradients, that of what is made, zeros */
-    float *u, *change, *to_u, *to_change, *to_made, *zeros;
+    /* of all columns: what is written, the change, their gradients, that of what is found, zeros */
+    float *u, *change, *to_u, *to_change, *to_found, *zeros;
     /* of all keys: the negative of what is read at, and gradients */
     float *minus, *to_key, *to_query;
 } Scratch;
 
-static Scratch lay_out(float *scratch, const Head *head) {
+static Scratch scratch_of(float *scratch, const Head *head) {
     Scratch s;
-    float **rows[] = {&s.u, &s.change, &s.to_u, &s.to_change, &s.to_made, &s.zeros};
+    float **rows[] = {&s.u, &s.change, &s.to_u, &s.to_change, &s.to_found, &s.zeros};
     float **keys[] = {&s.minus, &s.to_key, &s.to_query};
-    enum { ROWS = sizeof rows / sizeof rows[0], KEYS = sizeof keys / sizeof keys[0] };
-    s.G = scratch;
-    s.fresh = s.G + head->filled;
-    s.before = s.fresh + head->filled;
-    s.after = s.before + head->filled;
-    scratch = s.after + head->net->interval * head->filled;
-    memset(scratch, 0, (ROWS * head->parts + KEYS * head->columns) * sizeof(float));
-    for (int i = 0; i < ROWS; i++)
-        *rows[i] = scratch + i * head->parts;
-    for (int i = 0; i < KEYS; i++)
-        *keys[i] = scratch + ROWS * head->parts + i * head->columns;
+    float **matrices[] = {&s.G, &s.fresh, &s.before, &s.after};
+    scratch = lay_out(rows, 6, scratch, head->parts);
+    scratch = lay_out(keys, 3, scratch, head->columns);
+    lay_out(matrices, 4, scratch, head->padded);
     return s;
 }
 
-/* The weights after each time from `first` on, but the last, once more. */
-static void weights_again(const Head *head, int64_t first, int64_t last, const Scratch *s) {
+/* The weights after each time from `first` on, but the last, recomputed. */
+static void recompute_weights(const Head *head, int64_t first, int64_t last, const Scratch *s) {
     const SelfReferential *net = head->net;
     int64_t size = net->size;
     const float *T = s->before;
     float *after = s->after;
-    for (int64_t t = first; t < last - 1; t++, after += head->filled) {
-        int64_t row = place(head, t) * head->values;
-        const float *key = net->made + row + 2 * size, *strength = key + size;
+    for (int64_t t = first; t < last - 1; t++, after += head->padded) {
+        int64_t row = row_of(head->at, t) * head->values;
+        const float *key = net->columns + row + 2 * size, *strength = key + size;
         spread(s->change, net->change + row, size, TAIL);
         scale(s->u, s->change, strength, head);
-        if (starts_at(head, t))
+        if (starts_at(head->at, t))
             T = s->fresh;
         write_all(s->to_u, key, 1.0f, key, s->u, T, after, size, head->parts);
         T = after;
@@ -160,7 +135,7 @@ static void weights_again(const Head *head, int64_t first, int64_t last, const S
 
 /* The gradients of the four strengths before they are squashed. */
 static void strengths_back(const Head *head, const float *strength, const Scratch *s) {
-    float *to_strength = s->to_made + 3 * head->columns;
+    float *to_strength = s->to_found + 3 * head->columns;
     for (int part = 0; part < TAIL; part++) {
         int64_t first = part * head->columns, count = part < 3 ? head->columns : WIDTH;
         float total = 0.0f;
@@ -174,9 +149,9 @@ static void strengths_back(const Head *head, const float *strength, const Scratc
 /* One time backwards: from the gradient of the weights after it to that of T, those before. */
 static void back(const Head *head, int64_t t, const float *T, const Scratch *s) {
     const SelfReferential *net = head->net;
-    int64_t size = net->size, columns = head->columns, parts = head->parts, row = place(head, t);
-    const float *made = net->made + row * head->values, *address = net->address + row * size;
-    const float *query = made + size, *key = query + size, *strength = key + size;
+    int64_t size = net->size, columns = head->columns, parts = head->parts, row = row_of(head->at, t);
+    const float *found = net->columns + row * head->values, *address = net->address + row * size;
+    const float *query = found + size, *key = query + size, *strength = key + size;
     spread(s->change, net->change + row * head->values, size, TAIL);
     scale(s->u, s->change, strength, head);
     read_all(s->to_u, key, s->G, size, parts);
@@ -186,55 +161,54 @@ static void back(const Head *head, int64_t t, const float *T, const Scratch *s) 
     /* to_key <- G u - T to_change, to_query <- T to_change, G <- G + (q - k)^T to_change */
     all_rows_back(s->to_key, s->to_query, s->G, T, s->u, s->to_change, s->to_change, s->minus, 1.0f,
                   size, parts);
-    memcpy(s->to_made, net->from_output + row * size, size * sizeof(float));
-    softmax_back(s->to_made + columns, query, s->to_query, size);
-    softmax_back(s->to_made + 2 * columns, key, s->to_key, size);
+    memcpy(s->to_found, net->from_output + row * size, size * sizeof(float));
+    softmax_back(s->to_found + columns, query, s->to_query, size);
+    softmax_back(s->to_found + 2 * columns, key, s->to_key, size);
     strengths_back(head, strength, s);
     for (int64_t k = 0; k < size; k++)
         s->minus[k] = -address[k];
-    /* to_query <- T to_made, G <- G + x^T to_made */
-    all_rows_back(s->to_key, s->to_query, s->G, T, s->zeros, s->to_made, s->to_made, s->minus, 1.0f,
+    /* to_query <- T to_found, G <- G + x^T to_found */
+    all_rows_back(s->to_key, s->to_query, s->G, T, s->zeros, s->to_found, s->to_found, s->minus, 1.0f,
                   size, parts);
     memcpy(net->to_address + row * size, s->to_query, size * sizeof(float));
 }
 
 /* One head of one stream, from the last interval to the first. */
-static void backward(const void *call, int64_t b, int64_t h, float *scratch) {
+static void backward(const void *call, Place at, float *scratch) {
     const SelfReferential *net = call;
-    Head here = head_of(net, b, h), *head = &here;
-    Scratch s = lay_out(scratch, head);
-    take_weights(s.G, net->from_end + head->index, head);
+    Head here = head_of(net, at), *head = &here;
+    Scratch s = scratch_of(scratch, head);
+    pad_weights(s.G, net->from_end + head->index, head);
     if (net->fresh)
-        take_weights(s.fresh, fresh_of(head), head);
+        pad_weights(s.fresh, fresh_of(head), head);
     if (net->to_fresh)
         memset(net->to_fresh + head->index, 0, head->matrix * sizeof(float));
-    for (int64_t last = net->times; last > 0;) {
-        int64_t first = (last - 1) / net->interval * net->interval;
-        take_weights(s.before, kept_at(head, first), head);
-        weights_again(head, first, last, &s);
+    for (int64_t first, last = net->loop.times; last > 0; last = first) {
+        first = interval_before(at, last);
+        pad_weights(s.before, checkpoint_of(at, net->checkpoints, first, head->matrix), head);
+        recompute_weights(head, first, last, &s);
         for (int64_t t = last - 1; t >= first; t--) {
-            const float *T = t > first ? s.after + (t - 1 - first) * head->filled : s.before;
-            back(head, t, starts_at(head, t) ? s.fresh : T, &s);
-            if (!starts_at(head, t))
+            const float *T = t > first ? s.after + (t - 1 - first) * head->padded : s.before;
+            back(head, t, starts_at(head->at, t) ? s.fresh : T, &s);
+            if (!starts_at(head->at, t))
                 continue;
             if (net->to_fresh)
                 add_weights(net->to_fresh + head->index, s.G, head);
-            memset(s.G, 0, head->filled * sizeof(float));
+            memset(s.G, 0, head->padded * sizeof(float));
         }
-        last = first;
     }
-    give_weights(net->to_state + head->index, s.G, head);
+    unpad_weights(net->to_state + head->index, s.G, head);
 }
 
 static int run(const SelfReferential *net, int64_t matrices, int64_t rows,
-               void (*work)(const void *, int64_t, int64_t, float *)) {
-    Head head = head_of(net, 0, 0);
-    int64_t floats = matrices * head.filled + rows * head.parts + 3 * head.columns;
-    return for_all(net, net->streams, net->heads, net->threads, floats, work);
+               void (*work)(const void *, Place, float *)) {
+    Head head = head_of(net, (Place){0});
+    int64_t floats = matrices * head.padded + rows * head.parts + 3 * head.columns;
+    return for_all(&net->loop, net, floats, work);
 }
 
 int NAME(self_referential_forward)(const SelfReferential *net) { return run(net, 1, 4, forward); }
 
 int NAME(self_referential_backward)(const SelfReferential *net) {
-    return run(net, 3 + net->interval, 6, backward);
+    return run(net, 3 + net->loop.interval, 6, backward);
 }

@@ -1,4 +1,4 @@
-/* The fast weights S of one head, in cache: rows that are filled up to whole vectors. */
+/* The fast weights S of one head, in cache: rows that are length up to padded vectors. */
 #ifndef FWRL_WEIGHTS_H
 #define FWRL_WEIGHTS_H
 
@@ -8,25 +8,26 @@
 
 #include "vectors.h"
 
-INLINE int64_t whole(int64_t size) { return (size + WIDTH - 1) / WIDTH * WIDTH; }
+INLINE int64_t padded(int64_t size) { return (size + WIDTH - 1) / WIDTH * WIDTH; }
 
-/* Fill a vector up with zeros. */
-INLINE void take(float *to, const float *from, int64_t size, int64_t filled) {
+/* Copy a vector and pad it with zeros to this length. */
+INLINE void pad(float *to, const float *from, int64_t size, int64_t length) {
     memcpy(to, from, size * sizeof(float));
-    memset(to + size, 0, (filled - size) * sizeof(float));
+    memset(to + size, 0, (length - size) * sizeof(float));
 }
 
-/* Zeros from nowhere. */
-static void take_matrix(float *to, const float *from, int64_t keys, int64_t values,
+/* Copy a matrix without gaps to one of padded rows; zeros if there is none. */
+static void pad_matrix(float *to, const float *from, int64_t keys, int64_t values,
                         int64_t columns) {
     if (!from)
         memset(to, 0, keys * columns * sizeof(float));
     else
         for (int64_t k = 0; k < keys; k++)
-            take(to + k * columns, from + k * values, values, columns);
+            pad(to + k * columns, from + k * values, values, columns);
 }
 
-static void give_matrix(float *to, const float *from, int64_t keys, int64_t values,
+/* The way back. */
+static void unpad_matrix(float *to, const float *from, int64_t keys, int64_t values,
                         int64_t columns) {
     for (int64_t k = 0; k < keys; k++)
         memcpy(to + k * values, from + k * columns, values * sizeof(float));
@@ -74,7 +75,7 @@ static void read_all(float *sum, const float *x, const float *S, int64_t keys, i
         read_1(sum + v, x, S + v, keys, columns);
 }
 
-/* S <- a T + k^T u: `write_all` for who does not read. */
+/* S <- a T + k^T u: `write_all` without the read. */
 INLINE void write_only(float a, const float *restrict k, const float *restrict u,
                        const float *restrict T, float *restrict S, int64_t keys, int64_t columns) {
     for (int64_t row = 0; row < keys; row++)
@@ -130,7 +131,7 @@ static void write_all(float *y, const float *q, float a, const float *k, const f
         write_1(y + v, q, a, k, u + v, T + v, S + v, keys, columns);
 }
 
-/* What row k of the weights gets back, for WIDTH rows: two sums for each, and the row itself.
+/* The backward pass of WIDTH rows k of the weights: two sums for each, and the row of G.
 
    to_key[k]   = G[k] . u - S[k] . e     e: the gradient of the error
    to_query[k] = S[k] . y                y: the gradient of what was read
@@ -175,100 +176,6 @@ static void all_rows_back(float *to_key, float *to_query, float *G, const float 
             ROWS_BACK(WIDTH, columns);
 #undef ROWS_BACK
     }
-}
-
-/* One time of the delta rule, with the sizes of its weights, and on its way back with the gradient
-   of these. The vectors hold whole ones, filled up with zeros. */
-typedef struct {
-    int64_t keys, values, columns;
-    /* whether the error is written, not the value */
-    int removes;
-    float a, b;
-    const float *key, *query;
-    /* what was written before beta, and the gradient of what was read */
-    float *error, *y;
-    /* the gradient of the weights: after the time, then before it */
-    float *G;
-    /* what was written, and its gradient; the gradient of the error; those of key and query, with
-       room for whole vectors */
-    float *u, *to_u, *e, *to_key, *to_query;
-} Written;
-
-/* G <- G + q^T y; the gradients of what was written and of the error. Returns that of beta. */
-static float written_back(const Written *w) {
-    float to_beta = 0.0f;
-    write_all(w->to_u, w->key, 1.0f, w->query, w->y, w->G, w->G, w->keys, w->columns);
-    for (int64_t v = 0; v < w->values; v++) {
-        to_beta += w->to_u[v] * w->error[v];
-        w->u[v] = w->b * w->error[v];
-        w->e[v] = w->removes ? w->b * w->to_u[v] : 0.0f;
-    }
-    return to_beta;
-}
-
-/* Then the gradients of key and query, and G of the weights before; S: those after. */
-static void address_back(const Written *w, const float *S) {
-    all_rows_back(w->to_key, w->to_query, w->G, S, w->u, w->e, w->y, w->key, w->a, w->keys,
-                  w->columns);
-    float along = 0.0f;
-    for (int64_t v = 0; v < w->values; v++)
-        along += w->u[v] * w->e[v];
-    for (int64_t k = 0; k < w->keys; k++)
-        w->to_key[k] += along * w->key[k];
-}
-
-/* Where a head's vector or number of the first time lies, and how many floats later the next. */
-typedef struct {
-    const float *data;
-    int64_t stride;
-} Times;
-
-/* What one head wrote at each time. No strength means 1 everywhere; no starts, none. */
-typedef struct {
-    Times key, error, beta, decay;
-    const uint8_t *starts;
-} Writes;
-
-INLINE float strength(Times strengths, int64_t t) {
-    return strengths.data ? strengths.data[t * strengths.stride] : 1.0f;
-}
-
-/* The weights after each time from `first` on, once more: T, those before, is replaced by `fresh`
-   where an episode starts. Those of two times lie `matrix` floats apart. */
-static void again(const Writes *writes, int64_t first, int64_t last, const float *T,
-                  const float *fresh, float *after, int64_t matrix, const Written *w) {
-    for (int64_t t = first; t < last; t++, after += matrix) {
-        const float *error = writes->error.data + t * writes->error.stride;
-        float b = strength(writes->beta, t);
-        for (int64_t v = 0; v < w->values; v++)
-            w->u[v] = b * error[v];
-        if (writes->starts && writes->starts[t])
-            T = fresh;
-        write_only(strength(writes->decay, t), writes->key.data + t * writes->key.stride, w->u, T,
-                   after, w->keys, w->columns);
-        T = after;
-    }
-}
-
-/* Do the work of every head of every stream, with scratch of so many floats for each thread.
-   Returns 0, or 1 if there is no memory for the scratch. */
-static int for_all(const void *call, int64_t streams, int64_t heads, int64_t threads, int64_t floats,
-                   void (*work)(const void *call, int64_t b, int64_t h, float *scratch)) {
-    int64_t size = (floats * sizeof(float) + 63) / 64 * 64, failed = 0;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        float *scratch = aligned_alloc(64, size);
-        if (!scratch) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < streams * heads; i++)
-            if (scratch)
-                work(call, i / heads, i % heads, scratch);
-        free(scratch);
-    }
-    return (int)failed;
 }
 
 #endif

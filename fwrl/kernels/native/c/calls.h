@@ -1,0 +1,194 @@
+/* The call of each function: what it is given and what it fills. ../recurrences.py, ../scan.py and
+   ../unit_silu.py declare the same fields, and a test compares them. Every field takes eight bytes.
+
+   B T H: streams, times, heads; N = ceil(T / interval). Tensors lie without gaps, unless they are a
+   `Sequence`. `saved for backward` is null where no backward pass follows. from_x and to_x are only
+   in the backward pass: the gradients of the outputs, and of the inputs. */
+#ifndef FWRL_CALLS_H
+#define FWRL_CALLS_H
+
+#include <stdint.h>
+
+/* The first fields of every loop over time. */
+typedef struct {
+    /* B T H; one head where there are none */
+    int64_t streams, times, heads;
+    /* time steps between two states that are saved for backward */
+    int64_t interval;
+    int64_t threads;
+    /* [B T]: where an episode starts; null: nowhere */
+    const uint8_t *starts;
+} Loop;
+
+/* Numbers [B T H size]; the last axis has no gaps, the strides are in floats. */
+typedef struct {
+    float *data;
+    int64_t stream, time, head;
+} Sequence;
+
+typedef struct {
+    Loop loop;
+    /* K V, and how many fresh states there are: 0 (zeros), 1 (for all) or B */
+    int64_t keys, values, fresh_streams;
+    /* [B T H K], [B T H K], [B T H V] */
+    Sequence query, key, value;
+    /* [B T H]; null: 1 everywhere */
+    const float *beta, *decay;
+    /* [B H K V], and what episodes begin with */
+    const float *state, *fresh;
+    /* whether the error is written, not the value */
+    int64_t removes;
+    /* [B T H V], [B H K V] */
+    float *output, *end;
+    /* saved for backward. [B T H V]: what was written, before beta (null if that is the value);
+       [B H N K V]: the states at every interval, before what starts there */
+    float *error, *checkpoints;
+    const float *from_output, *from_end;
+    /* null where there is no such input */
+    float *to_query, *to_key, *to_value, *to_beta, *to_decay, *to_state;
+    /* [B H K V], to be summed over the streams that share a fresh state */
+    float *to_fresh;
+} Scan;
+
+/* One time step of a scan without gradients, from the projections on. */
+typedef struct {
+    Loop loop;
+    /* K V, and floats from one stream's projections to the next */
+    int64_t keys, values, row;
+    int64_t removes;
+    /* added to the squared length of an address; what the sigmoid of beta is multiplied by */
+    double epsilon, max_beta;
+    /* [B row]: the queries of all heads, then the keys, then the values */
+    const float *projected;
+    /* [B H]: beta before its sigmoid, and decay; null: 1 */
+    const float *logit, *decay;
+    /* [B H K V] */
+    const float *state;
+    /* [B H V], [B H K V] */
+    float *output, *end;
+} Act;
+
+typedef struct {
+    Loop loop;
+    int64_t size;
+    /* [B T 3E], [3E E], [3E]: reset gate, update gate and candidate after one another */
+    const float *projected, *recurrent, *bias;
+    /* [B E] */
+    const float *hidden;
+    /* [B T E] */
+    float *output;
+    /* saved for backward. [B T 3E]: the gates and the candidate after their nonlinearities;
+       [B T E]: the recurrent part of the candidate, before it is reset */
+    float *gates, *inner;
+    const float *from_output;
+    float *to_projected, *to_hidden;
+    /* [B T 3E]: the gradient of what the recurrent weights and the bias made */
+    float *to_recurrent_part;
+} GRU;
+
+typedef struct {
+    Loop loop;
+    int64_t size;
+    /* [B T 4E], [4E E]: the gates input, forget, cell and output after one another */
+    const float *projected, *recurrent;
+    /* [B E] */
+    const float *hidden, *cell;
+    /* added to the forget gate before its sigmoid */
+    double forget_bias;
+    /* [B T E], [B E] */
+    float *output, *end_cell;
+    /* saved for backward. [B T 4E]: the gates after their nonlinearities; [B T E]: the cells */
+    float *gates, *cells;
+    const float *from_output, *from_end_cell;
+    float *to_projected, *to_hidden, *to_cell;
+} LSTM;
+
+typedef struct {
+    Loop loop;
+    int64_t size;
+    /* [B T H P], [H K P]; P = 3 K + 1: query, key, value and beta */
+    const float *projected, *recurrent;
+    /* [B H K K], [B H K] */
+    const float *state, *last;
+    /* [B T H K], [B H K K] */
+    float *output, *end;
+    /* saved for backward. [B T H P]: query, key, error (what was written before beta) and beta;
+       [B H N K K]: the states at every interval, before what starts there */
+    float *written, *checkpoints;
+    const float *from_output, *from_end;
+    float *to_projected, *to_state, *to_last;
+} RecurrentDelta;
+
+typedef struct {
+    Loop loop;
+    /* K, and G H: the matrices of all heads for the first gate, then those for the next. G is 1
+       (RNN) or 3 (LSTM) */
+    int64_t size, matrices;
+    /* [B T GH K]: what is added to what the recurrent weights read, and what is written there */
+    const float *read, *key, *value;
+    /* [B T GH] */
+    const float *beta;
+    /* [B GH K K]; [B H K]: the last output and, of the LSTM, the cells */
+    const float *state, *last, *cell;
+    /* [B T H K], [B GH K K], [B H K] */
+    float *output, *end, *end_cell;
+    /* saved for backward. [B T GH K]: what was written before beta, and, of the LSTM, the gates;
+       [B T H K]: its cells; [B GH N K K]: the states at every interval, before what starts there */
+    float *error, *gates, *cells, *checkpoints;
+    const float *from_output, *from_end, *from_end_cell;
+    float *to_read, *to_key, *to_value, *to_beta, *to_state, *to_last, *to_cell;
+} FastRecurrence;
+
+typedef struct {
+    Loop loop;
+    /* V and P; K = V V: a key is the product of two vectors */
+    int64_t size, path_length;
+    /* [B T 3 V]: both parts of the key, and the value; [B T]; [B T P V]: where the chain of reads
+       begins, and the edges that it takes */
+    const float *triple, *beta, *path;
+    /* [B K V] */
+    const float *state;
+    /* [B T V], [B K V] */
+    float *output, *end;
+    /* saved for backward. [B T V]: what was written before beta; [B T P-1 V]: each read before it was
+       normalised; [B T]: what the weights are scaled by after the write; [B N K V]: the weights at
+       every interval, before they are scaled and before what starts there */
+    float *error, *found, *scale, *checkpoints;
+    const float *from_output, *from_end;
+    float *to_triple, *to_beta, *to_path, *to_state;
+} FastWeightMemory;
+
+typedef struct {
+    Loop loop;
+    int64_t size;
+    /* [B T H K], [B H K V]; V = 3 K + 4: output, query, key and four betas */
+    const float *address, *state;
+    /* [H K V]: what episodes begin with */
+    const float *fresh;
+    /* [B T H K], [B H K V] */
+    float *output, *end;
+    /* saved for backward. [B T H V]: what was read, after softmax and sigmoid, and the difference
+       that is written; [B H N K V]: the states at every interval, before what starts there */
+    float *columns, *change, *checkpoints;
+    const float *from_output, *from_end;
+    float *to_address, *to_state;
+    /* [B H K V], to be summed over the streams */
+    float *to_fresh;
+} SelfReferential;
+
+/* Many vectors, each scaled to unit length after SiLU. */
+typedef struct {
+    /* how many vectors, and of how many numbers each */
+    int64_t count, size;
+    /* vectors between two gaps, and floats from one such group to the next */
+    int64_t group, stride;
+    int64_t threads;
+    /* added to the squared length */
+    double epsilon;
+    const float *input;
+    float *output;
+    const float *from_output;
+    float *to_input;
+} UnitSilu;
+
+#endif
