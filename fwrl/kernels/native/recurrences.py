@@ -22,7 +22,7 @@ Tensors = Mapping[str, Tensor]
 class GRU(NamedTuple):
     """E3: reset gate, update gate and candidate, E of each after one another."""
 
-    # what the slow weights make of the input
+    # the input times the slow weights
     projected: Float[Tensor, "B T E3"]
     recurrent: Float[Tensor, "E3 E"]
     bias: Float[Tensor, " E3"]
@@ -58,7 +58,7 @@ gru = register(
 class LSTM(NamedTuple):
     """E4: the gates input, forget, cell and output, E of each after one another."""
 
-    # what the slow weights make of the input
+    # the input times the slow weights
     projected: Float[Tensor, "B T E4"]
     recurrent: Float[Tensor, "E4 E"]
     hidden: Float[Tensor, "B E"]
@@ -90,7 +90,7 @@ lstm = register(
 class RecurrentDelta(NamedTuple):
     """P = 3 K + 1: query, key, value, and the strength of the write."""
 
-    # what the slow weights make of the input
+    # the input times the slow weights
     projected: Float[Tensor, "B T H P"]
     # multiplied by tanh of the last output, and added
     recurrent: Float[Tensor, "H K P"]
@@ -123,8 +123,9 @@ recurrent_delta = register(
 class FastRecurrence(NamedTuple):
     """G H heads of matrices: those of the first gate, then those of the next; G is 1 or 3."""
 
-    # what is added to what the recurrent weights read, and what is written there
+    # added to what is read from the recurrent weights
     read: Float[Tensor, "B T GH K"]
+    # written to them
     key: Float[Tensor, "B T GH K"]
     value: Float[Tensor, "B T GH K"]
     beta: Float[Tensor, "B T GH 1"]
@@ -175,8 +176,8 @@ fast_weight_memory = register(
         products="B K V T P",
         # the node at which each time's chain ends, and the last weights
         outputs={"output": "B T V", "end": "B K V"},
-        # what was written before beta; each read before it was normalised; what the weights are
-        # scaled by after the write
+        # what was written before beta, each read before it was normalised, and the factor of the
+        # weights after the write
         saved={
             "error": "B T V",
             "found": "B T P-1 V",
@@ -192,7 +193,7 @@ class SelfReferential(NamedTuple):
 
     address: Float[Tensor, "B T H K"]
     state: Float[Tensor, "B H K V"]
-    # what episodes begin with
+    # the weights that episodes begin with
     fresh: Float[Tensor, "H K V"]
     starts: Bool[Tensor, "B T"] | None
 
@@ -203,9 +204,9 @@ self_referential = register(
         inputs=SelfReferential,
         sizes={"size": "K"},
         products="B T H K V",
-        # what is read before the write of the time, and the last weights
+        # the reads, each before the write of its time, and the last weights
         outputs={"output": "B T H K", "end": "B H K V"},
-        # what was read, after softmax and sigmoid; the difference that is written
+        # all columns that were read, after softmax and sigmoid; the difference that is written
         saved={"columns": "B T H V", "change": "B T H V", "checkpoints": "B H N K V"},
         # C fills one for each stream
         buffers={"fresh": "B H K V"},

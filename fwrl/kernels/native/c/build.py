@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 LIBRARY = "libfwrl.so"
-# those that are compiled for each variant
+# Sources that are compiled for each variant.
 FILES = (
     *("scan", "gru", "lstm", "recurrent_delta", "fast_recurrence", "fast_weight_memory"),
     *("self_referential", "unit_silu"),
@@ -63,7 +63,7 @@ def build(folder: Path) -> Path:
 
 
 def digest(folder: Path) -> str:
-    """Of the sources: a library that was built from others is not used."""
+    """A hash of the sources: a library that was built from others is not used."""
     together = hashlib.sha256()
     for name in SOURCES:
         together.update((folder / name).read_bytes())

@@ -1,5 +1,5 @@
-/* The call of each function: what it is given and what it fills. ../recurrences.py, ../scan.py and
-   ../unit_silu.py declare the same fields, and a test compares them. Every field takes eight bytes.
+/* The argument of each function: inputs, and buffers for its results. ../recurrences.py, ../scan.py
+   and ../unit_silu.py declare the same fields; a test compares them. Every field takes eight bytes.
 
    B T H: streams, times, heads; N = ceil(T / interval). Tensors lie without gaps, unless they are a
    `Sequence`. `saved for backward` is null where no backward pass follows. from_x and to_x are only
@@ -82,7 +82,7 @@ typedef struct {
     float *gates, *inner;
     const float *from_output;
     float *to_projected, *to_hidden;
-    /* [B T 3E]: the gradient of what the recurrent weights and the bias made */
+    /* [B T 3E]: the gradient of the product with the recurrent weights, plus bias */
     float *to_recurrent_part;
 } GRU;
 

@@ -1,13 +1,13 @@
-/* The fast weight memory, one time after another, with the weights in cache; "vec" makes a vector
-   of a product of two:
+/* The fast weight memory, one time after another, with the weights in cache; vec() makes
+   one vector of the outer product of two:
 
        k = vec(s r)
        U = S + k^T b (v - k S)
        S <- U / max(1, |U|)
        n <- normalise(vec(n e) S)     once for each edge e
 
-   The output is the last n; an episode begins with zeros for S. The weights are kept as U; what
-   they are divided by is in the next reads and the next write. */
+   The output is the last n; an episode begins with zeros for S. In memory are the weights
+   U; the next reads and the next write divide by max(1, |U|). */
 
 #include <math.h>
 
@@ -210,7 +210,7 @@ static void forward(const void *call, Place at, float *scratch) {
     for (int64_t t = 0; t < net->loop.times; t++) {
         if (is_checkpoint(at, net->checkpoints, t))
             unpad_matrix(checkpoint_of(at, net->checkpoints, t, s->matrix), S, s->keys, s->size, s->columns);
-        /* of which nothing is left to be scaled */
+        /* scaling zeros changes nothing */
         if (starts_at(s->at, t))
             memset(S, 0, s->padded * sizeof(float));
         scale = advance(s, t, scale, S, key, row);

@@ -20,7 +20,7 @@ typedef struct {
 
 /* The streams of one thread, and its scratch: of each stream a row for products with the recurrent
    weights (or the gradient of the output), and as many numbers as there are units, which last from
-   time to time. */
+   time to time in `kept`: cells, or a part of their gradient. */
 typedef struct {
     const Work *work;
     int64_t first, count, row;

@@ -1,4 +1,4 @@
-"""What hatchling calls before it makes a wheel or an editable installation."""
+"""A hook that hatchling calls before it makes a wheel or an editable installation."""
 
 import runpy
 import subprocess

@@ -15,7 +15,7 @@ INLINE void spread(float *to, const float *from, int64_t size, int64_t tail) {
     pad(to + 3 * columns, from + 3 * size, tail, WIDTH);
 }
 
-/* The way back. */
+/* From scratch. */
 INLINE void gather(float *to, const float *from, int64_t size, int64_t tail) {
     int64_t columns = padded(size);
     for (int part = 0; part < 3; part++)

@@ -133,7 +133,7 @@ static void recompute_weights(const Head *head, int64_t first, int64_t last, con
     }
 }
 
-/* The gradients of the four strengths before they are squashed. */
+/* The gradients of the four strengths before their sigmoid. */
 static void strengths_back(const Head *head, const float *strength, const Scratch *s) {
     float *to_strength = s->to_found + 3 * head->columns;
     for (int part = 0; part < TAIL; part++) {
@@ -146,7 +146,7 @@ static void strengths_back(const Head *head, const float *strength, const Scratc
     }
 }
 
-/* One time backwards: from the gradient of the weights after it to that of T, those before. */
+/* One time backward: from the gradient of the weights after it to that of T, those before. */
 static void back(const Head *head, int64_t t, const float *T, const Scratch *s) {
     const SelfReferential *net = head->net;
     int64_t size = net->size, columns = head->columns, parts = head->parts, row = row_of(head->at, t);

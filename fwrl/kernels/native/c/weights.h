@@ -26,7 +26,7 @@ static void pad_matrix(float *to, const float *from, int64_t keys, int64_t value
             pad(to + k * columns, from + k * values, values, columns);
 }
 
-/* The way back. */
+/* The reverse of `pad_matrix`. */
 static void unpad_matrix(float *to, const float *from, int64_t keys, int64_t values,
                         int64_t columns) {
     for (int64_t k = 0; k < keys; k++)
