@@ -132,7 +132,7 @@ def agreeing(monkeypatch):
 def loop():
     torch.manual_seed(0)
     envs = to_sb3(make_envs(GymnasiumConfig(id="fwrl/RepeatPrevious-v0", num_envs=4)))
-    config = training._ppo(SpeedSettings(num_steps=70, epochs=1, minibatches=2))
+    config = training.ppo_config(SpeedSettings(num_steps=70, epochs=1, minibatches=2))
     return LSTMPPO(envs, config, 16, CPU, seed=0)
 
 
