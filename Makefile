@@ -12,9 +12,9 @@ quickstart: .venv/.base
 	@echo "Without memory:    $(BIN)/fwrl train configs/quickstart.yaml core.kind=none"
 	@echo "Everything else:   $(BIN)/fwrl --help, README.md"
 
-# the whole suite but for what takes minutes by itself
+# all but the long tests; each process has one half, so most fixtures of modules are made once
 test: .venv/.dev
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 # format, lint, types, import directions
 check: .venv/.dev

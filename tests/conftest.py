@@ -1,5 +1,6 @@
 import os
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +21,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "cuda" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.gpu)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Checks the shapes in every call, except in tests that repeat code that others check."""
+    repeats = {"learns", "unchecked"} & {marker.name for marker in item.iter_markers()}
+    jaxtyping.config.update("jaxtyping_disable", bool(repeats))
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

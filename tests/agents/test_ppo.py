@@ -32,8 +32,9 @@ def policy():
     return small_policy(ScheduledEnv(EPISODES))
 
 
-@pytest.mark.parametrize("kernel", ["reference", None])
-@pytest.mark.parametrize("sequence_length", [None, 4])
+# pieces of streams are exact only if whole streams are
+@pytest.mark.unchecked
+@pytest.mark.parametrize(("sequence_length", "kernel"), [(None, None), (4, None), (4, "reference")])
 @pytest.mark.parametrize("kind", CORES)
 def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel):
     torch.manual_seed(0)
@@ -67,6 +68,7 @@ def test_a_forgotten_memory_would_show(policy):
     assert (ratio - 1).abs().max() > 0.01
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("kind", CORES)
 def test_the_loss_falls_on_one_repeated_rollout(kind):
     torch.manual_seed(0)

@@ -6,11 +6,12 @@ import re
 from functools import cache
 from pathlib import Path
 
-import gymnasium
 import pytest
 import sb3_contrib
 import stable_baselines3
 from markdown_pages import FENCED, PAGES, ROOT, find_object, page_name, prose, titled_files
+
+from envs.tasks import TASKS
 
 OURS = "fwrl", "agents", "envs"
 FOLDERS = *OURS, "tests", "configs", "docs", "benchmarks"
@@ -45,8 +46,9 @@ def files():
 
 def is_file(path, page):
     """Whether a path or pattern is the end of a file's path, or names a file of the reader."""
+    ids = [f"fwrl/{task}-v0" for task in TASKS]
     name = path.split("/")[-1]
-    if name.startswith("my_") or name in titled_files(page) or path in gymnasium.registry:
+    if name.startswith("my_") or name in titled_files(page) or path in ids:
         return True
     if "/" in path and path.split("/")[0] not in FOLDERS and not path.endswith(".py"):
         return True

@@ -36,16 +36,19 @@ faster_kernels = pytest.mark.parametrize("kernel", sorted(set(TORCH_KERNELS) - {
 NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn"]
 
 
+@pytest.mark.unchecked
 @every_rule
 @faster_kernels
 @pytest.mark.parametrize(("times", "density"), LENGTHS)
 def test_kernels_equal_the_reference_in_float64(name, kernel, times, density):
     torch.manual_seed(times)
     leaves, starts = random_scan(name, times, density)
-    assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, 1e-10)
-    assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, 1e-10, with_fresh=False)
+    # without starts nobody reads the fresh state
+    for with_fresh in (True, False) if starts.any() else (True,):
+        assert_equals_reference(UPDATE_RULES[name], leaves, starts, kernel, 1e-10, with_fresh)
 
 
+@pytest.mark.unchecked
 @every_rule
 @faster_kernels
 @pytest.mark.parametrize("density", DENSITIES)
@@ -88,6 +91,7 @@ def test_repeated_keys_do_not_ruin_float32(kernel, beta, tolerance, monkeypatch,
         assert error < tolerance
 
 
+@pytest.mark.unchecked
 @every_rule
 @faster_kernels
 def test_gradcheck(name, kernel):
@@ -98,7 +102,7 @@ def test_gradcheck(name, kernel):
         *write, state, fresh = given
         return scan(UPDATE_RULES[name], state, query, Write(*write), starts, fresh, kernel)
 
-    assert torch.autograd.gradcheck(run, leaves)
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
 
 
 @torch_kernels

@@ -52,6 +52,7 @@ def test_by_steps_is_the_equation():
             torch.testing.assert_close(end[b, h], weights)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("density", DENSITIES)
 @pytest.mark.parametrize("times", LENGTHS)
 def test_chunks_equal_steps_in_float64(times, density):

@@ -20,6 +20,9 @@ from fwrl.run.config import load_run_config
 from fwrl.run.saver import newest_checkpoint
 from fwrl.run.state import resume
 
+# the same training again and again; test_cli.py checks its shapes
+pytestmark = pytest.mark.unchecked
+
 # types are checked here on samples, which are drawn by Python's generator
 CHECKED = "generator.python"
 

@@ -65,20 +65,25 @@ def fwrl(folder, *words):
     )
 
 
-@pytest.mark.parametrize("module", ["coins", "by_name"])
-def test_a_module_registers_environments_also_in_workers(folder, module):
-    words = ("coin.yaml", "env.workers=1", "--import", module)
+def test_a_module_registers_environments_also_in_workers(folder):
+    words = ("coin.yaml", "env.workers=1", "--import", "by_name", "--run-dir", "run")
+    trained = fwrl(folder, "train", *words)
+    assert trained.returncode == 0, trained.stderr
+
+
+def test_an_imported_module_serves_every_command(folder):
+    words = ("coin.yaml", "env.workers=1", "--import", "coins")
     trained = fwrl(folder, "train", *words)
     assert trained.returncode == 0, trained.stderr
     evaluated = fwrl(
-        folder, "evaluate", "runs/coin__env.workers=1", "--import", module, "--json",
+        folder, "evaluate", "runs/coin__env.workers=1", "--import", "coins", "--json",
         "--episodes", "2",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads(evaluated.stdout)["length_mean"] == 4
     # what the training says in the end is what was typed here
-    assert f"fwrl evaluate runs/coin__env.workers=1 --import {module}\n" in trained.stdout
-    inspected = fwrl(folder, "inspect", "runs/coin__env.workers=1", "--import", module)
+    assert "fwrl evaluate runs/coin__env.workers=1 --import coins\n" in trained.stdout
+    inspected = fwrl(folder, "inspect", "runs/coin__env.workers=1", "--import", "coins")
     assert inspected.returncode == 0, inspected.stderr
 
 

@@ -14,6 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fwrl.run.log import METRICS
 from fwrl.run.memory_log import state_pictures
 
+# the same training again and again; test_cli.py checks its shapes
+pytestmark = pytest.mark.unchecked
+
 ALL = {"scalars": 0, "images": 0, "tensors": 0}
 WORDS = ["evaluation.film_steps=12", "total_steps=2048"]
 

@@ -27,6 +27,9 @@ from fwrl.run import loop as training
 from fwrl.run import saver
 from fwrl.run.saver import undefined_in
 
+# the same training again and again; test_cli.py checks its shapes
+pytestmark = pytest.mark.unchecked
+
 
 @pytest.fixture
 def config(tmp_path):
