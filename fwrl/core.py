@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwrl.config import Config
-from fwrl.state import FastWeights, map_tensors, tensors_in, where_state
-from fwrl.update_rules import UpdateRule, Write
+from fwrl.state import map_tensors, tensors_in, where_state
+from fwrl.update_rules import ScanInputs, UpdateRule
 
 S = TypeVar("S")
 
@@ -30,15 +30,11 @@ class About(NamedTuple):
 
 
 class Reads(NamedTuple):
-    """One memory of a core over a sequence: where it is written and read, as ``scan`` takes it."""
+    """One memory of a core over a sequence: where it is written and read."""
 
     name: str
     rule: UpdateRule
-    state: FastWeights
-    query: Float[Tensor, "B T H K"]
-    write: Write
-    starts: Bool[Tensor, "B T"]
-    fresh: Float[Tensor, "#B H K V"] | None = None
+    inputs: ScanInputs
     # how many of these times are one time step: the queries before the last of them read nothing
     writes: int = 1
 

@@ -1,7 +1,7 @@
 """The state of any memory, whatever it holds: map, select, take rows, detach.
 
-A state is a tensor or a (named) tuple or dictionary of states; its leaves are batch first. The
-same functions serve observations and actions, which nest in the same way.
+A state is a tensor, None, or a (named) tuple or dictionary of states; its leaves are tensors, batch
+first. The same functions serve observations and actions, which nest in the same way.
 
 Annotations use these letters for axes, with one meaning each in the whole project. The batch is
 the first axis everywhere; batch and time are never transposed.
@@ -43,6 +43,8 @@ def map_tensors(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> T
     """The same nesting with ``function`` applied to every leaf (of all the given trees)."""
     if isinstance(tree, Tensor):
         return cast(Tree, function(tree, *others))
+    if tree is None:
+        return tree
     nodes = cast(tuple[Any, ...], others)
     if isinstance(tree, Mapping):
         mapping = cast(Mapping[str, Any], tree)
@@ -126,6 +128,16 @@ def time_in_episode(starts: Bool[Tensor, "B T"], before: Float[Tensor, " B"]) ->
 def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The same numbers, in float64 if they are, else in float32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def in_one_precision(tree: Tree, like: Tensor) -> Tree:
+    """The same numbers, in float64 if those of ``like`` are, else in float32; booleans stay."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+
+    def convert(x: Tensor) -> Tensor:
+        return x if x.dtype == torch.bool else x.to(dtype)
+
+    return map_tensors(convert, tree)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

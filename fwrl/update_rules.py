@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.state import FastWeights
@@ -35,10 +35,21 @@ class Write(NamedTuple):
     removal_rate: Float[Tensor, "*BT H K"] | None = None
 
 
-def map_write(function: Callable[[Tensor], Tensor], write: Write) -> Write:
-    """The same request with ``function`` applied to every field that is given."""
-    given = {name: function(field) for name, field in write._asdict().items() if field is not None}
-    return write._replace(**given)
+class ScanInputs(NamedTuple):
+    """A sequence of writes and reads of the fast weights, at each of T times."""
+
+    # what the streams had written before
+    state: FastWeights
+    query: Float[Tensor, "B T H K"]
+    write: Write
+    # where True, ``fresh`` replaces the state before the write
+    starts: Bool[Tensor, "B T"]
+    # the state that an episode begins with, for one or for each stream; None means zeros
+    fresh: Float[Tensor, "#B H K V"] | None = None
+
+    def fresh_or_zeros(self) -> Float[Tensor, "#B H K V"]:
+        """The state that an episode begins with."""
+        return torch.zeros_like(self.state) if self.fresh is None else self.fresh
 
 
 UpdateRule = Callable[[Tensor, Write], Tensor]

@@ -14,7 +14,7 @@ from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.state import FastWeights
-from fwrl.update_rules import Write, delta_rule
+from fwrl.update_rules import ScanInputs, Write, delta_rule
 
 # One delta memory over a step or a sequence, given its weights, query, write and initial weights.
 Memory = Callable[[Tensor, Tensor, Write, Tensor | None], tuple[Tensor, Tensor]]
@@ -111,8 +111,9 @@ class DeltaDelta(MemoryCore[State]):
             weights: Tensor, query: Tensor, write: Write, fresh: Tensor | None
         ) -> tuple[Tensor, Tensor]:
             name = "programmed memory" if found else "programming memory"
-            found.append(Reads(name, delta_rule, weights, query, write, starts, fresh))
-            return scan(delta_rule, weights, query, write, starts, fresh)
+            inputs = ScanInputs(weights, query, write, starts, fresh)
+            found.append(Reads(name, delta_rule, inputs))
+            return scan(delta_rule, *inputs)
 
         self._through(x, state, memory)
         return found

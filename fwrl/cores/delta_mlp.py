@@ -14,7 +14,7 @@ from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import JoinHeads, SlowNetwork
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
-from fwrl.update_rules import Write, delta_rule
+from fwrl.update_rules import ScanInputs, Write, delta_rule
 
 # One delta memory over a step or a sequence, given its weights, query and write.
 Memory = Callable[[Tensor, Tensor, Write], tuple[Tensor, Tensor]]
@@ -109,8 +109,9 @@ class DeltaMLP(MemoryCore[tuple[BlockState, ...]]):
         def memory(weights: Tensor, query: Tensor, write: Write) -> tuple[Tensor, Tensor]:
             block, layer = divmod(len(found), 2)
             name = f"block {block + 1}, layer {layer + 1}"
-            found.append(Reads(name, delta_rule, weights, query, write, starts))
-            return scan(delta_rule, weights, query, write, starts)
+            inputs = ScanInputs(weights, query, write, starts)
+            found.append(Reads(name, delta_rule, inputs))
+            return scan(delta_rule, *inputs)
 
         self._through(x, state, memory)
         return found

@@ -18,8 +18,8 @@ from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions, Normalis
 from fwrl.feature_maps.random import Directions
 from fwrl.kernels import KERNELS, acts_natively, scan, scan_step, unit_silu
 from fwrl.kernels.native.scan import act
-from fwrl.state import FastWeights, at_least_float32
-from fwrl.update_rules import UPDATE_RULES, Write, map_write
+from fwrl.state import FastWeights, at_least_float32, map_tensors
+from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
 
 
 class FastWeightConfig(MemoryCoreConfig):
@@ -202,7 +202,7 @@ class FastWeight(MemoryCore[State]):
         if self.fused and acts_natively(self.rule, x, self.kernel):
             return self._act(x, state)
         query, write = self._slow(x, self.project(x))
-        write = map_write(lambda field: field.squeeze(-3), write)
+        write = map_tensors(partial(torch.squeeze, dim=-3), write)
         values, weights = scan_step(self.rule, state.weights, query, write)
         return self._out(values), state._replace(weights=weights)
 
@@ -230,9 +230,8 @@ class FastWeight(MemoryCore[State]):
         weights, key_sum = state.weights.tensor_split([self.value_size], dim=-1)
         if self.normalised and self.rule.form == "error":
             write = normalised_write(key_sum, write, starts, self.kernel)
-        return [
-            Reads("fast weights", self.rule, weights, query, write, starts, self.start, self.writes)
-        ]
+        inputs = ScanInputs(weights, query, write, starts, self.start)
+        return [Reads("fast weights", self.rule, inputs, self.writes)]
 
     def _sequence(
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
@@ -297,7 +296,7 @@ def _one_after_another(
     writes = write.key.shape[2]
     query = F.pad(query.unsqueeze(2), (0, 0, 0, 0, writes - 1, 0))
     starts = F.pad(starts.unsqueeze(2), (0, writes - 1))
-    flat = map_write(lambda field: field.flatten(1, 2), write)
+    flat = map_tensors(partial(torch.flatten, start_dim=1, end_dim=2), write)
     return query.flatten(1, 2), flat, starts.flatten(1, 2)
 
 

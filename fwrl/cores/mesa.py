@@ -16,7 +16,7 @@ from fwrl.cores.parts.layers import Decay
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan
 from fwrl.state import at_least_float32, without_autocast
-from fwrl.update_rules import Write, decayed_sum_rule, read
+from fwrl.update_rules import ScanInputs, Write, decayed_sum_rule, read
 
 # The ridge never becomes smaller: it bounds what a read can be, and how many iterations it takes.
 MIN_RIDGE = 0.25
@@ -86,18 +86,18 @@ class Mesa(MemoryCore[Tensor]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
-        query, write = self._slow(x)
-        values, state = mesa_scan(state, query, write, starts, self.ridge(), self.iterations)
+        inputs = ScanInputs(state, *self._slow(x), starts)
+        values, state = mesa_scan(inputs, self.ridge(), self.iterations)
         return self.output(values.flatten(start_dim=-2)), state
 
     @override
     def reads(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
-        query, write = self._slow(x)
-        query = coefficients(state, query, write, starts, self.ridge(), self.iterations)
-        values = state[..., self.size :]
-        return [Reads("regression", decayed_sum_rule, values, query, write, starts)]
+        inputs = ScanInputs(state, *self._slow(x), starts)
+        query = coefficients(inputs, self.ridge(), self.iterations)
+        inputs = inputs._replace(state=state[..., self.size :], query=query)
+        return [Reads("regression", decayed_sum_rule, inputs)]
 
     def ridge(self) -> Float[Tensor, "H K"]:
         """The ridge, added to the diagonal: learned for each feature, above ``MIN_RIDGE``."""
@@ -113,37 +113,27 @@ class Mesa(MemoryCore[Tensor]):
 
 
 def mesa_scan(
-    state: Float[Tensor, "B H K W"],
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    ridge: Float[Tensor, "H K"],
-    iterations: int,
+    inputs: ScanInputs, ridge: Float[Tensor, "H K"], iterations: int
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K W"]]:
     """Write and read at T times; every iteration is one scan, parallel over time.
 
     Args:
-        state: The sums of ``k k`` and, in the columns after these, of ``k v``.
-        query: The keys whose values are predicted, from the writes up to the same time step.
-        write: The pairs that the regression learns from, with their weights and decays.
-        starts: Where True, earlier writes are forgotten.
+        inputs: The state holds the sums of ``k k`` and, in the columns after these, of ``k v``. The
+            queries are the keys whose values are predicted, from the pairs written up to then.
         ridge: Added to the diagonal of the sum of ``k k``; positive.
         iterations: Of conjugate gradients.
     """
-    found = coefficients(state, query, write, starts, ridge, iterations)
-    values, state = scan(decayed_sum_rule, state, found, _with_key(write), starts)
+    query = coefficients(inputs, ridge, iterations)
+    inputs = inputs._replace(query=query, write=_with_key(inputs.write))
+    values, state = scan(decayed_sum_rule, *inputs)
     return values[..., query.shape[-1] :], state
 
 
 def coefficients(
-    state: Float[Tensor, "B H K W"],
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    ridge: Float[Tensor, "H K"],
-    iterations: int,
+    inputs: ScanInputs, ridge: Float[Tensor, "H K"], iterations: int
 ) -> Float[Tensor, "B T H K"]:
     """The solutions ``(G + L)^-1 q`` at T times, by which ``mesa_scan`` reads the values."""
+    state, query, write, starts, _ = inputs
     key_sum, keys = state[..., : query.shape[-1]], write._replace(value=write.key)
 
     def product(x: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from fwrl.cores.parts.layers import JoinHeads, SlowNetwork, previous
 from fwrl.feature_maps import softmax
 from fwrl.kernels import recurs_natively, scan_step
 from fwrl.kernels.native import recurrences
-from fwrl.state import FastWeights, at_least_float32, without_autocast
-from fwrl.update_rules import Write, delta_rule, map_write
+from fwrl.state import FastWeights, at_least_float32, map_tensors, without_autocast
+from fwrl.update_rules import ScanInputs, Write, delta_rule
 
 
 class RecurrentDeltaConfig(MemoryCoreConfig):
@@ -93,8 +93,9 @@ class RecurrentDelta(MemoryCore[State]):
         def in_time(field: Tensor) -> Tensor:
             return field.unflatten(0, (len(starts), -1))
 
-        query, write = in_time(query), map_write(in_time, write)
-        return [Reads("fast weights", delta_rule, state.weights, query, write, starts)]
+        query, write = map_tensors(in_time, (query, write))
+        inputs = ScanInputs(state.weights, query, write, starts)
+        return [Reads("fast weights", delta_rule, inputs)]
 
     def _recur(
         self,

@@ -13,7 +13,7 @@ from fwrl.config import Count, Size, head_size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.kernels import scan, scan_step
 from fwrl.state import at_least_float32
-from fwrl.update_rules import Write, generalised_delta_rule
+from fwrl.update_rules import ScanInputs, Write, generalised_delta_rule
 
 # The strongest decay is exp(-0.6065...) = 0.545 a time.
 MAX_LOG_DECAY = math.exp(-0.5)
@@ -99,7 +99,8 @@ class RWKV7(MemoryCore[Tensor]):
     def reads(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
-        return [Reads("fast weights", generalised_delta_rule, state, *self._slow(x), starts)]
+        inputs = ScanInputs(state, *self._slow(x), starts)
+        return [Reads("fast weights", generalised_delta_rule, inputs)]
 
     def _slow(self, x: Float[Tensor, "*BT D"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
         """The queries and the writes."""

@@ -14,7 +14,7 @@ from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.feature_maps import FeatureMap, FeatureOptions
 from fwrl.kernels import scan, scan_step
 from fwrl.state import FastWeights
-from fwrl.update_rules import Write, delta_rule
+from fwrl.update_rules import ScanInputs, Write, delta_rule
 
 
 class SlowRNNConfig(MemoryCoreConfig):
@@ -84,7 +84,8 @@ class SlowRNN(MemoryCore[State]):
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         hidden, _ = unroll_lstm(self.slow, x, state.slow, starts)
-        return [Reads("fast weights", delta_rule, state.weights, *self._program(hidden), starts)]
+        inputs = ScanInputs(state.weights, *self._program(hidden), starts)
+        return [Reads("fast weights", delta_rule, inputs)]
 
     def _program(self, hidden: Float[Tensor, "*BT P"]) -> tuple[Float[Tensor, "*BT H K"], Write]:
         """The queries and the writes."""

@@ -27,7 +27,7 @@ MEASURES: dict[str, str] = {
 @torch.no_grad()
 def memory_measures(reads: Reads) -> dict[str, Float[Tensor, "B T H"]]:
     """Those of ``MEASURES`` that the rule has, for each head at each time step."""
-    write = reads.write
+    _, query, write, starts, _ = reads.inputs
     measures: dict[str, Tensor] = {}
     if write.beta is not None:
         measures["beta"] = write.beta.squeeze(-1)
@@ -37,8 +37,8 @@ def memory_measures(reads: Reads) -> dict[str, Float[Tensor, "B T H"]]:
     return measures | {
         "state_norm": norm,
         "effective_rank": rank,
-        "key_overlap": key_overlap(write.key, reads.starts),
-        "query_key_cosine": F.cosine_similarity(reads.query, write.key, dim=-1),
+        "key_overlap": key_overlap(write.key, starts),
+        "query_key_cosine": F.cosine_similarity(query, write.key, dim=-1),
     }
 
 
@@ -73,14 +73,11 @@ def key_overlap(
 
 def _of_states(reads: Reads) -> Float[Tensor, "B T H 2"]:
     """Norm and effective rank after each write."""
-    fields = {name: field for name, field in reads.write._asdict().items() if field is not None}
 
-    def advance(
-        now: dict[str, Tensor], weights: FastWeights
-    ) -> tuple[Float[Tensor, "B H 2"], FastWeights]:
-        weights = reads.rule(weights, Write(**now))
+    def advance(write: Write, weights: FastWeights) -> tuple[Float[Tensor, "B H 2"], FastWeights]:
+        weights = reads.rule(weights, write)
         norm = torch.linalg.matrix_norm(weights)
         return torch.stack([norm, effective_rank(weights)], dim=-1), weights
 
-    fresh = torch.zeros_like(reads.state) if reads.fresh is None else reads.fresh
-    return by_steps(advance, fields, reads.state, reads.starts, fresh)[0]
+    state, _, write, starts, _ = reads.inputs
+    return by_steps(advance, write, state, starts, reads.inputs.fresh_or_zeros())[0]

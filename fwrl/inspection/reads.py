@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.core import MemoryCore, Reads
-from fwrl.state import at_least_float32
-from fwrl.update_rules import map_write, rule_of
+from fwrl.state import in_one_precision, map_tensors
+from fwrl.update_rules import ScanInputs, rule_of
 
 # True of every map.
 GIVEN = "exact, given the keys, queries, write strengths and decays as they were"
@@ -20,18 +20,10 @@ def reads_of(
     core: MemoryCore[Any], x: Float[Tensor, "B T D"], state: Any, starts: Bool[Tensor, "B T"]
 ) -> list[Reads]:
     """The memories that ``core.unroll`` would read, all in one precision: float32 at least."""
-    return [_in_one_precision(read) for read in core.reads(x, state, starts)]
-
-
-def _in_one_precision(reads: Reads) -> Reads:
-    query = at_least_float32(reads.query)
-    dtype = query.dtype
-    return reads._replace(
-        state=reads.state.to(dtype),
-        query=query,
-        write=map_write(lambda field: field.to(dtype), reads.write),
-        fresh=None if reads.fresh is None else reads.fresh.to(dtype),
-    )
+    return [
+        read._replace(inputs=in_one_precision(read.inputs, read.inputs.query))
+        for read in core.reads(x, state, starts)
+    ]
 
 
 def is_linear(reads: Reads) -> bool:
@@ -52,13 +44,7 @@ def remark(core: MemoryCore[Any], reads: Sequence[Reads]) -> str:
 def join(pieces: Sequence[Reads]) -> Reads:
     """One memory over pieces of a sequence that follow one another."""
     first = pieces[0]
-    fields = {
-        name: torch.cat([getattr(piece.write, name) for piece in pieces], dim=1)
-        for name, field in first.write._asdict().items()
-        if field is not None
-    }
-    return first._replace(
-        query=torch.cat([piece.query for piece in pieces], dim=1),
-        write=first.write._replace(**fields),
-        starts=torch.cat([piece.starts for piece in pieces], dim=1),
-    )
+    state, *_, fresh = first.inputs
+    in_time = [piece.inputs[1:4] for piece in pieces]
+    query, write, starts = map_tensors(lambda *parts: torch.cat(parts, dim=1), *in_time)
+    return first._replace(inputs=ScanInputs(state, query, write, starts, fresh))

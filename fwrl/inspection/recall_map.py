@@ -13,6 +13,7 @@ One more axis here: ``S`` times of writes, as many as there are times of reads.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from fwrl.core import Reads
 from fwrl.kernels import scan
-from fwrl.update_rules import map_write, rule_of
+from fwrl.state import map_tensors
+from fwrl.update_rules import rule_of
 
 # A read shorter than this part of its contributions is a rounding error: it has no shares.
 NOTHING = 1e-5
@@ -42,7 +44,7 @@ class RecallMap(NamedTuple):
 @torch.no_grad()
 def values_of(reads: Reads) -> Float[Tensor, "B T H V"]:
     """The values that the queries read."""
-    return scan(reads.rule, reads.state, reads.query, reads.write, reads.starts, reads.fresh)[0]
+    return scan(reads.rule, *reads.inputs)[0]
 
 
 @torch.no_grad()
@@ -54,8 +56,8 @@ def contributions(reads: Reads) -> Iterator[tuple[int, Float[Tensor, "B R H V"]]
     Raises:
         ValueError: If the rule is not linear in the weights.
     """
-    _, rule, state, query, write, starts, fresh, _ = reads
-    rule = rule_of(rule)
+    state, query, write, starts, _ = reads.inputs
+    rule = rule_of(reads.rule)
     if not rule.linear:
         raise ValueError(f"{rule.apply.__name__} is not linear: its reads are no sums over writes")
     times, size = query.shape[1], query.shape[-1]
@@ -64,11 +66,11 @@ def contributions(reads: Reads) -> Iterator[tuple[int, Float[Tensor, "B R H V"]]
     nothing = torch.zeros_like(state)
     everything = torch.eye(size, dtype=state.dtype, device=state.device)
     everything = everything.expand(*state.shape[:2], -1, -1)
-    begins = nothing if fresh is None else fresh
+    begins = reads.inputs.fresh_or_zeros()
     before = state.new_zeros(*rest.shape[:-1], state.shape[-1])
     any_starts: list[bool] = starts.any(dim=0).tolist()
     for time in reversed(range(times)):
-        written = map_write(lambda field, t=time: field[:, t], write)
+        written = map_tensors(partial(torch.select, dim=1, index=time), write)
         late = rest[:, :, time:]
         yield time, (late @ rule(nothing, written)).transpose(1, 2)
         # the rule itself, applied to each row of the weights, says what it keeps of them

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,38 +23,31 @@ from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
 from fwrl.kernels.native.library import library, served
 from fwrl.kernels.triton import on_gpu
-from fwrl.state import FastWeights, at_least_float32, without_autocast
-from fwrl.update_rules import UPDATE_RULES, Rule, UpdateRule, Write, map_write, read, rule_of
+from fwrl.state import FastWeights, in_one_precision, without_autocast
+from fwrl.update_rules import UPDATE_RULES, Rule, ScanInputs, UpdateRule, Write, read, rule_of
 
 logger = logging.getLogger("fwrl.kernels")
 
-Scan = Callable[[Rule, Tensor, Tensor, Write, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Scan = Callable[[Rule, ScanInputs], tuple[Tensor, Tensor]]
 
 
-def _chunked(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def _chunked(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The scan in chunks, and by reference where a chunk may have let an undefined past through."""
-    if query.is_cuda and chunked.computes(rule):
+    if inputs.query.is_cuda and chunked.computes(rule):
         # to ask whether all is finite would wait for all that the device has to do
-        return chunked_gradient.scan_apart(rule, state, query, write, starts, fresh)
+        return chunked_gradient.scan_apart(rule, inputs)
     run = channelwise.scan if rule.decay == "feature" else chunked_gradient.scan
-    values, end = run(rule, state, query, write, starts, fresh)
+    values, end = run(rule, inputs)
     if not values.detach().sum().isfinite():
         # other episodes are excluded by products with zero, which keep a NaN
         logger.debug("%s: not finite, again by reference", rule.apply.__name__)
-        return reference.scan(rule, state, query, write, starts, fresh)
+        return reference.scan(rule, inputs)
     return values, end
 
 
-def _triton(*inputs: Any) -> tuple[Tensor, Tensor]:
+def _triton(rule: Rule, inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """The scan of a module that needs the package triton: imported when it runs."""
-    return import_module("fwrl.kernels.triton.scan").scan(*inputs)
+    return import_module("fwrl.kernels.triton.scan").scan(rule, inputs)
 
 
 KERNELS: dict[str, Scan] = {
@@ -137,11 +129,11 @@ def scan(
         kernel: One of ``KERNELS``, or ``auto``.
     """
     rule = rule_of(rule)
-    state, query, write, fresh = _exact(state, query, write, fresh)
-    name = kernel_for(rule, query, kernel)
+    inputs = in_one_precision(ScanInputs(state, query, write, starts, fresh), query)
+    name = kernel_for(rule, inputs.query, kernel)
     logger.debug("%s over %d times: %s", rule.apply.__name__, query.shape[1], name)
     with without_autocast(query.device):
-        return KERNELS[name](rule, state, query, write, starts, fresh)
+        return KERNELS[name](rule, inputs)
 
 
 def scan_step(
@@ -149,7 +141,7 @@ def scan_step(
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """``scan`` over one time that starts nothing: the acting path."""
     rule = rule_of(rule)
-    state, query, write, _ = _exact(state, query, write, None)
+    state, query, write = in_one_precision((state, query, write), query)
     if acts_natively(rule, query):
         return native.step(rule, state, query, write)
     with without_autocast(query.device):
@@ -172,16 +164,6 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
     return _forced.get() in (None, "native") and served(*tensors)
-
-
-def _exact(
-    state: Tensor, query: Tensor, write: Write, fresh: Tensor | None
-) -> tuple[Tensor, Tensor, Write, Tensor | None]:
-    query = at_least_float32(query)
-    dtype = query.dtype
-    write = map_write(lambda field: field.to(dtype), write)
-    fresh = None if fresh is None else fresh.to(dtype)
-    return state.to(dtype), query, write, fresh
 
 
 def _check(name: str) -> None:

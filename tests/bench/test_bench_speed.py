@@ -83,9 +83,9 @@ def test_kernels_are_checked_before_anything_is_timed(monkeypatch, tmp_path, cap
     assert parity_failure(CPU) is None
     right = KERNELS["chunked"]
 
-    def wrong(rule, state, query, write, starts, fresh):
-        values, end = right(rule, state, query, write, starts, fresh)
-        return values, torch.where(starts.any(), end * 1.01, end)
+    def wrong(rule, inputs):
+        values, end = right(rule, inputs)
+        return values, torch.where(inputs.starts.any(), end * 1.01, end)
 
     monkeypatch.setitem(KERNELS, "chunked", wrong)
     assert "kernel 'chunked', rule 'sum'" in parity_failure(CPU)

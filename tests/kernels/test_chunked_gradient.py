@@ -8,6 +8,7 @@ from fwrl import UPDATE_RULES, Write, scan
 from fwrl.kernels import reference
 from fwrl.kernels.chunked import gradient as chunked_gradient
 from fwrl.kernels.chunked import scan as chunked
+from fwrl.update_rules import ScanInputs
 
 REMOVING = sorted(
     name for name, rule in UPDATE_RULES.items() if chunked.computes(rule) and rule.form == "error"
@@ -78,7 +79,8 @@ def test_nothing_undefined_passes_a_start(name, poison, poisoned):
 
     def run():
         query, *write, state, fresh = leaves
-        return chunked_gradient.scan_apart(rule, state, query, Write(*write), starts, fresh)
+        inputs = ScanInputs(state, query, Write(*write), starts, fresh)
+        return chunked_gradient.scan_apart(rule, inputs)
 
     clean = run()
     names = ["query", "key", "value", "beta", "decay", "removal_key", "removal_rate"]
@@ -119,7 +121,7 @@ def test_what_is_clean_stays_exactly_as_it_was():
     torch.manual_seed(0)
     leaves, starts = random_scan("gated_delta", 50, 0.1)
     query, *write, state, fresh = leaves
-    given = (UPDATE_RULES["gated_delta"], state, query, Write(*write), starts, fresh)
+    given = UPDATE_RULES["gated_delta"], ScanInputs(state, query, Write(*write), starts, fresh)
     apart, plain = chunked_gradient.scan_apart(*given), chunked_gradient.scan(*given)
     torch.testing.assert_close(apart, plain, atol=0, rtol=0)
     torch.testing.assert_close(apart, reference.scan(*given))

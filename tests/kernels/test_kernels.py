@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fwrl.kernels import KERNELS, kernel_for, reference, scan, use_kernel
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.native.library import library
-from fwrl.update_rules import UPDATE_RULES, Write, delta_rule, sum_rule
+from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write, delta_rule, sum_rule
 
 DENSITIES = [0, 0.02, 0.3, 1]
 LENGTHS = [(times, density) for times in (1, 2, 16, 17, 65) for density in DENSITIES]
@@ -200,7 +200,7 @@ def test_the_choice_of_a_kernel_is_visible_and_can_be_forced(caplog):
         values, _ = scan(delta_rule, state, query, Write(*write), starts)
     assert caplog.messages == ["delta_rule over 20 times: reference"]
     assert kernel_for(delta_rule, sequence(50)) == best
-    exact, _ = reference.scan(delta_rule, state, query, Write(*write), starts, None)
+    exact, _ = reference.scan(delta_rule, ScanInputs(state, query, Write(*write), starts))
     torch.testing.assert_close(values, exact, atol=0, rtol=0)
 
 

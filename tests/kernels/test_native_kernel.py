@@ -17,7 +17,7 @@ from fwrl.kernels.native import library as loading
 from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
 from fwrl.kernels.native.c.build import SOURCES, build
-from fwrl.update_rules import UPDATE_RULES, Write, delta_rule
+from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write, delta_rule
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
@@ -129,7 +129,8 @@ def test_one_time_is_a_sequence_of_one(name, size, variant):
     one = Write(*(field[:, 0] for field in write))
     values, end = native.step(rule, state, query[:, 0], one)
     nothing = torch.zeros(3, 1, dtype=torch.bool)
-    expected, expected_end = reference.scan(rule, state, query, Write(*write), nothing, None)
+    inputs = ScanInputs(state, query, Write(*write), nothing)
+    expected, expected_end = reference.scan(rule, inputs)
     torch.testing.assert_close(values, expected[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(end, expected_end, atol=1e-5, rtol=1e-5)
 

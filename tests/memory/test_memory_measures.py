@@ -12,7 +12,7 @@ from fwrl.inspection.measures import (
     memory_measures,
     memory_scalars,
 )
-from fwrl.update_rules import UPDATE_RULES, Write
+from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
 
 B, T, H, K, V = 2, 6, 3, 4, 5
 
@@ -26,7 +26,7 @@ def some_reads(rule):
     starts = torch.zeros(B, T, dtype=torch.bool)
     starts[0, 2] = True
     state, query = torch.randn(B, H, K, V), torch.randn(B, T, H, K)
-    return Reads(rule, UPDATE_RULES[rule], state, query, write, starts)
+    return Reads(rule, UPDATE_RULES[rule], ScanInputs(state, query, write, starts))
 
 
 @pytest.mark.parametrize("rule", ["gated_delta", "clipped_delta"])
@@ -34,10 +34,12 @@ def test_every_measure_against_numpy(rule):
     given = some_reads(rule)
     measures = memory_measures(given)
     assert measures.keys() == MEASURES.keys()
-    weights = given.state[0, 1].double().numpy()
+    weights = given.inputs.state[0, 1].double().numpy()
     keys = []
     for t in range(T):
-        write = [field[0, t, 1].double().numpy() for field in given.write if field is not None]
+        write = [
+            field[0, t, 1].double().numpy() for field in given.inputs.write if field is not None
+        ]
         key, value, beta, decay = write
         if t == 2:
             weights, keys = np.zeros_like(weights), []
@@ -48,7 +50,7 @@ def test_every_measure_against_numpy(rule):
         singular = np.linalg.svd(weights)[1]
         share = singular / singular.sum()
         cosines = [abs(key @ k) / np.linalg.norm(key) / np.linalg.norm(k) for k in keys]
-        query = given.query[0, t, 1].double().numpy()
+        query = given.inputs.query[0, t, 1].double().numpy()
         expected = {
             "beta": beta[0],
             "decay": decay[0],
@@ -82,5 +84,5 @@ def test_scalars_are_means():
     given = some_reads("gated_delta")
     scalars = memory_scalars([given, given])
     assert scalars.keys() == {f"memory/{name}" for name in MEASURES}
-    assert scalars["memory/beta"] == pytest.approx(given.write.beta.mean().item())
+    assert scalars["memory/beta"] == pytest.approx(given.inputs.write.beta.mean().item())
     assert memory_scalars([]) == {}

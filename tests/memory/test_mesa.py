@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from fwrl.config import ConfigError
 from fwrl.cores.mesa import MIN_RIDGE, MesaConfig, conjugate_gradients, mesa_scan, mesa_step, solve
-from fwrl.update_rules import Write, map_write
+from fwrl.state import map_tensors
+from fwrl.update_rules import ScanInputs, Write
 
 B, T, H, K, V = 2, 40, 2, 5, 3
 
@@ -67,7 +68,7 @@ def regression(leaves, starts):
 
 def by_conjugate_gradients(leaves, starts):
     query, *write, ridge, state = leaves
-    return mesa_scan(state, query, Write(*write), starts, ridge, 2 * K)
+    return mesa_scan(ScanInputs(state, query, Write(*write), starts), ridge, 2 * K)
 
 
 def with_gradients(read, leaves, starts):
@@ -92,10 +93,10 @@ def test_a_read_is_the_worked_example():
     write = Write(keys[None, :, None], values[None, :, None], one, one)
     query, ridge = doubles([0.5, 0.5]).expand(1, 3, 1, 2), doubles([[1, 1]])
     state, starts = torch.zeros(1, 1, 2, 4, dtype=torch.double), torch.zeros(1, 3).bool()
-    read, end = mesa_scan(state, query, write, starts, ridge, 2)
+    read, end = mesa_scan(ScanInputs(state, query, write, starts), ridge, 2)
     torch.testing.assert_close(read[0, -1, 0], doubles([15 / 38, 15 / 38]), atol=1e-8, rtol=0)
     for t in range(3):
-        now = map_write(itemgetter((slice(None), t)), write)
+        now = map_tensors(itemgetter((slice(None), t)), write)
         read_once, state = mesa_step(state, query[:, t], now, ridge, 2)
         torch.testing.assert_close(read_once, read[:, t], atol=1e-12, rtol=0)
     torch.testing.assert_close(state, end, atol=1e-12, rtol=0)
@@ -196,7 +197,7 @@ def test_a_full_memory_of_orthogonal_keys_gives_each_value_back_shrunk_by_the_ri
     ridge = doubles([[0.5, 1, 2, 4]])
     state = torch.zeros(1, 1, 4, 7, dtype=torch.double)
     starts = torch.zeros(1, 4, dtype=torch.bool)
-    read, _ = mesa_scan(state, key, Write(key, value, one, one), starts, ridge, 4)
+    read, _ = mesa_scan(ScanInputs(state, key, Write(key, value, one, one), starts), ridge, 4)
     torch.testing.assert_close(read, value / (1 + ridge[0].view(1, 4, 1, 1)))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from fwrl.core import Reads
 from fwrl.inspection.recall_map import contributions, influence, recall_map, values_of
-from fwrl.update_rules import UPDATE_RULES, Write
+from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
 
 B, T, H, K, V = 2, 9, 3, 4, 5
 LINEAR = sorted(name for name, rule in UPDATE_RULES.items() if rule.linear)
@@ -26,7 +26,7 @@ def some_reads(name, state=None, fresh=None, starts=None):
     state = torch.zeros(B, H, K, V).double() if state is None else state
     starts = torch.zeros(B, T, dtype=torch.bool) if starts is None else starts
     query = torch.randn(B, T, H, K).double()
-    return Reads(name, UPDATE_RULES[name], state, query, write, starts, fresh)
+    return Reads(name, UPDATE_RULES[name], ScanInputs(state, query, write, starts, fresh))
 
 
 @pytest.mark.parametrize("name", UPDATE_RULES)
@@ -69,12 +69,13 @@ def test_a_contribution_is_what_the_read_loses_without_the_value(name):
     given = some_reads(name, torch.randn(B, H, K, V).double())
     for time, part in contributions(given):
         if time < 0:
-            without = given._replace(state=torch.zeros_like(given.state))
+            without = given.inputs._replace(state=torch.zeros_like(given.inputs.state))
         else:
-            value = given.write.value.clone()
+            write = given.inputs.write
+            value = write.value.clone()
             value[:, time] = 0.0
-            without = given._replace(write=given.write._replace(value=value))
-        lost = values_of(given) - values_of(without)
+            without = given.inputs._replace(write=write._replace(value=value))
+        lost = values_of(given) - values_of(given._replace(inputs=without))
         torch.testing.assert_close(part, lost[:, max(time, 0) :], rtol=1e-9, atol=1e-12)
         assert not lost[:, : max(time, 0)].any()
 
@@ -98,7 +99,8 @@ def by_hand(keys, values, query, beta=1.0):
     write = Write(key, value, torch.full((1, times, 1, 1), beta))
     state = torch.zeros(1, 1, key.shape[-1], value.shape[-1])
     starts = torch.zeros(1, times, dtype=torch.bool)
-    reads = Reads("by hand", UPDATE_RULES["delta"], state, asked, write, starts)
+    inputs = ScanInputs(state, asked, write, starts)
+    reads = Reads("by hand", UPDATE_RULES["delta"], inputs)
     return recall_map(reads).share[0, -1, 0]
 
 

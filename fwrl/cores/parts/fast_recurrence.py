@@ -14,7 +14,7 @@ from fwrl.feature_maps import FeatureMap, FeatureOptions, softmax
 from fwrl.kernels import recurs_natively, scan, scan_step
 from fwrl.kernels.native import recurrences
 from fwrl.state import FastWeights, without_autocast
-from fwrl.update_rules import Write, delta_rule
+from fwrl.update_rules import ScanInputs, Write, delta_rule
 
 # The vectors in the state beside the fast weights, the last output first.
 Units = tuple[Tensor, ...]
@@ -116,15 +116,13 @@ class FastRecurrence(MemoryCore[State]):
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
         query, write, recurrent = self._program(x)
-        forward = Reads("feed-forward memory", delta_rule, state.feed_forward, query, write, starts)
-        read, _ = scan(delta_rule, state.feed_forward, query, write, starts)
+        forward = ScanInputs(state.feed_forward, query, write, starts)
+        read, _ = scan(delta_rule, *forward)
         y, *_ = self._recur((read, *recurrent), state, starts)
         query = self._recurrent_query(previous(y, state.units[0], starts))
-        write = Write(*recurrent)
-        return [
-            forward,
-            Reads("recurrent memory", delta_rule, state.recurrent, query, write, starts),
-        ]
+        back = ScanInputs(state.recurrent, query, Write(*recurrent), starts)
+        given = {"feed-forward memory": forward, "recurrent memory": back}
+        return [Reads(name, delta_rule, inputs) for name, inputs in given.items()]
 
     def _recur(
         self, now: Now, state: State, starts: Bool[Tensor, "B T"] | None

@@ -30,22 +30,12 @@ def normalised_scan(
     also divides the old value that it removes by ``z . key`` of the past (Schlag et al. 2021a,
     section 4.2).
     """
-    if rule_of(rule).form == "error":
-        return _normalised_delta(state, query, write, starts, kernel)
-    one = torch.ones_like(write.value[..., :1])
-    with_one = write._replace(value=torch.cat([write.value, one], dim=-1))
-    read, state = scan(rule, state, query, with_one, starts, kernel=kernel)
-    return read[..., :-1] / read[..., -1:].clamp_min(EPSILON), state
-
-
-def _normalised_delta(
-    state: Float[Tensor, "B H K W"],
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    kernel: str,
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K W"]]:
-    """A plain delta rule with ``key / divisor`` and ``beta * divisor``: no loop of its own."""
+    if rule_of(rule).form != "error":
+        one = torch.ones_like(write.value[..., :1])
+        with_one = write._replace(value=torch.cat([write.value, one], dim=-1))
+        read, state = scan(rule, state, query, with_one, starts, kernel=kernel)
+        return read[..., :-1] / read[..., -1:].clamp_min(EPSILON), state
+    # a plain delta rule with ``key / divisor`` and ``beta * divisor``: no loop of its own
     weights, key_sum = state[..., :-1], state[..., -1:]
     scaled = normalised_write(key_sum, write, starts, kernel)
     values, weights = scan(delta_rule, weights, query, scaled, starts, kernel=kernel)

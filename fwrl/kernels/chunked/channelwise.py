@@ -25,12 +25,12 @@ chunk solves::
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from fwrl.kernels.chunked.scan import Chunks, Passage, invert, pass_on, read_of, split, together
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, Write
+from fwrl.update_rules import Rule, ScanInputs
 
 # Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
@@ -40,18 +40,12 @@ CHUNK_SIZE = 16
 MAX_EXPONENT = 80.0
 
 
-def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
 
     Undefined numbers where the decays of a chunk are too strong.
     """
+    state, query, write, starts, fresh = inputs
     chunks = split(query, write, starts, CHUNK_SIZE)
     passage = _error if rule.form == "error" else _removal
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh

@@ -28,53 +28,29 @@ from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.chunked.scan import MIN_DECAY, Chunks
 from fwrl.kernels.chunked.undefined import clean, lose
 from fwrl.state import FastWeights, without_autocast
-from fwrl.update_rules import Rule, Write
+from fwrl.update_rules import Rule, ScanInputs, Write
 
 # Numbers per input of a block of streams, about: on a CPU its tensors then stay in the cache, and
 # in memory that the process has. Elsewhere all streams are one block.
 BLOCK_SIZE = 2**17
 
 
-def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The chunked scan of a rule, with a gradient by hand if the rule removes."""
-    write = chunked.prepared(rule, write)
-    return _scan(rule.form == "error", state, query, write, starts, fresh)
+    inputs = inputs._replace(write=chunked.prepared(rule, inputs.write))
+    return _scan(rule.form == "error", inputs)
 
 
-def scan_apart(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan_apart(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """``scan`` through which nothing undefined passes a start, without asking the device for it."""
-    known = chunked.prepared(rule, write)._replace(removal_key=None, removal_rate=None)
-    given = clean(state, query, known, starts, fresh)
-    removes = rule.form == "error"
-    read = _scan(removes, given.state, given.query, given.write, starts, given.fresh)
-    return lose(given, *read)
+    cleaned = clean(inputs._replace(write=chunked.prepared(rule, inputs.write)))
+    return lose(cleaned, *_scan(rule.form == "error", cleaned.inputs))
 
 
-def _scan(
-    removes: bool,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def _scan(removes: bool, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     if not removes:
-        return chunked.scan(removes, state, query, write, starts, fresh)
-    key, value, beta, decay, *_ = write
+        return chunked.scan(removes, inputs)
+    state, query, (key, value, beta, decay, *_), starts, fresh = inputs
     given = (query, key, value, beta, decay, state, fresh)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
     return cast(tuple[Tensor, Tensor], _ChunkedScan.apply(keeps, starts, *given))
@@ -215,7 +191,8 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated in turn."""
     write = Write(given.key, given.value, given.beta, given.decay)
-    outputs = chunked.scan(True, given.state, given.query, write, starts, given.fresh)
+    inputs = ScanInputs(given.state, given.query, write, starts, given.fresh)
+    outputs = chunked.scan(True, inputs)
     wanted = [x for x, needs in zip(given, needed, strict=True) if needs and x is not None]
     found = iter(torch.autograd.grad(outputs, wanted, to_outputs, create_graph=True))
     return [next(found) if needs else None for needs in needed]

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, Write, implicit_beta
+from fwrl.update_rules import Rule, ScanInputs, Write, implicit_beta
 
 # Times per chunk, at most. More is slower on CPUs, less has more sequential steps.
 CHUNK_SIZE = 32
@@ -89,27 +89,17 @@ class Passage(NamedTuple):
     added: Float[Tensor, "N B #H K V"] | None
 
 
-def scan(
-    removes: bool,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan(removes: bool, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
 
     Args:
         removes: Whether errors are written, not values.
-        state: The fast weights before the first time.
-        query: Where to read.
-        write: A write that was ``prepared`` for its rule.
-        starts: Where True, ``fresh`` replaces the state before the write.
-        fresh: The state that an episode begins with; None means zeros.
+        inputs: The sequence, its write ``prepared`` for its rule.
     """
+    state, query, write, starts, fresh = inputs
     chunks = split(query, write, starts, CHUNK_SIZE)
-    links = link(chunks)
-    return read_of(pass_on(passage_of(removes, chunks, links, fresh), state), query.shape[1])
+    passage = passage_of(removes, chunks, link(chunks), fresh)
+    return read_of(pass_on(passage, state), query.shape[1])
 
 
 def computes(rule: Rule) -> bool:
@@ -118,15 +108,14 @@ def computes(rule: Rule) -> bool:
 
 
 def prepared(rule: Rule, write: Write) -> Write:
-    """The write with the beta and the decay that the recurrence is to see."""
+    """The write with what the recurrence is to see: another beta, another decay, no removal."""
     beta = implicit_beta(write) if rule.beta == "implicit" else write.beta
     decay = write.decay
     if rule.decay == "rest":
         assert beta is not None, "what beta leaves needs beta"
         decay = 1.0 - beta
-    return write._replace(
-        beta=None if rule.beta == "none" else beta, decay=None if rule.decay == "none" else decay
-    )
+    beta, decay = None if rule.beta == "none" else beta, None if rule.decay == "none" else decay
+    return Write(write.key, write.value, beta, decay)
 
 
 def split(

@@ -17,32 +17,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.state import FastWeights
-from fwrl.update_rules import Write, map_write
+from fwrl.state import FastWeights, map_tensors, tensors_in
+from fwrl.update_rules import ScanInputs
 
 
 class Cleaned(NamedTuple):
     """The inputs with zeros in place of undefined numbers, and which outputs depend on these."""
 
-    state: FastWeights
-    query: Float[Tensor, "B T H K"]
-    write: Write
-    fresh: Float[Tensor, "#B H K V"] | None
+    inputs: ScanInputs
     lost_values: Bool[Tensor, "B T H 1"]
     lost_end: Bool[Tensor, "B H 1 1"]
 
 
-def clean(
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> Cleaned:
+def clean(inputs: ScanInputs) -> Cleaned:
     """The inputs of a scan, made finite; the gradients of the numbers replaced are zero."""
-    given = [field for field in write if field is not None]
+    state, query, write, starts, fresh = inputs
     time = torch.arange(1, starts.shape[1] + 1, device=starts.device)
-    wrote = torch.stack([_undefined(field) for field in given]).any(dim=0)
+    wrote = torch.stack([_undefined(field) for field in tensors_in(write)]).any(dim=0)
     last_undefined = torch.where(wrote, time[:, None, None], 0).cummax(dim=1).values
     last_start = torch.where(starts, time, 0).cummax(dim=1).values[..., None, None]
     # an undefined first state makes its whole episode undefined
@@ -53,10 +44,7 @@ def clean(
         begins = torch.where(last_start == 0, begins, _undefined(fresh.flatten(2)).unsqueeze(1))
     lost = begins | (last_undefined >= last_start.clamp_min(1))
     return Cleaned(
-        _finite(state),
-        _finite(query),
-        map_write(_finite, write),
-        None if fresh is None else _finite(fresh),
+        map_tensors(_finite, inputs),
         lost | _undefined(query),
         lost[:, -1].unsqueeze(-1),
     )
@@ -76,5 +64,5 @@ def _undefined(x: Float[Tensor, "*N F"]) -> Bool[Tensor, "*N 1"]:
     return ~x.isfinite().all(dim=-1, keepdim=True)
 
 
-def _finite(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-    return torch.where(x.isfinite(), x, 0.0)
+def _finite(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.bool else torch.where(x.isfinite(), x, 0.0)

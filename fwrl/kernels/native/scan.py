@@ -18,7 +18,7 @@ from fwrl.kernels.native import library as c
 from fwrl.kernels.native.loop import Kernel, Loop
 from fwrl.kernels.native.operators import register
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, Write
+from fwrl.update_rules import Rule, ScanInputs, Write
 
 
 class Scan(NamedTuple):
@@ -70,18 +70,12 @@ def serves(rule: Rule, query: Tensor) -> bool:
     return computes(rule) and c.served(query)
 
 
-def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in float32."""
-    write = prepared(rule, write)
-    given = (query, write.key, write.value, write.beta, write.decay, state, fresh)
-    values, end = _scan(Scan(*given, starts, rule.form == "error"))
+    state, query, write, starts, fresh = inputs
+    key, value, beta, decay, *_ = prepared(rule, write)
+    removes = rule.form == "error"
+    values, end = _scan(Scan(query, key, value, beta, decay, state, fresh, starts, removes))
     return values, end
 
 

@@ -21,7 +21,7 @@ from typing_extensions import override
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.triton import kernels as triton_kernels
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, Write
+from fwrl.update_rules import Rule, ScanInputs
 
 # Times between two kept states.
 SPAN = 16
@@ -50,15 +50,9 @@ def grid_of(state: FastWeights) -> Grid:
     return Grid((streams * heads, -(-value_size // columns)), rows, columns)
 
 
-def scan(
-    rule: Rule,
-    state: FastWeights,
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    fresh: Float[Tensor, "#B H K V"] | None,
-) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, for the rules that ``chunked`` computes; float32."""
+    state, query, write, starts, fresh = inputs
     key, value, beta, decay, *_ = chunked.prepared(rule, write)
     given = (query, key, value, beta, decay, state, fresh)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
