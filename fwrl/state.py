@@ -46,18 +46,17 @@ def map_tensors(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> T
     if tree is None:
         return tree
     nodes = cast(tuple[Any, ...], others)
-    if isinstance(tree, Mapping):
-        mapping = cast(Mapping[str, Any], tree)
-        return cast(
-            Tree,
-            {k: map_tensors(function, v, *(node[k] for node in nodes)) for k, v in mapping.items()},
-        )
-    if not isinstance(tree, tuple):
+    if isinstance(tree, tuple):
+        items = cast(tuple[Any, ...], tree)
+        mapped = [map_tensors(function, *leaves) for leaves in zip(items, *nodes, strict=True)]
+        return cast(Tree, getattr(cast(Any, type(items)), "_make", tuple)(mapped))
+    if not isinstance(tree, Mapping):
         raise TypeError(f"a state is a tensor, a tuple or a dictionary, not {type(tree).__name__}")
-    items = cast(tuple[Any, ...], tree)
-    mapped = [map_tensors(function, *leaves) for leaves in zip(items, *nodes, strict=True)]
-    make = getattr(cast(Any, type(items)), "_make", tuple)
-    return cast(Tree, make(mapped))
+    mapping = cast(Mapping[str, Any], tree)
+    return cast(
+        Tree,
+        {k: map_tensors(function, v, *(node[k] for node in nodes)) for k, v in mapping.items()},
+    )
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -135,7 +134,7 @@ def in_one_precision(tree: Tree, like: Tensor) -> Tree:
     dtype = torch.promote_types(like.dtype, torch.float32)
 
     def convert(x: Tensor) -> Tensor:
-        return x if x.dtype == torch.bool else x.to(dtype)
+        return x if x.dtype in (dtype, torch.bool) else x.to(dtype)
 
     return map_tensors(convert, tree)
 
