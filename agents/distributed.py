@@ -120,9 +120,7 @@ def _bucket(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(size, dtype=dtype, device=device)
 
 
-def moments(
-    rows: Float[Tensor, "B D"],
-) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
+def moments(rows: Float[Tensor, "B D"]) -> tuple[int, Float[Tensor, " D"], Float[Tensor, " D"]]:
     """Number, mean and variance of the rows of all processes, which have equally many."""
     if num_processes() == 1:
         return rows.shape[0], rows.mean(0), rows.var(0, correction=0)

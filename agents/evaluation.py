@@ -60,11 +60,7 @@ def act(
 
 
 def evaluate(
-    policy: RecurrentPolicy,
-    envs: VectorEnv,
-    episodes: int,
-    seed: int,
-    deterministic: bool = True,
+    policy: RecurrentPolicy, envs: VectorEnv, episodes: int, seed: int, deterministic: bool = True
 ) -> Episodes:
     """The first episodes of every environment, each with its fixed share.
 

@@ -34,9 +34,7 @@ def one_line(space: spaces.Space[Any]) -> str:
     return " ".join(str(space).split())
 
 
-def split_mask(
-    space: spaces.Space[Any],
-) -> tuple[spaces.Space[Any], spaces.Space[Any] | None]:
+def split_mask(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], spaces.Space[Any] | None]:
     """The part of an observation space to encode, and the space of its action mask, if any."""
     if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
         return space, None

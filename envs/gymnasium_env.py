@@ -25,12 +25,7 @@ Scalar: TypeAlias = bool | int | float | str | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
 
 # prefixes of ids that are registered when a package is imported
-PACKAGES = {
-    "ALE/": "ale_py",
-    "BabyAI-": "minigrid",
-    "MiniGrid-": "minigrid",
-    "popgym-": "popgym",
-}
+PACKAGES = {"ALE/": "ale_py", "BabyAI-": "minigrid", "MiniGrid-": "minigrid", "popgym-": "popgym"}
 # arguments of `gymnasium.make` that are no options of an environment, and where each is set instead
 RESERVED = {
     "disable_env_checker": "`fwrl check-env` checks environments",

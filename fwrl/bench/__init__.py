@@ -17,8 +17,7 @@ class Listed(NamedTuple):
 
 BENCHMARKS: dict[str, Listed] = {
     "retrieval": Listed(
-        "retrieval.benchmark",
-        "how many pairs a memory can hold (Schlag et al. 2021a, setting 1)",
+        "retrieval.benchmark", "how many pairs a memory can hold (Schlag et al. 2021a, setting 1)"
     ),
     "update": Listed(
         "retrieval.update",
@@ -41,8 +40,7 @@ BENCHMARKS: dict[str, Listed] = {
         "which memory still counts what has left its window (Martins et al. 2022)",
     ),
     "catbabi": Listed(
-        "catbabi.benchmark",
-        "answers in an endless stream of stories (Schlag et al. 2021b)",
+        "catbabi.benchmark", "answers in an endless stream of stories (Schlag et al. 2021b)"
     ),
     "lm": Listed(
         "lm.benchmark",
@@ -61,8 +59,7 @@ BENCHMARKS: dict[str, Listed] = {
         "what an agent learns to find out on unseen graphs (Schlag et al. 2021b)",
     ),
     "speed": Listed(
-        "speed",
-        "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine",
+        "speed", "how fast all of it is: ratios to LSTMs, attention, RecurrentPPO and the machine"
     ),
 }
 

@@ -48,10 +48,7 @@ class DeltaLSTMConfig(MemoryCoreConfig):
 
 
 def _advance(
-    version: int,
-    forward: Float[Tensor, "B H3 V"],
-    back: Float[Tensor, "B H3 V"],
-    units: Units,
+    version: int, forward: Float[Tensor, "B H3 V"], back: Float[Tensor, "B H3 V"], units: Units
 ) -> tuple[Float[Tensor, "B H V"], Units]:
     _, cell = units
     input_gate, update, output_gate = (forward + back).chunk(GATES, dim=1)

@@ -144,10 +144,7 @@ class FastWeightMemory(MemoryCore[State]):
 
     @override
     def unroll(
-        self,
-        x: Float[Tensor, "B T D"],
-        state: State,
-        starts: Bool[Tensor, "B T"],
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], State]:
         hidden, slow = unroll_lstm(self.cell, x, state.slow, starts)
         asked = self._ask(hidden)

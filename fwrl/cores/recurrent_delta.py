@@ -98,10 +98,7 @@ class RecurrentDelta(MemoryCore[State]):
         return [Reads("fast weights", delta_rule, inputs)]
 
     def _recur(
-        self,
-        projected: Float[Tensor, "B T H P"],
-        state: State,
-        starts: Bool[Tensor, "B T"] | None,
+        self, projected: Float[Tensor, "B T H P"], state: State, starts: Bool[Tensor, "B T"] | None
     ) -> tuple[Float[Tensor, "B T H V"], State]:
         """The values read at all time steps; without ``starts`` there is only one step."""
         recurrent = at_least_float32(self.recurrent)

@@ -51,12 +51,7 @@ class Canvas:
             self.box((MARGIN, CLOCK_Y), (length * time_left, CLOCK_HEIGHT), BLUE)
 
     def box(
-        self,
-        corner: Point,
-        size: Point,
-        fill: Color,
-        edge: Color | None = None,
-        radius: Real = 0,
+        self, corner: Point, size: Point, fill: Color, edge: Color | None = None, radius: Real = 0
     ) -> None:
         """A rectangle, given its upper left corner, with corners rounded by ``radius``."""
         left, top = corner

@@ -8,12 +8,7 @@ from statistics import median
 from agents.intervals import Estimate, bootstrap
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
-from fwrl.cli.compare.scores import (
-    complete_tasks,
-    normalised,
-    scores_of,
-    transfer_estimates,
-)
+from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
 from fwrl.cli.compare.settings import ComparisonConfig, Run
 from fwrl.run.directory import command_typed, versions
 

@@ -119,10 +119,7 @@ def prepared(rule: Rule, write: Write) -> Write:
 
 
 def split(
-    query: Float[Tensor, "B T H K"],
-    write: Write,
-    starts: Bool[Tensor, "B T"],
-    chunk_size: int,
+    query: Float[Tensor, "B T H K"], write: Write, starts: Bool[Tensor, "B T"], chunk_size: int
 ) -> Chunks:
     """Chunks of equal size, filled up with times that neither start, write nor decay."""
     count, size, missing = _sizes(query.shape[1], chunk_size)

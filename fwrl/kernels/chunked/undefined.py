@@ -44,9 +44,7 @@ def clean(inputs: ScanInputs) -> Cleaned:
         begins = torch.where(last_start == 0, begins, _undefined(fresh.flatten(2)).unsqueeze(1))
     lost = begins | (last_undefined >= last_start.clamp_min(1))
     return Cleaned(
-        map_tensors(_finite, inputs),
-        lost | _undefined(query),
-        lost[:, -1].unsqueeze(-1),
+        map_tensors(_finite, inputs), lost | _undefined(query), lost[:, -1].unsqueeze(-1)
     )
 
 

@@ -178,12 +178,7 @@ fast_weight_memory = register(
         outputs={"output": "B T V", "end": "B K V"},
         # what was written before beta, each read before it was normalised, and the factor of the
         # weights after the write
-        saved={
-            "error": "B T V",
-            "found": "B T P-1 V",
-            "scale": "B T",
-            "checkpoints": "B N K V",
-        },
+        saved={"error": "B T V", "found": "B T P-1 V", "scale": "B T", "checkpoints": "B N K V"},
     )
 )
 
