@@ -27,6 +27,7 @@ __all__ = [
     "GymnasiumConfig",
     "Restored",
     "VectorEnv",
+    "env_name",
     "env_names",
     "from_gymnasium",
     "make_envs",
@@ -72,6 +73,11 @@ def make_envs(
     """
     count = config.num_envs if num_envs is None else num_envs
     return ENVS[config.kind](config, count, evaluation, render)
+
+
+def env_name(config: GymnasiumConfig | AtariConfig) -> str:
+    """The environment's id, or the game's name."""
+    return config.game if isinstance(config, AtariConfig) else config.id
 
 
 def env_names() -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_names
+from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_name, env_names
 from envs.atari import atari_games
 from envs.check.conformance import Report, check
 from envs.config import nearest
@@ -84,16 +84,11 @@ def exit_code(report: Report) -> int:
     return 0 if report.faithful else BREAKS
 
 
-def name_of(config: GymnasiumConfig | AtariConfig) -> str:
-    """The environment's id, or the game's name."""
-    return config.game if isinstance(config, AtariConfig) else config.id
-
-
 def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
     """The report as one JSON object."""
     seen, costs = report.seen, report.costs
     result = {
-        "env": name_of(config),
+        "env": env_name(config),
         "faithful": report.faithful,
         "exact": report.exact,
         "seen": None if seen is None else seen._asdict(),
@@ -109,12 +104,12 @@ def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console
     """Print the report as a table, or in plain lines without a terminal."""
     rows = [(f.name, f.verdict, f.what) for f in report.findings]
     if console.is_terminal:
-        table = Table(title=Text(name_of(config)), title_justify="left", show_header=False)
+        table = Table(title=Text(env_name(config)), title_justify="left", show_header=False)
         for name, verdict, what in [*rows, *((n, "", w) for n, w in _costs(report))]:
             table.add_row(name, Text(verdict, style=STYLES.get(verdict, "")), Text(what))
         console.print(table)
     else:
-        say(console, name_of(config))
+        say(console, env_name(config))
         for name, verdict, what in rows:
             say(console, f"  {name:<14}{verdict:<8}{what}")
         for name, what in _costs(report):
@@ -122,7 +117,7 @@ def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console
     for finding in report.findings:
         if finding.advice:
             say(console, f"{finding.name}: {finding.advice}")
-    say(console, f"{name_of(config)}: {_verdict(report)}")
+    say(console, f"{env_name(config)}: {_verdict(report)}")
 
 
 def _verdict(report: Report) -> str:

@@ -12,7 +12,7 @@ import torch
 from agents.evaluation import evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
-from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
+from envs import EnvConfigError, VectorEnv, env_name, make_envs
 from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError, read_document
 from fwrl.files.json_files import without_infinities
@@ -79,7 +79,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
         raise ConfigError(str(error)) from None
     summary = summarise(played)
     result = {
-        "env": env_name(config),
+        "env": env_name(config.env),
         "core": config.core.kind,
         "checkpoint": str(folder),
         "steps": trained.steps,
@@ -146,11 +146,6 @@ def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[s
             )
 
 
-def env_name(config: RunConfig) -> str:
-    """The environment's id, or the game's name."""
-    return config.env.game if isinstance(config.env, AtariConfig) else config.env.id
-
-
 def report(result: dict[str, Any], as_json: bool) -> str:
     """The result of an evaluation as JSON, or as a few lines for people."""
     if as_json:
@@ -191,7 +186,7 @@ def _write_video(trained: Trained, policy: RecurrentPolicy, request: Request) ->
             frames = pictures_of(episode)
         first = next(frames, None)
         if first is None:
-            raise ConfigError(f"--video: {env_name(config)} draws no pictures of this episode")
+            raise ConfigError(f"--video: {env_name(config.env)} draws no pictures of this episode")
         return {"video": str(write_video(stem, chain([first], frames), envs.render_fps)), **said}
 
 

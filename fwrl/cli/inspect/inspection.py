@@ -14,14 +14,13 @@ from agents.actions import Categorical
 from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
 from agents.policy import RecurrentPolicy
 from agents.saving import find_checkpoint, load_policy
-from envs import EnvConfigError, make_envs
+from envs import EnvConfigError, env_name, make_envs
 from fwrl.cli.inspect.page import frame_urls, map_picture, numbers, page
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import read_document
 from fwrl.inspection.measures import MEASURES
 from fwrl.inspection.recall_map import RecallMap
 from fwrl.run.directory import read_run_config
-from fwrl.run.evaluation import env_name
 from fwrl.state import tensors_in
 
 # Numbers of an observation that are written; the rest is cut.
@@ -68,7 +67,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     data = {
-        "env": env_name(config),
+        "env": env_name(config.env),
         "core": config.core.kind,
         "checkpoint": f"{run.resolve().name}, checkpoint {folder.name}",
         "steps": read_document(folder).get("counters", {}).get("steps"),
