@@ -23,9 +23,7 @@ OBJECT = re.compile(rf"((?:{'|'.join(OURS)})(?:\.\w+)+)(?:\(.*\))?")
 IDENTIFIER = re.compile(r"(?:\w+\.)*(?:(\w+)\(.*\)|(\w*_\w+)|(\w*[a-z][A-Z]\w*))")
 IMPORT = re.compile(rf"^from ((?:{'|'.join(OURS)})\S*) import (.+)$", re.MULTILINE)
 # may name what existed at the time
-HISTORY = "docs/log.md", "CHANGELOG.md"
-# to be emptied: pages that still name what has moved
-OUTDATED = ("CONTRIBUTING.md",)
+HISTORY = ("docs/log.md",)
 # names of other programs, and mathematics
 FOREIGN = {
     "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "hidden_state", "is_init", "lstm_states",
@@ -35,7 +33,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
 
 def code_in(page):
-    return [] if page_name(page) in OUTDATED else CODE.findall(prose(page))
+    return CODE.findall(prose(page))
 
 
 @cache
