@@ -38,7 +38,8 @@ ALLOWED = {
 }
 # Where a name that may be imported comes from: our own tables, or the user's command line.
 IMPORTERS = {
-    "fwrl/__init__.py", "fwrl/bench/__init__.py", "fwrl/run/modules.py", "envs/gymnasium_env.py",
+    "fwrl/__init__.py", "fwrl/bench/__init__.py", "fwrl/cores/__init__.py", "fwrl/run/modules.py",
+    "envs/gymnasium_env.py",
 }  # fmt: skip
 
 
