@@ -78,7 +78,7 @@ def test_json_is_one_object(capsys):
 
 def test_an_environment_of_the_present_directory(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = "import gymnasium\ngymnasium.register('Mine-v0', 'broken_gymnasium:Sound')\n"
+    text = "import gymnasium\ngymnasium.register('Mine-v0', 'contract_violations:Sound')\n"
     (tmp_path / "my_environments_to_check.py").write_text(text)
     assert run_command("check-env", "Mine-v0") == 2
     assert "no environment 'Mine-v0'" in capsys.readouterr().err
