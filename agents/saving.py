@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import (
     MANIFEST,
     CheckpointError,
+    check_no_link,
     check_tensors,
     describe_tensors,
     load_checkpoint,
@@ -225,11 +227,33 @@ def no_run(path: Path) -> str:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """All checkpoint folders of a run, oldest first."""
-    recover_checkpoints(run / CHECKPOINTS)
-    found = (run / CHECKPOINTS).glob("*")
-    folders = [path for path in found if path.name.isascii() and path.name.isdigit()]
-    return sorted(folders, key=lambda path: int(path.name))
+    """The checkpoints of a run, oldest first; damaged ones too, in the place of their names.
+
+    Nothing else in their folder is listed: files, links, and copies that say another step than
+    their names.
+
+    Raises:
+        CheckpointError: If the folder is a symbolic link.
+    """
+    folder = run / CHECKPOINTS
+    check_no_link(folder)
+    recover_checkpoints(folder)
+    found = [path for path in folder.glob("*") if is_checkpoint(path)]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is what its name says, the checkpoint of a step, be it whole or damaged."""
+    name = path.name
+    if not (name.isascii() and name.isdigit()) or path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        counters = read_document(path).get("counters")
+    except CheckpointError:
+        return os.path.lexists(path / MANIFEST) or any(path.glob(f"*{ENDING}"))
+    steps = cast(dict[str, Any], counters).get("steps") if isinstance(counters, dict) else None
+    # only a number contradicts the name
+    return type(steps) is not int or str(steps) == name
 
 
 def best_checkpoint(folders: list[Path]) -> Path:

@@ -8,6 +8,7 @@ only exception is ``CheckpointError``.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Generator, Mapping
@@ -77,10 +78,11 @@ def save_checkpoint(
     Tensors are given by file (``policy`` becomes ``policy.safetensors``), then by name. Infinite
     numbers and NaN in the document become null.
     """
+    check_no_link(folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover_checkpoint(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(folder)
+    _remove(temporary)
     temporary.mkdir()
     try:
         files: dict[str, dict[str, Any]] = {}
@@ -159,10 +161,30 @@ def describe_tensors(folder: Path, name: str) -> dict[str, Described]:
         return read_header(folder / file).tensors
 
 
+def delete_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint; if that is interrupted, nothing that looks like one is left."""
+    temporary = _temporary(folder)
+    _remove(temporary)
+    folder.rename(temporary)
+    shutil.rmtree(temporary)
+
+
+def check_no_link(folder: Path) -> None:
+    """Check that a folder of checkpoints is none elsewhere.
+
+    Raises:
+        CheckpointError: If it is a symbolic link.
+    """
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder}: is a symbolic link; it should be a folder")
+
+
 def recover_checkpoint(folder: Path) -> None:
     """Restore a checkpoint that was moved aside for a new one which was never completed."""
     old = folder.with_name(f".{folder.name}.old")
-    if (old / MANIFEST).is_file() and not old.is_symlink() and not folder.exists():
+    if folder.parent.is_symlink() or old.is_symlink() or os.path.lexists(folder):
+        return
+    if (old / MANIFEST).is_file():
         # another process may do the same
         with suppress(OSError):
             old.rename(folder)
@@ -349,8 +371,8 @@ def _replace(folder: Path, new: Path) -> None:
     """
     old = folder.with_name(f".{folder.name}.old")
     for attempt in range(ATTEMPTS):
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
+        _remove(old)
+        if os.path.lexists(folder):
             folder.rename(old)
         try:
             new.rename(folder)
@@ -360,4 +382,16 @@ def _replace(folder: Path, new: Path) -> None:
             if attempt + 1 == ATTEMPTS or not folder.exists():
                 recover_checkpoint(folder)
                 raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with its content, or a file or link itself, as far as that is possible."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

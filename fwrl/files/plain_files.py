@@ -114,6 +114,14 @@ def _new(path: Path) -> Generator[BufferedWriter]:
         os.fsync(file.fileno())
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file, a folder or a link to the first free ``<name>.<number>``; returns that."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.{number}")):
+        number += 1
+    return path.rename(aside)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):

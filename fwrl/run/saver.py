@@ -1,5 +1,6 @@
 """Saving a run: when, and how: whole or not at all, and nothing older is deleted before."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -9,17 +10,19 @@ import torch
 
 from agents.distributed import any_process, from_first, num_processes
 from agents.policy import RecurrentPolicy
-from agents.saving import CHECKPOINTS, best_checkpoint, list_checkpoints
+from agents.saving import CHECKPOINTS, best_checkpoint, is_checkpoint, list_checkpoints
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import (
     Checkpoint,
     CheckpointError,
+    delete_checkpoint,
     load_checkpoint,
     pack,
     save_checkpoint,
     unpack,
     verify_checkpoint,
 )
+from fwrl.files.plain_files import set_aside
 from fwrl.run.config import RunConfig
 from fwrl.run.log import RunLog
 from fwrl.run.state import Run, capture, joined
@@ -30,6 +33,8 @@ FIRST_RETRY, LAST_RETRY = 2.0, 600.0
 MAX_FAILURES = 10
 # Attempts to save when a training is about to end.
 LAST_TRIES = 3
+# By the name of each file of a checkpoint: its inode, size in bytes and time of change.
+Contents = dict[str, tuple[int, int, int]]
 
 
 class NotFiniteError(Exception):
@@ -57,6 +62,7 @@ class Saver:
         self.errors = self.failures = 0
         self.seconds = 0.0
         self._latest, self._is_saved = Checkpoint({}, {}), False
+        self._verified: dict[Path, Contents] = {}
         self._saved_at = self._failed_at = time.monotonic()
 
     def reached(self, run: Run) -> None:
@@ -113,31 +119,77 @@ class Saver:
             time.sleep(FIRST_RETRY * attempt)
             began = time.monotonic()
             try:
+                self._make_room(folder)
                 save_checkpoint(folder, checkpoint.tensors, document)
                 # read back, before anything older is given up
                 verify_checkpoint(folder)
-                prune_checkpoints(self.directory, self._config.checkpoint.keep)
             except (OSError, CheckpointError) as error:
                 self.errors += 1
                 self.failures += 1
                 self._failed_at = time.monotonic()
                 self._say(f"{folder}: not saved ({error})")
-            else:
-                self.failures, self._saved_at = 0, time.monotonic()
-                self.seconds = self._saved_at - began
-                return True
+                continue
+            self._prune(folder)
+            self.failures, self._saved_at = 0, time.monotonic()
+            self.seconds = self._saved_at - began
+            return True
         return False
 
+    def _make_room(self, folder: Path) -> None:
+        """Rename what stands in the way of a checkpoint and is none of this step."""
+        if os.path.lexists(folder) and not is_checkpoint(folder):
+            self._say(f"{folder}: not a checkpoint of this run; it is now {set_aside(folder)}")
 
-def prune_checkpoints(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest ``keep``, at least two, and the best."""
-    folders = list_checkpoints(run)
-    if folders:
-        best = best_checkpoint(folders)
-        # should the newest be damaged one day, there is one before it
-        for folder in folders[: -max(keep, 2)]:
-            if folder != best:
-                shutil.rmtree(folder)
+    def _prune(self, folder: Path) -> None:
+        self._verified[folder] = contents(folder)
+        try:
+            prune_checkpoints(self.directory, self._config.checkpoint.keep, folder, self._verified)
+        except OSError as error:
+            self._say(f"{self.directory}: an old checkpoint could not be deleted ({error})")
+
+
+def prune_checkpoints(
+    run: Path, keep: int, saved: Path, verified: dict[Path, Contents] | None = None
+) -> None:
+    """Delete all whole checkpoints but the newest ``keep``, at least two, and the best.
+
+    Damaged ones do not count, and stay.
+
+    Args:
+        run: The run directory.
+        keep: How many to keep.
+        saved: The checkpoint that was saved last; it stays wherever its step stands among others.
+        verified: The contents of those that were read to their end; others are read now, and added.
+    """
+    verified = {} if verified is None else verified
+    whole = [folder for folder in list_checkpoints(run) if _is_whole(folder, verified)]
+    if not whole:
+        return
+    # should the newest be damaged one day, there is one before it
+    stay = {saved, best_checkpoint(whole), *whole[-max(keep, 2) :]}
+    for folder in whole:
+        if folder not in stay:
+            delete_checkpoint(folder)
+
+
+def contents(folder: Path) -> Contents:
+    """The files of a checkpoint with all that changes when somebody writes to them."""
+    return {
+        path.name: (state.st_ino, state.st_size, state.st_mtime_ns)
+        for path in folder.iterdir()
+        for state in [path.lstat()]
+    }
+
+
+def _is_whole(folder: Path, verified: dict[Path, Contents]) -> bool:
+    found = contents(folder)
+    if verified.get(folder) != found:
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError:
+            return False
+        verified[folder] = found
+    return True
 
 
 def newest_checkpoint(run: Path, say: Callable[[str], None]) -> Checkpoint:

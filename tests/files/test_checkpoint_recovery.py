@@ -161,18 +161,19 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
 
 
 def test_a_damaged_checkpoint_does_not_hide_the_others(tmp_path):
-    for step in (8, 12, 16, 24):
+    for step in (4, 8, 12, 16, 24):
         honest_run(tmp_path, step)
-    folders = list_checkpoints(tmp_path)
+    folders = list_checkpoints(tmp_path)[1:]
     (folders[3] / "manifest.json").write_text("{")
     assert best_checkpoint(folders).name == "16"
     assert find_checkpoint(tmp_path).name == "16"
     (folders[2] / "manifest.json").unlink()
     assert best_checkpoint(folders).name == "12"
-    # two at least, and the best
-    prune_checkpoints(tmp_path, keep=1)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["12", "16", "24"]
-    (folders[1] / "manifest.json").write_text(json.dumps({"format": 3}))
+    # two whole ones at least; the damaged stay as they are
+    prune_checkpoints(tmp_path, keep=1, saved=folders[1])
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["8", "12", "16", "24"]
+    for folder in folders[:2]:
+        (folder / "manifest.json").write_text(json.dumps({"format": 3}))
     assert best_checkpoint(list_checkpoints(tmp_path)).name == "24"
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_policy(tmp_path)
