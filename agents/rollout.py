@@ -23,6 +23,13 @@ from agents.advantages import gae
 from agents.policy import PolicyInput, RecurrentPolicy
 from fwrl.state import map_tensors, take_rows
 
+# PyTorch stores these types and computes with others.
+WIDER = {
+    np.dtype(np.uint16): np.dtype(np.int32),
+    np.dtype(np.uint32): np.dtype(np.int64),
+    np.dtype(np.uint64): np.dtype(np.float64),
+}
+
 
 @runtime_checkable
 class EnvStep(Protocol):
@@ -298,6 +305,8 @@ def to_tensors(tree: Any, device: torch.device) -> Any:
 
 
 def _as_tensor(array: NDArray[Any], device: torch.device) -> Shaped[Tensor, "..."]:
+    wider = WIDER.get(array.dtype)
+    array = array if wider is None else array.astype(wider)
     return torch.as_tensor(array).to(device, non_blocking=True)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from agents.policy import PolicyConfig, RecurrentPolicy
-from agents.spaces import space_from_json, space_to_json
+from agents.spaces import one_line, read_back, space_from_json, space_to_json
 from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import (
     MANIFEST,
@@ -54,6 +55,28 @@ def describe_policy(policy: RecurrentPolicy) -> dict[str, Any]:
         "observation_space": space_to_json(policy.observation_space),
         "action_space": space_to_json(policy.action_space),
     }
+
+
+def new_policy(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], config: PolicyConfig
+) -> RecurrentPolicy:
+    """A policy that is to be trained, built of the spaces as they will be read back.
+
+    Raises:
+        ConfigError: If a reader would refuse what training would save.
+    """
+    read: list[spaces.Space[Any]] = []
+    for name, space in (("observations", observation_space), ("actions", action_space)):
+        try:
+            read.append(read_back(space))
+        except ValueError as error:
+            raise ConfigError(f"env: {name}: {error}, in {one_line(space)}") from None
+    policy = RecurrentPolicy(read[0], read[1], config)
+    try:
+        _check_unsaved(policy)
+    except ValueError as error:
+        raise ConfigError(f"core: {error}") from None
+    return policy
 
 
 def build_policy(

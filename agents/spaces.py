@@ -1,5 +1,6 @@
 """Gymnasium spaces as JSON and back, so that a saved policy knows its spaces."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -8,17 +9,23 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from fwrl.files.json_files import parse_json
+from fwrl.files.plain_files import MEBIBYTE
+
 Json = dict[str, Any]
 # the key of a Dict observation that tells which actions are possible; it is not encoded
 ACTION_MASK = "action_mask"
 
 DTYPES: dict[str, type[np.generic]] = {
-    dtype.__name__: dtype
+    np.dtype(dtype).name: dtype
     for dtype in (
+        np.bool_,
         *(np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64),
         *(np.float16, np.float32, np.float64),
     )
 }
+# The types of a Box.
+NUMBERS = (np.number, np.bool_)
 # No environment comes near these limits on the memory that a description can allocate.
 MOST_LEVELS = 16
 MOST_PARTS = 256
@@ -27,6 +34,15 @@ MOST_FACTORS = 2**16
 MOST_CHOICES = 2**24
 # Bytes: five pictures of 1920 by 1080 in colour.
 LARGEST_OBSERVATION = 2**25
+# Bounds that differ from number to number are written one by one.
+MOST_BOUNDS = 2**18
+LONGEST_DESCRIPTION = 2 * MEBIBYTE
+# Bounds of real numbers that differ by less are the same: mathematical libraries round otherwise.
+ROUNDING = 1e-6
+KINDS = (
+    *(spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box),
+    *(spaces.Dict, spaces.Tuple),
+)
 
 
 def one_line(space: spaces.Space[Any]) -> str:
@@ -40,6 +56,74 @@ def split_mask(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], spaces.Spac
         return space, None
     parts = [(name, part) for name, part in space.spaces.items() if name != ACTION_MASK]
     return spaces.Dict(parts), space.spaces[ACTION_MASK]
+
+
+def read_back(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The space as every reader of its description will build it.
+
+    Raises:
+        ValueError: If none would build an equal one: the space is of another kind, or too large, or
+            its keys are no texts.
+    """
+    try:
+        text = json.dumps(space_to_json(space))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if len(text) > LONGEST_DESCRIPTION:
+        raise ValueError(
+            f"its description has {len(text):,} bytes; it should have at most "
+            f"{LONGEST_DESCRIPTION:,}, which equal bounds of all numbers of a Box save"
+        )
+    back = space_from_json(parse_json(text.encode(), "its description"))
+    changed = difference(space, back)
+    if changed is not None:
+        raise ValueError(f"it cannot be described: {changed}")
+    return back
+
+
+def difference(before: spaces.Space[Any], now: spaces.Space[Any], where: str = "") -> str | None:
+    """The first difference between two spaces, in words; None if they hold the same observations.
+
+    The keys of a Dict may come in another order. ``where`` names the part.
+    """
+    kind = next((kind for kind in KINDS if isinstance(before, kind)), type(before))
+    place = f"{where}: " if where else ""
+    if not isinstance(now, kind):
+        return f"{place}{one_line(before)} before, {one_line(now)} now"
+    own, others = _parts(before), _parts(now)
+    if own is None or others is None:
+        found = _other_leaf(before, now)
+        return None if found is None else f"{place}{found}"
+    for key in [*own, *others]:
+        if key not in own or key not in others:
+            return f"{place}the part {key!r} is {'new' if key in others else 'missing'}"
+    inner = (difference(own[key], others[key], f"{where}.{key}".strip(".")) for key in own)
+    return next(filter(None, inner), None)
+
+
+def _parts(space: spaces.Space[Any]) -> dict[Any, spaces.Space[Any]] | None:
+    """The parts of a Dict or Tuple by key or number; None for other spaces."""
+    match space:
+        case spaces.Dict():
+            return dict(space.spaces)
+        case spaces.Tuple():
+            return dict(enumerate(space.spaces))
+        case _:
+            return None
+
+
+def _other_leaf(before: spaces.Space[Any], now: spaces.Space[Any]) -> str | None:
+    """The difference between two spaces of one kind that have no parts."""
+    if before.shape != now.shape or before.dtype != now.dtype:
+        return f"{one_line(before)} before, {one_line(now)} now"
+    for name in ("n", "nvec", "start", "low", "high"):
+        old, new = (np.asarray(getattr(each, name, 0)) for each in (before, now))
+        same = np.isclose(old, new, ROUNDING, 0.0) if old.dtype.kind == "f" else old == new
+        other = np.flatnonzero(~same)
+        if other.size:
+            place = f"[{other[0]}]" if old.size > 1 else ""
+            return f"{name}{place} was {old.flat[other[0]]} and is {new.flat[other[0]]}"
+    return None
 
 
 def space_to_json(space: spaces.Space[Any]) -> Json:
@@ -63,6 +147,7 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
             shape = space.n if isinstance(space.n, int) else list(space.shape)
             return {"type": "MultiBinary", "shape": shape}
         case spaces.Box():
+            _dtype(str(space.dtype), *NUMBERS)
             return {
                 "type": "Box",
                 "low": _bound_to_json(space.low),
@@ -104,7 +189,7 @@ def _measure(description: Any, levels: int) -> int:
         raise ValueError(f"spaces stand in one another for more than {MOST_LEVELS} levels")
     match description["type"]:
         case "Box":
-            return _count(description["shape"]) * _dtype(description["dtype"], np.number)().itemsize
+            return _count(description["shape"]) * _dtype(description["dtype"], *NUMBERS)().itemsize
         case "MultiBinary":
             shape = description["shape"]
             return _count([shape] if isinstance(shape, int) else shape)
@@ -159,7 +244,7 @@ def _multi_discrete(description: Json) -> spaces.MultiDiscrete:
 
 
 def _box(description: Json) -> spaces.Box:
-    dtype = _dtype(description["dtype"], np.number)
+    dtype = _dtype(description["dtype"], *NUMBERS)
     shape = tuple(int(size) for size in description["shape"])
     # a bound that does not fit its type is refused by Gymnasium, or becomes another number
     with np.errstate(all="ignore"):
@@ -180,6 +265,8 @@ def _bound_to_json(bound: NDArray[Any]) -> Any:
     # one number if all are equal: an image would repeat it thousands of times
     if bound.size and (bound == bound.flat[0]).all():
         return _finite(bound.flat[0].item())
+    if bound.size > MOST_BOUNDS:
+        raise ValueError(f"{bound.size:,} unequal bounds; it should have at most {MOST_BOUNDS:,}")
     return _finite(bound.tolist())
 
 
@@ -196,9 +283,9 @@ def _number(bound: Any) -> Any:
     return {"inf": math.inf, "-inf": -math.inf}[bound] if isinstance(bound, str) else bound
 
 
-def _dtype(name: Any, kind: type[np.generic]) -> Any:
+def _dtype(name: Any, *kinds: type[np.generic]) -> Any:
     # looked up by name: NumPy would parse any text, also as a structured type
     dtype = DTYPES.get(name)
-    if dtype is None or not issubclass(dtype, kind):
+    if dtype is None or not issubclass(dtype, kinds):
         raise ValueError(f"numbers of a space cannot be of type {name!r}")
     return dtype

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 
 from agents import distributed
-from agents.policy import RecurrentPolicy
 from agents.ppo import make_optimizer
+from agents.saving import new_policy
 from envs import EnvConfigError, VectorEnv, make_envs
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
@@ -62,7 +62,7 @@ def prepare(config: RunConfig) -> Setup:
             evaluation_envs = make_envs(config.env, evaluation_count, evaluation=True)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
-    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config.policy).to(device)
+    policy = new_policy(envs.observation_space, envs.action_space, config.policy).to(device)
     distributed.copy_from_first(policy)
     if not distributed.is_first():
         # the same policy everywhere, but not the same actions
