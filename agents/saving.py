@@ -28,9 +28,9 @@ from fwrl.files.checkpoint import (
     recover_checkpoints,
 )
 from fwrl.files.json_files import parse_json, without_infinities
+from fwrl.files.names import is_exported, no_run
 from fwrl.files.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
 from fwrl.files.tensor_files import (
-    ENDING,
     LONGEST_HEADER,
     Described,
     Header,
@@ -156,11 +156,6 @@ def policy_document(policy: RecurrentPolicy, document: Mapping[str, Any]) -> str
     return json.dumps(without_infinities(said))
 
 
-def is_exported(path: Path) -> bool:
-    """Whether a path names an exported file rather than a directory."""
-    return path.suffix == ENDING and not path.is_dir()
-
-
 def read_exported(path: Path) -> dict[str, Any]:
     """The JSON document of an exported file; its tensors are not read.
 
@@ -238,15 +233,6 @@ def find_checkpoint(run: Path, which: str = "best") -> Path:
     if not folders:
         raise CheckpointError(f"{run}: not a run directory with a checkpoint in {CHECKPOINTS}/")
     return best_checkpoint(folders) if which == "best" else folders[-1]
-
-
-def no_run(path: Path) -> str:
-    """The error message for a path that is not a run directory."""
-    if is_exported(path) and path.is_file():
-        return f"{path}: an exported policy, which can only be evaluated; expected a run directory"
-    if path.is_file():
-        return f"{path}: a file; expected a run directory"
-    return f"{path}: no such run directory"
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -70,6 +70,15 @@ def find_benchmark(name: str) -> Benchmark:
     Raises:
         ConfigError: If there is none.
     """
+    check_name(name)
+    return import_module(f"fwrl.bench.{BENCHMARKS[name].module}").BENCHMARK
+
+
+def check_name(name: str) -> None:
+    """Check that there is a benchmark of this name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     if name not in BENCHMARKS:
         raise ConfigError(f"benchmark is {name!r}; {nearest(name, BENCHMARKS)}")
-    return import_module(f"fwrl.bench.{BENCHMARKS[name].module}").BENCHMARK

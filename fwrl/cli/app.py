@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -11,9 +12,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fwrl.bench import check_name
 from fwrl.config import OneLineError
+from fwrl.files.names import check_exists
+from fwrl.run.exit_codes import FAILED, FINISHED, INTERRUPTED, MISTAKE, STOPPED
+from fwrl.run.output import (
+    Output,
+    OutputClosedError,
+    flush,
+    interrupt,
+    open_streams,
+    tell,
+)
+from fwrl.run.yaml_files import find_readable
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 # Seconds that a process waits for the first one to report an error.
 TIME_TO_SPEAK = 2.0
 
@@ -53,24 +65,26 @@ def train(
     imports: Imports = None,
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
+    path = find_readable(config)
+
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.run.build import join, prepare
     from fwrl.run.config import load_run_config
-    from fwrl.run.directory import claimed, command_typed, default_run_directory, open_run
-    from fwrl.run.loop import STOPPED, train
+    from fwrl.run.directory import claimed, default_run_directory, open_run
+    from fwrl.run.last_resort import ending_in_time
+    from fwrl.run.loop import train
     from fwrl.run.modules import import_modules, import_words
     from fwrl.run.process import keep_freed_memory
     from fwrl.run.signals import stop_signals
-    from fwrl.run.yaml_files import find_config
 
     keep_freed_memory()
     changes = overrides or []
-    path = find_config(config)
     run_config = load_run_config(path, changes)
     import_modules(imports or [])
     directory = run_dir or default_run_directory(path, changes)
     with ExitStack() as stack:
         received = stack.enter_context(stop_signals())
+        resort = stack.enter_context(ending_in_time(lambda: _say_stopped(received)))
         join(run_config)
         setup = prepare(run_config)
 
@@ -80,15 +94,25 @@ def train(
             return b"yes" if open_run(directory, run_config) else b""
 
         continued = bool(from_first(open_it))
-        console = Console(quiet=not is_first())
-        code = train(run_config, setup, directory, continued, received, console)
+        console = Output(lambda: received.append(signal.SIGPIPE), quiet=not is_first())
+        code = train(run_config, setup, directory, continued, received, resort, console)
     if is_first() and code == STOPPED:
-        typer.echo(f"stopped and saved; it goes on with\n{command_typed(leave_out=['--fresh'])}")
-    elif is_first() and code == 0:
+        _say_stopped(received)
+    elif is_first() and code == FINISHED:
         words = shlex.join([str(directory), *import_words(imports or [])])
-        typer.echo(f"fwrl evaluate {words}\ntensorboard --logdir {directory}")
+        tell(f"fwrl evaluate {words}\n{shlex.join(['tensorboard', '--logdir', str(directory)])}")
     leave()
     raise typer.Exit(code)
+
+
+def _say_stopped(received: list[int]) -> None:
+    from fwrl.run.directory import command_typed
+
+    line = f"stopped and saved; it goes on with\n{command_typed(leave_out=['--fresh'])}"
+    if signal.SIGPIPE in received:
+        typer.echo(f"fwrl: {line}", err=True)
+    else:
+        tell(line)
 
 
 @app.command()
@@ -111,6 +135,8 @@ def evaluate(
     imports: Imports = None,
 ) -> None:
     """Play whole episodes with a trained policy and report its returns."""
+    check_exists(run)
+
     from fwrl.run.evaluation import Request, evaluate_run, report
     from fwrl.run.modules import import_modules
     from fwrl.run.process import keep_freed_memory
@@ -118,7 +144,7 @@ def evaluate(
     keep_freed_memory()
     import_modules(imports or [])
     request = Request(episodes, checkpoint, stochastic, seed, video, recall, overrides or ())
-    typer.echo(report(evaluate_run(run, request), as_json))
+    tell(report(evaluate_run(run, request), as_json))
 
 
 @app.command()
@@ -134,11 +160,13 @@ def export(
     FILE.safetensors is read by evaluate and load_policy. FILE.onnx is one step with its memory as
     explicit inputs and outputs, for other programs.
     """
+    check_exists(run)
+
     from fwrl.run.export import export_run
 
     folder = export_run(run, file, checkpoint, force, onnx)
-    again = "" if file.suffix == ".onnx" else f"\nfwrl evaluate {file}"
-    typer.echo(f"{folder} is now {file}{again}")
+    again = "" if file.suffix == ".onnx" else f"\n{shlex.join(['fwrl', 'evaluate', str(file)])}"
+    tell(f"{folder} is now {file}{again}")
 
 
 @app.command()
@@ -155,6 +183,8 @@ def inspect(
     imports: Imports = None,
 ) -> None:
     """Write a page that shows what a trained policy's memory recalled in an episode."""
+    check_exists(run)
+
     from fwrl.cli.inspect.inspection import Wish, inspect_run
     from fwrl.run.modules import import_modules
     from fwrl.run.process import keep_freed_memory
@@ -162,7 +192,7 @@ def inspect(
     keep_freed_memory()
     import_modules(imports or [])
     wish = Wish(checkpoint, episodes, seed, max_steps, stochastic)
-    typer.echo(inspect_run(run, out, wish))
+    tell(str(inspect_run(run, out, wish)))
 
 
 @app.command()
@@ -183,10 +213,12 @@ def bench(
     fresh: Fresh = False,
 ) -> None:
     """Run one of the papers' benchmarks; results that are there are kept and added to."""
+    check_name(name)
+
     from fwrl.cli.bench import Request, run_benchmark
 
     request = Request(name, overrides or [], preset, out, jobs, fresh)
-    raise typer.Exit(run_benchmark(request, Console()))
+    raise typer.Exit(run_benchmark(request, Output(interrupt)))
 
 
 @app.command("check-env")
@@ -217,9 +249,9 @@ def check_env(
     with Console(stderr=True).status(f"checking {env}"):
         report = checking.check_env(config, seed, episodes, steps)
     if as_json:
-        typer.echo(checking.as_json(config, report))
+        tell(checking.as_json(config, report))
     else:
-        checking.show(config, report, Console())
+        checking.show(config, report, Output(interrupt))
     raise typer.Exit(checking.exit_code(report))
 
 
@@ -239,9 +271,11 @@ def compare(
     imports: Imports = None,
 ) -> None:
     """Train several memories on several tasks and seeds; runs that are there are kept."""
+    find_readable(file)
+
     from fwrl.cli.compare.command import run_comparison
 
-    code = run_comparison(file, overrides or [], out, jobs, fresh, imports or [], Console())
+    code = run_comparison(file, overrides or [], out, jobs, fresh, imports or [], Output(interrupt))
     raise typer.Exit(code)
 
 
@@ -269,10 +303,12 @@ def tune(
     imports: Imports = None,
 ) -> None:
     """Search for a better configuration, by Optuna; pip install 'fwrl[tune]'."""
+    find_readable(file)
+
     from fwrl.cli.tune.command import run_tuning
 
     changes = [*(overrides or []), *([] if trials is None else [f"trials={trials}"])]
-    code = run_tuning(file, changes, storage, out, jobs, fresh, imports or [], Console())
+    code = run_tuning(file, changes, storage, out, jobs, fresh, imports or [], Output(interrupt))
     raise typer.Exit(code)
 
 
@@ -285,7 +321,7 @@ def list_(
     """Show what can be chosen."""
     from fwrl.cli.listing import show
 
-    typer.echo(show(what))
+    tell(show(what))
 
 
 def _complain(error: Exception) -> int:
@@ -302,8 +338,11 @@ def _complain(error: Exception) -> int:
 
 def main() -> None:
     """Run a command. A user's mistake is one line and exit code 2."""
+    open_streams()
     try:
         code = app(standalone_mode=False)
+    except OutputClosedError:
+        code = STOPPED
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except (OneLineError, typer.TyperException) as error:
@@ -311,7 +350,8 @@ def main() -> None:
     except _environment_errors() as error:
         _complain(error)
         code = FAILED
-    sys.exit(code or 0)
+    flush()
+    sys.exit(code or FINISHED)
 
 
 def _environment_errors() -> tuple[type[Exception], ...]:

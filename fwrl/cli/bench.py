@@ -24,13 +24,12 @@ from fwrl.config import ConfigError, nearest, validate
 from fwrl.files.json_files import read_json
 from fwrl.files.plain_files import FileError
 from fwrl.run.directory import claimed, command_typed, named_directory, open_directory, versions
+from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import processors
-from fwrl.run.loop import FINISHED, STOPPED
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.yaml_files import apply_overrides
 
-FAILED = 1
 # The keys of results.json about the origin of its results.
 ORIGIN = ("command", "preset", "versions", "machine")
 # Settings that may change when a results folder is continued, in all benchmarks.

@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from fwrl.config import OneLineError
 from fwrl.files.json_files import read_json, without_infinities
+from fwrl.files.names import ENDING
 from fwrl.files.plain_files import (
     MEBIBYTE,
     FileError,
@@ -31,7 +32,7 @@ from fwrl.files.plain_files import (
     sync_folder,
     write_plain,
 )
-from fwrl.files.tensor_files import ENDING, Described, from_bytes, read_header, to_bytes
+from fwrl.files.tensor_files import Described, from_bytes, read_header, to_bytes
 
 FORMAT = 2
 MANIFEST = "manifest.json"

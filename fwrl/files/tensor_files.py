@@ -19,7 +19,6 @@ from torch import Tensor
 from fwrl.files.json_files import parse_json
 from fwrl.files.plain_files import MEBIBYTE, FileError, open_plain, read_exactly
 
-ENDING = ".safetensors"
 LONGEST_HEADER = 16 * MEBIBYTE
 MOST_TENSORS = 100_000
 MOST_AXES = 16

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from agents.saving import list_checkpoints, no_run
+from agents.saving import list_checkpoints
 from fwrl.config import Config, ConfigError, ConfigType, validate
+from fwrl.files.names import no_run
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.log import TABLE
 from fwrl.run.yaml_files import differences, read_yaml

@@ -11,13 +11,13 @@ import torch
 
 from agents.evaluation import evaluate, summarise
 from agents.policy import RecurrentPolicy
-from agents.saving import find_checkpoint, is_exported, load_policy, read_exported
+from agents.saving import find_checkpoint, load_policy, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs
 from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError, read_document
 from fwrl.files.json_files import without_infinities
+from fwrl.files.names import ENDING, is_exported
 from fwrl.files.plain_files import replace_plain
-from fwrl.files.tensor_files import ENDING
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import named_directory, read_run_config
 from fwrl.run.process import choose_device

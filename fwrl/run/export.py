@@ -7,7 +7,7 @@ from agents.onnx_export import export_onnx
 from agents.saving import export_policy, find_checkpoint, load_policy
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import read_document
-from fwrl.files.tensor_files import ENDING
+from fwrl.files.names import ENDING
 from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import steps_of
 

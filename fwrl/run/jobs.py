@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.directory import claimed, open_directory
-from fwrl.run.loop import STOPPED
+from fwrl.run.exit_codes import STOPPED
 from fwrl.run.modules import import_words
 from fwrl.run.process import choose_device
 

@@ -17,6 +17,8 @@ from agents.rollout import EpisodeCounter, Episodes, Rollout, collect, start
 from envs import EnvFailure, VectorEnv, make_envs
 from fwrl.run.build import Setup
 from fwrl.run.config import RunConfig
+from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
+from fwrl.run.last_resort import LastResort
 from fwrl.run.log import RunLog, evaluation_metrics, gather_episodes, state_norm
 from fwrl.run.memory_log import memory_metrics, state_pictures
 from fwrl.run.progress import ProgressReport, say
@@ -34,7 +36,6 @@ from fwrl.run.state import (
 )
 from fwrl.run.video.episode_frames import moments, pictures_of
 
-FINISHED, FAILED, STOPPED = 0, 1, 75
 # After so many iterations in a row with skipped updates the policy is rolled back.
 MAX_SKIPPING = 3
 # Training ends after so many rollbacks with fewer iterations than these between each two.
@@ -66,6 +67,7 @@ def train(
     directory: Path,
     continued: bool,
     received: list[int],
+    resort: LastResort,
     console: Console,
 ) -> int:
     """Train until ``total_steps``, or until a signal comes; returns the exit code.
@@ -76,6 +78,7 @@ def train(
         directory: The run's directory, opened by ``open_run``.
         continued: Whether the directory has checkpoints to go on from.
         received: Signals; the first one stops the training.
+        resort: Told how to save, should the training not stop in time.
         console: Where to report.
 
     Raises:
@@ -101,11 +104,14 @@ def train(
         log = RunLog(directory, config, positions) if distributed.is_first() else None
         saver = Saver(directory, config, learner.policy, log, tell)
         report = ProgressReport(console, config.total_steps, run.counters.steps)
+        if distributed.num_processes() == 1:
+            resort.save = saver.save_at_last
         try:
             return _train(
                 Job(config, run, setup.evaluation_envs, log, saver, report, received, tell)
             )
         finally:
+            resort.save = None
             report.close()
             if log is not None:
                 log.close()
@@ -123,15 +129,31 @@ def _train(job: Job) -> int:
     except Failure as error:
         job.say(f"{saver.directory}: {error}")
         return FAILED
-    except Exception as error:
+    # at once, at the user's second interrupt
+    except KeyboardInterrupt:
+        raise
+    # code that environments bring may also ask Python to exit, or raise errors of other languages
+    except BaseException as error:
         # other processes go on waiting: they cannot be asked for their part of a checkpoint
         if alone:
             saver.save_at_last()
-        if not alone or not isinstance(error, EnvFailure | EvaluationError):
+        if not alone or _is_ours(error):
             raise
-        job.say(f"{saver.directory}: {error}")
+        job.say(f"{saver.directory}: {_reason(error)}")
         return FAILED
     return code if saver.save_at_last() else FAILED
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error is a mistake in our code, whose traceback is wanted."""
+    return isinstance(error, Exception) and not isinstance(error, EnvFailure | EvaluationError)
+
+
+def _reason(error: BaseException) -> str:
+    ours = isinstance(error, Exception)
+    return (
+        str(error) if ours else f"ended by {type(error).__name__}: {' '.join(str(error).split())}"
+    )
 
 
 def _loop(job: Job) -> int:
@@ -160,8 +182,9 @@ def _loop(job: Job) -> int:
             saver.reached(run)
             metrics = metrics | _evaluate(job)
         run.pending = None
-        _log(job, metrics)
-        saver.reached(run)
+        with saver.lock:
+            _log(job, metrics)
+            saver.reached(run)
         late, stop, lost = distributed.any_process(saver.late, bool(job.received), saver.lost)
         if lost:
             raise Failure(f"checkpoints could not be written {saver.failures} times in a row")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,9 +62,12 @@ class Saver:
         self._log, self._say = log, say
         self.errors = self.failures = 0
         self.seconds = 0.0
-        self._latest, self._is_saved = Checkpoint({}, {}), False
+        # there is nothing to save yet
+        self._latest, self._is_saved = Checkpoint({}, {}), True
         self._verified: dict[Path, Contents] = {}
         self._saved_at = self._failed_at = time.monotonic()
+        self.lock = threading.RLock()
+        """Held where rows of the log and the copy do not agree: another thread may have to save."""
 
     def reached(self, run: Run) -> None:
         """Copy the run as it is now: ``save`` writes this copy."""
@@ -91,15 +95,16 @@ class Saver:
         Raises:
             NotFiniteError: In all processes, if the state of one of them is not finite.
         """
-        undefined = undefined_in(self._latest)
-        spoilt, missing = any_process(undefined is not None, not self._is_saved)
-        if spoilt:
-            what = undefined or "a state of another process"
-            raise NotFiniteError(f"{what} is not finite, it is not saved")
-        if missing:
-            checkpoint = joined(self._latest, self._policy, self._config)
-            self._is_saved = not any_process(not self._write(checkpoint, tries))[0]
-        return self._is_saved
+        with self.lock:
+            undefined = undefined_in(self._latest)
+            spoilt, missing = any_process(undefined is not None, not self._is_saved)
+            if spoilt:
+                what = undefined or "a state of another process"
+                raise NotFiniteError(f"{what} is not finite, it is not saved")
+            if missing:
+                checkpoint = joined(self._latest, self._policy, self._config)
+                self._is_saved = not any_process(not self._write(checkpoint, tries))[0]
+            return self._is_saved
 
     def save_at_last(self) -> bool:
         """Save the copy when no later time will come; returns whether it is saved."""

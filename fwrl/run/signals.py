@@ -14,7 +14,9 @@ from envs import EnvStep, VectorEnv
 
 # Sent by a scheduler before it takes the machine away, or by a person.
 STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
 ]
 
 
@@ -28,7 +30,7 @@ def stop_signals() -> Generator[list[int]]:
 
     With several processes no signal interrupts at once, and after the context signals are ignored:
     a launcher may repeat a signal that the system has sent to all processes, and terminates the
-    remaining ones as soon as one has left.
+    remaining ones as soon as one has left. A SIGHUP that is ignored, as by ``nohup``, stays so.
     """
     received: list[int] = []
 
@@ -37,11 +39,12 @@ def stop_signals() -> Generator[list[int]]:
             signal.default_int_handler(number, frame)
         received.append(number)
 
-    previous = [signal.signal(number, remember) for number in STOPPING]
+    obeyed = [number for number in STOPPING if not _stays_ignored(number)]
+    previous = [signal.signal(number, remember) for number in obeyed]
     try:
         yield received
     finally:
-        for number, handler in zip(STOPPING, previous, strict=True):
+        for number, handler in zip(obeyed, previous, strict=True):
             signal.signal(number, handler if _alone() else signal.SIG_IGN)
 
 
@@ -68,6 +71,10 @@ def interrupt_updates(optimizer: Optimizer, received: list[int]) -> None:
 
     if _alone():
         optimizer.register_step_pre_hook(check)
+
+
+def _stays_ignored(number: int) -> bool:
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _alone() -> bool:

@@ -64,6 +64,19 @@ def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
     return cast(dict[str, Any], values)
 
 
+def find_readable(path: Path) -> Path:
+    """The path of ``find_config``, once it is clear that there is YAML in it.
+
+    Commands call it before they import what takes seconds: a misspelt name is told at once.
+
+    Raises:
+        ConfigError: If there is not.
+    """
+    found = find_config(path)
+    read_yaml(found)
+    return found
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a text in the part of YAML that configurations need.
 

@@ -17,8 +17,8 @@ from fwrl.cli.tune import command as tuning
 from fwrl.cli.tune.settings import load_tuning, trial_config
 from fwrl.config import ConfigError
 from fwrl.run.config import load_run_config
+from fwrl.run.exit_codes import STOPPED
 from fwrl.run.jobs import OUTPUT, Children, Ended
-from fwrl.run.loop import STOPPED
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILE = """

@@ -66,7 +66,9 @@ PHASES = {
 # one handler serves all signals
 EVERY = [(phase, signal.SIGTERM) for phase in PHASES]
 EVERY += [
-    (phase, number) for phase in ("rollout", "save") for number in (signal.SIGINT, signal.SIGUSR1)
+    (phase, number)
+    for phase in ("rollout", "save")
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 ]
 
 

@@ -4,12 +4,13 @@ import sys
 from unittest import mock
 
 from fwrl.cli import main
-from fwrl.run import signals
+from fwrl.run import last_resort, signals
 
 
 def run_command(*words):
-    """The exit code of ``fwrl`` with these words, run in this process."""
-    with mock.patch.object(sys, "argv", ["fwrl", *map(str, words)]):
+    """The exit code of ``fwrl`` with these words, run in this process, which is never ended."""
+    argv = mock.patch.object(sys, "argv", ["fwrl", *map(str, words)])
+    with argv, mock.patch.object(last_resort, "LIMIT", 1e6):
         try:
             main()
         except SystemExit as leave:

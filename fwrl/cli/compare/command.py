@@ -10,7 +10,7 @@ from rich.console import Console
 from agents.policy import RecurrentPolicy
 from envs import EnvConfigError, make_envs
 from fwrl.bench.benchmark import Row
-from fwrl.cli.bench import FAILED, PointReport
+from fwrl.cli.bench import PointReport
 from fwrl.cli.compare.figures import draw, draw_transfer
 from fwrl.cli.compare.scores import final_evaluation, row_of, transfer_rows
 from fwrl.cli.compare.settings import ComparisonConfig, Run, load_comparison, runs_of
@@ -19,6 +19,7 @@ from fwrl.config import ConfigError
 from fwrl.run.build import prepare
 from fwrl.run.directory import claimed, named_directory, open_directory
 from fwrl.run.evaluation import check_spaces, elsewhere
+from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import (
     INTERVAL,
     Children,
@@ -29,7 +30,6 @@ from fwrl.run.jobs import (
     train_words,
 )
 from fwrl.run.log import steps_so_far
-from fwrl.run.loop import FINISHED, STOPPED
 from fwrl.run.modules import import_modules, import_words
 from fwrl.run.process import Clock
 from fwrl.run.progress import say

@@ -16,6 +16,7 @@ from fwrl.cli.tune.study import FOLDER, Study, optuna
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import claimed, named_directory, open_directory
+from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import (
     INTERVAL,
     Children,
@@ -26,7 +27,6 @@ from fwrl.run.jobs import (
     train_words,
 )
 from fwrl.run.log import read_metrics, steps_so_far
-from fwrl.run.loop import FAILED, FINISHED, STOPPED
 from fwrl.run.modules import import_modules
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
