@@ -22,7 +22,7 @@ LIMIT = 7.0
 
 @dataclass
 class LastResort:
-    """What is to happen before the process ends."""
+    """The way to save before the process is ended."""
 
     save: Callable[[], bool] | None = None
     """Saves what was reached, in another thread, and returns whether it is saved. None: there is
