@@ -28,7 +28,7 @@ from fwrl.files.checkpoint import (
     recover_checkpoints,
 )
 from fwrl.files.json_files import parse_json, without_infinities
-from fwrl.files.names import is_exported, no_run
+from fwrl.files.names import ENDING, is_exported, no_run
 from fwrl.files.plain_files import MEBIBYTE, FileError, read_plain, replace_plain
 from fwrl.files.tensor_files import (
     LONGEST_HEADER,
