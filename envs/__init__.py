@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field
 from envs.atari import AtariConfig, atari_games, make_atari
 from envs.config import EnvConfigError, EnvFailure
 from envs.gymnasium_env import PACKAGES, GymnasiumConfig, make_gymnasium, register
-from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, from_gymnasium, map_arrays
+from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
+from envs.vector_adapter import from_gymnasium
 
 __all__ = [
     "ENVS",

@@ -14,6 +14,11 @@ class EnvFailure(RuntimeError):
     """An environment whose resets fail again and again. The message is one line."""
 
 
+# Raised by a user, a signal or a wrong configuration: never the fault of one environment, whatever
+# else it may raise (SystemExit and the panics of foreign libraries too).
+NO_FAULTS = (KeyboardInterrupt, EnvConfigError)
+
+
 class Config(BaseModel):
     """The base of the environments' configurations: immutable; an unknown field is an error."""
 
@@ -34,8 +39,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def summary(error: BaseException) -> str:
-    """The type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {one_line(error)}"
+    """The type of an error and the first line of its message, if it has one."""
+    return ": ".join(dict.fromkeys([type(error).__name__, one_line(error)]))
 
 
 def one_line(error: BaseException) -> str:

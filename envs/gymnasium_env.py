@@ -15,8 +15,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from pydantic import Field, field_validator
 
-from envs.config import Config, EnvConfigError, nearest, one_line
-from envs.vector import VectorEnv, from_gymnasium
+from envs.config import NO_FAULTS, Config, EnvConfigError, nearest, one_line, summary
+from envs.vector import VectorEnv
+from envs.vector_adapter import from_gymnasium
 from envs.workers.in_process import OneByOne
 from envs.workers.in_workers import in_workers
 from envs.wrappers import ActionMask, with_numeric_mission
@@ -144,16 +145,19 @@ def _make_here(
     try:
         if batched and config.max_episode_steps is None and not config.action_mask:
             arguments = _arguments(spec, config, render)
-            return from_gymnasium(gymnasium.make_vec(spec, num_envs, **arguments))
+            return from_gymnasium(gymnasium.make_vec(spec, num_envs, **arguments), own=True)
         make = partial(_make_one, spec, config, render)
         return OneByOne([make] * num_envs, spec.id, config.longest_replay, first_slot)
-    except EnvConfigError:
+    except NO_FAULTS:
         raise
     except (ImportError, gymnasium.error.Error) as error:
         raise EnvConfigError(f"{config.id}: {one_line(error)}") from error
     # raised by a constructor that cannot use an option's value
     except (AttributeError, AssertionError, LookupError, TypeError, ValueError) as error:
         raise EnvConfigError(f"{config.id} with {config.options}: {one_line(error)}") from error
+    # a simulator may raise anything, or ask the process to end
+    except BaseException as error:
+        raise EnvConfigError(f"{config.id}: cannot be built: {summary(error)}") from error
 
 
 def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import override
 
+from envs.observations import Observations
 from envs.vector import (
     DEFAULT_FPS,
     ArrayTree,
@@ -21,16 +22,20 @@ from envs.vector import (
     replace_row,
     take_row,
 )
+from envs.watched import watched
 
 
 def from_sb3(vec_env: VecEnv) -> VectorEnv:
     """Any Stable-Baselines3 vector environment, with its wrappers, under our contract.
 
+    What it answers is ``watched``.
+
     Raises:
         EnvConfigError: If it has spaces that policies cannot use.
     """
-    check_spaces(vec_env.observation_space, vec_env.action_space, type(vec_env).__name__)
-    return _FromSB3(vec_env)
+    name = type(vec_env).__name__
+    check_spaces(vec_env.observation_space, vec_env.action_space, name)
+    return watched(_FromSB3(vec_env), name)
 
 
 def to_sb3(envs: VectorEnv, render: bool = False) -> VecEnv:
@@ -48,6 +53,7 @@ class _FromSB3(VectorEnv):
         self.num_envs = vec_env.num_envs
         self.observation_space = vec_env.observation_space
         self.action_space = vec_env.action_space
+        self._observations = Observations(self.observation_space)
         self.render_fps = float(getattr(vec_env, "metadata", {}).get("render_fps") or DEFAULT_FPS)
 
     @override
@@ -67,9 +73,19 @@ class _FromSB3(VectorEnv):
             np.array(reward, np.float32),
             ended & ~truncated,
             truncated,
-            _final_observation(observation, ended, infos) if ended.any() else None,
+            self._final_observation(observation, ended, infos) if ended.any() else None,
             _success(infos) if ended.any() else None,
         )
+
+    def _final_observation(
+        self, observation: ArrayTree, ended: Bool[np.ndarray, " N"], infos: Sequence[dict[str, Any]]
+    ) -> ArrayTree:
+        final = map_arrays(np.copy, observation)
+        for row in np.flatnonzero(ended).tolist():
+            given = infos[row]["terminal_observation"]
+            self._observations.check(given)
+            replace_row(final, row, given)
+        return final
 
     @override
     def render(self) -> NDArray[np.uint8] | None:
@@ -89,15 +105,6 @@ class _FromSB3(VectorEnv):
     @override
     def close(self) -> None:
         self.vec_env.close()
-
-
-def _final_observation(
-    observation: ArrayTree, ended: Bool[np.ndarray, " N"], infos: Sequence[dict[str, Any]]
-) -> ArrayTree:
-    final = map_arrays(np.copy, observation)
-    for row in np.flatnonzero(ended).tolist():
-        replace_row(final, row, infos[row]["terminal_observation"])
-    return final
 
 
 def _success(infos: Sequence[dict[str, Any]]) -> Bool[np.ndarray, " N"] | None:

@@ -8,6 +8,7 @@ from gymnasium import ObservationWrapper, Wrapper, spaces
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from envs.answers import AnswerError, check_info, shown
 from envs.config import EnvConfigError
 
 # the key of the action mask in an observation or info
@@ -82,6 +83,7 @@ class ActionMask(Wrapper[Any, Any, Any, Any]):
         return self._with_mask(observation, info), reward, terminated, truncated, info
 
     def _with_mask(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        check_info(info)
         if MASK not in info:
             raise EnvConfigError(
                 f'action_mask: {self.env} gives no info["{MASK}"]; set it to false'
@@ -89,5 +91,11 @@ class ActionMask(Wrapper[Any, Any, Any, Any]):
         # some environments give a tuple with a mask per factor
         given = info[MASK]
         mask: NDArray[Any] = np.concatenate(given) if isinstance(given, tuple) else given
+        binary = mask
+        if getattr(mask, "dtype", None) != np.int8:
+            mask = np.asarray(mask)
+            binary = (mask == 1).astype(np.int8)
+            if mask.dtype == object or not np.array_equal(binary, mask):
+                raise AnswerError(f"info[{MASK!r}]: {shown(mask)}; its numbers should be 0 and 1")
         parts = observation if isinstance(observation, dict) else {"observation": observation}
-        return {**parts, MASK: np.asarray(mask, np.int8)}
+        return {**parts, MASK: binary}

@@ -20,7 +20,7 @@ from envs.check.random_play import Trajectory, play_randomly
 from envs.check.strict_wrapper import Complaints
 from envs.check.timing import Timing, measure, workers_pay
 from envs.check.trajectory import Difference, Record, first_difference, play, play_one
-from envs.config import EnvConfigError, summary
+from envs.config import NO_FAULTS, summary
 from envs.vector import VectorEnv
 from envs.workers.in_process import OneByOne
 from envs.workers.replay import State, episode_seed
@@ -119,10 +119,10 @@ def _play_randomly(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> T
     """A trajectory of random actions; None if an exception ended it."""
     try:
         trajectory = play_randomly(envs, plan.seed, episodes, steps, plan.found)
-    except EnvConfigError:
+    except NO_FAULTS:
         raise
     # an environment may raise anything
-    except Exception as error:
+    except BaseException as error:
         plan.found.add("runs", summary(error))
         return None
     if not trajectory.record.ended().any():
@@ -158,9 +158,9 @@ def _others_do_the_same(plan: _Plan, trajectory: Trajectory) -> bool | None:
             found.add(name, "not exact, as not even the same seed and actions do", "note")
             return False
         return _continues(plan, trajectory, cuts, states)
-    except EnvConfigError:
+    except NO_FAULTS:
         raise
-    except Exception as error:
+    except BaseException as error:
         found.add(name, f"another instance raised {summary(error)}")
         return None
 
@@ -330,8 +330,8 @@ def _costs(plan: _Plan) -> Timing | None:
         taken = time.perf_counter() - start
         try:
             return measure(envs, taken, plan.seed)
-        except EnvConfigError:
+        except NO_FAULTS:
             raise
-        except Exception as error:
+        except BaseException as error:
             plan.found.add("runs", summary(error))
             return None

@@ -33,10 +33,12 @@ PROPERTIES = {
     "types": Property(
         "terminated and truncated are booleans, rewards are numbers",
         "return bool(terminated), bool(truncated), float(reward) and a dict",
+        "it trains all the same; other libraries may refuse it",
     ),
     "ends": Property(
         "an episode's last observation and the next one's first are told apart",
         "info['final_obs'] is what an episode ended on, the observation opens the next one",
+        "if none ever ends, set max_episode_steps: an evaluation waits for ends of episodes",
     ),
     "arrays": Property(
         "arrays are left alone once they were returned or given", "return copies, write into copies"

@@ -22,6 +22,7 @@ from gymnasium.utils.passive_env_checker import (
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from envs.answers import AnswerError, read_reset, read_step
 from envs.vector import leaves, map_arrays
 from envs.wrappers import MASK
 
@@ -72,17 +73,30 @@ class StrictWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Any]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        answer: tuple[Any, Any] = self.env.reset(seed=seed, options=options)
         self._steps = 0
-        self._look(observation, (0.0, False, False, info), "the first observation of an episode")
-        return observation, info
+        where = "the first observation of an episode"
+        if self._is_readable(read_reset, answer, where):
+            self._look(answer[0], (0.0, False, False, answer[1]), where)
+        return answer
 
     @override
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:
         self._steps += 1
         answer: tuple[Any, Any, Any, Any, Any] = self.env.step(action)
-        self._look(answer[0], answer[1:], f"step {self._steps} of an episode")
+        where = f"step {self._steps} of an episode"
+        if self._is_readable(read_step, answer, where):
+            self._look(answer[0], answer[1:], where)
         return answer
+
+    def _is_readable(self, read: Callable[[Any], Any], answer: Any, where: str) -> bool:
+        """Whether a training can use an answer; complains if it cannot."""
+        try:
+            read(answer)
+        except AnswerError as error:
+            self._found.add("types", f"{where}: {error}")
+            return False
+        return True
 
     def _look(self, observation: Any, outcome: Any, where: str) -> None:
         if differ(*self._last):
@@ -95,7 +109,7 @@ class StrictWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
         answer = (0, reward if is_finite(reward) else 0.0, *flags, info)
         env = _Answer(answer, spaces.Discrete(1))
         for fault in _complaints_of(env_step_passive_checker, env, None):
-            self._found.add("types", f"{where}: {fault}")
+            self._found.add("types", f"{where}: {fault}", "note")
         shown = isinstance(observation, Mapping) and MASK in observation
         if isinstance(info, Mapping) and MASK in info and not shown:
             what = f'there is an info["{MASK}"]; action_mask=true shows it to the agent'

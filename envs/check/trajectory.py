@@ -16,6 +16,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from envs.answers import read_reset, read_step
 from envs.vector import ArrayTree, EnvStep, VectorEnv, leaves, map_arrays, take_row
 from envs.workers.replay import fingerprints
 from envs.wrappers import MASK
@@ -122,15 +123,15 @@ def play_one(
     env: gymnasium.Env[Any, Any], seeds: Iterator[int | None], actions: NDArray[Any]
 ) -> Record:
     """Record the answers of a Gymnasium environment itself; ``seeds`` has one for each episode."""
-    record = Record(_batch_of_one(env, env.reset(seed=next(seeds))[0]))
+    record = Record(_batch_of_one(env, read_reset(env.reset(seed=next(seeds)))))
     for action in actions:
-        shown, reward, terminated, truncated, info = env.step(action)
+        shown, reward, terminated, truncated, info = read_step(env.step(action))
         final, success = None, None
         if terminated or truncated:
             final = _batch_of_one(env, shown)
             said = info.get("is_success", info.get("success"))
             success = None if said is None else np.array([said], np.bool_)
-            shown = env.reset(seed=next(seeds))[0]
+            shown = read_reset(env.reset(seed=next(seeds)))
         flags = np.array([[terminated], [truncated]], np.bool_)
         outcome = (np.array([reward], np.float32), flags[0], flags[1], final, success)
         record.add(EnvStep(_batch_of_one(env, shown), *outcome))

@@ -1,24 +1,25 @@
 """Single environments of Gymnasium, stepped one after another in this process.
 
 Every episode has a seed of its own, and its actions are recorded, so that a continued run can
-replay it. An environment that raises an exception only costs its slot the episode: it is built
-again, and the step reports the fault.
+replay it. An environment that raises anything, or answers what is no answer, only costs its slot
+the episode: the step reports the fault.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector.utils import create_empty_array
 from jaxtyping import Bool
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from envs.config import EnvConfigError, EnvFailure, summary
+from envs.answers import RESET, STEP, SUCCESS, AnswerError, describe, read_reset, read_step
+from envs.config import NO_FAULTS, EnvFailure, summary
+from envs.observations import Observations
 from envs.vector import (
     DEFAULT_FPS,
     ArrayTree,
@@ -26,7 +27,6 @@ from envs.vector import (
     Restored,
     VectorEnv,
     check_spaces,
-    leaves,
     map_arrays,
     replace_row,
     take_row,
@@ -37,6 +37,7 @@ Env: TypeAlias = gymnasium.Env[Any, Any]
 
 # failed resets of a slot in a row before an exception is raised
 MOST_FAILED_RESETS = 3
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class OneByOne(VectorEnv):
@@ -60,10 +61,11 @@ class OneByOne(VectorEnv):
         self.action_space = first.action_space
         check_spaces(self.observation_space, self.action_space, name)
         self.render_fps = float(first.metadata.get("render_fps") or DEFAULT_FPS)
+        self._observations = Observations(self.observation_space)
         self.log = EpisodeLog(self.num_envs, self.action_space, longest_replay)
         self._makers = makers
         self._name, self._first_slot = name, first_slot
-        # slots whose environment raised an exception and has to be built again
+        # slots whose environment raised an error and has to be built again
         self._broken: set[int] = set()
         # buffers of the current and the next observations; callers get copies
         self._current = _room(self.observation_space, self.num_envs)
@@ -92,53 +94,54 @@ class OneByOne(VectorEnv):
     def step(self, action: NDArray[Any]) -> EnvStep:
         action = np.asarray(action, self.action_space.dtype)
         self.log.record(action)
-        reward = np.zeros(self.num_envs, np.float32)
+        reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         observations: list[Any] = [None] * self.num_envs
-        infos: list[dict[str, Any]] = [{}] * self.num_envs
+        infos: list[Mapping[str, Any]] = [{}] * self.num_envs
         faults: dict[int, str] = {}
         for slot, (env, one) in enumerate(zip(self.envs, action, strict=True)):
             try:
-                outcome = env.step(one)
+                outcome = read_step(env.step(one))
                 observations[slot], reward[slot], terminated[slot], truncated[slot] = outcome[:4]
                 infos[slot] = outcome[4]
-            except EnvConfigError:
+            except NO_FAULTS:
                 raise
-            # any exception is the fault of this environment alone
-            except Exception as error:
-                faults[slot] = self._message(slot, summary(error))
-                observations[slot] = take_row(self._current, slot)
-                self._broken.add(slot)
+            # whatever else is raised is the fault of this environment alone
+            except BaseException as error:
+                self._break(slot, error, faults, observations)
         following = self._together(observations, faults)
-        for row, what in _not_finite(following, reward).items():
+        for row, what in (_not_finite(reward) | self._observations.misfits(following)).items():
             faults.setdefault(row, self._message(row, what))
         for row in faults:
             replace_row(following, row, take_row(self._current, row))
             reward[row], terminated[row], truncated[row] = 0, False, True
             infos[row] = {}
         self._current, self._next = following, self._current
-        return self._answer(reward, terminated, truncated, infos, faults)
+        return self._answer(reward.astype(np.float32), terminated, truncated, infos, faults)
+
+    def _break(
+        self, slot: int, error: BaseException, faults: dict[int, str], observations: list[Any]
+    ) -> None:
+        """Note the fault of a slot, whose environment is to be built again."""
+        faults[slot] = self._message(slot, describe(error, STEP))
+        observations[slot] = take_row(self._current, slot)
+        self._broken.add(slot)
 
     def _together(self, observations: list[Any], faults: dict[int, str]) -> Any:
         """All observations as one batch; one that does not fit the space is a fault of its slot."""
         try:
-            return concatenate(self.observation_space, observations, self._next)
-        except Exception:
+            self._observations.stack(observations, self._next)
+        except NO_FAULTS:
+            raise
+        except BaseException:
             for slot, observation in enumerate(observations):
-                what = self._misfit(observation)
-                if what is not None:
-                    faults[slot] = self._message(slot, what)
-                    observations[slot] = take_row(self._current, slot)
-                    self._broken.add(slot)
-            return concatenate(self.observation_space, observations, self._next)
-
-    def _misfit(self, observation: Any) -> str | None:
-        """The reason why an observation cannot be a row of a batch; None if it can."""
-        try:
-            concatenate(self.observation_space, [observation], _room(self.observation_space, 1))
-        except Exception as error:
-            return f"an observation that does not fit the space ({summary(error)})"
-        return None
+                try:
+                    self._observations.check(observation)
+                except AnswerError as error:
+                    self._break(slot, error, faults, observations)
+                # types that differ between slots cannot always be stacked
+                replace_row(self._next, slot, observations[slot])
+        return self._next
 
     def _answer(
         self,
@@ -165,8 +168,13 @@ class OneByOne(VectorEnv):
         if self.envs[0].render_mode != "rgb_array":
             return None
         # rendering all to show the first would be a waste
-        frame: Any = self.envs[0].render()
-        return None if frame is None else np.array(frame, np.uint8)
+        try:
+            frame: Any = self.envs[0].render()
+            return None if frame is None else np.array(frame, np.uint8)
+        except NO_FAULTS:
+            raise
+        except BaseException as error:
+            raise EnvFailure(f"{self._name}: render: {summary(error)}") from error
 
     @override
     def close(self) -> None:
@@ -174,7 +182,9 @@ class OneByOne(VectorEnv):
             # an error here must not lose what was computed before
             try:
                 env.close()
-            except Exception as error:
+            except NO_FAULTS:
+                raise
+            except BaseException as error:
                 message = f"{self._name}: slot {self._first_slot + slot}: close: {summary(error)}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
@@ -199,15 +209,16 @@ class OneByOne(VectorEnv):
         """Replay the recorded episode of a slot; False if it failed or ended early."""
         env = self.envs[slot]
         try:
-            observation, _ = env.reset(seed=self.log.episode_seed(slot))
+            observation = read_reset(env.reset(seed=self.log.episode_seed(slot)))
             for action in self.log.actions(slot):
-                observation, _, terminated, truncated, _ = env.step(action)
+                observation, _, terminated, truncated, _ = read_step(env.step(action))
                 if terminated or truncated:
                     return False
+            self._observations.check(observation)
             replace_row(self._current, slot, observation)
-        except EnvConfigError:
+        except NO_FAULTS:
             raise
-        except Exception:
+        except BaseException:
             self._broken.add(slot)
             return False
         return True
@@ -223,17 +234,16 @@ class OneByOne(VectorEnv):
         for _ in range(MOST_FAILED_RESETS):
             try:
                 self._rebuild_if_broken(slot)
-                observation, _ = self.envs[slot].reset(seed=self.log.episode_seed(slot))
-            except EnvConfigError:
+                observation = read_reset(self.envs[slot].reset(seed=self.log.episode_seed(slot)))
+                self._observations.check(observation)
+            except NO_FAULTS:
                 raise
-            except Exception as error:
-                what = summary(error)
-                self._broken.add(slot)
+            except BaseException as error:
+                what = describe(error, RESET)
+                if not isinstance(error, AnswerError):
+                    self._broken.add(slot)
             else:
-                what = self._misfit(observation)
-                if what is None and all(_is_finite(np.asarray(x)) for x in leaves(observation)):
-                    return observation
-                what = what or "an observation that is not finite"
+                return observation
             message = self._message(slot, f"reset: {what}")
             faults[slot] = f"{faults[slot]}; then {message}" if slot in faults else message
             self.log.next(slot)
@@ -241,8 +251,12 @@ class OneByOne(VectorEnv):
 
     def _rebuild_if_broken(self, slot: int) -> None:
         if slot in self._broken:
-            with suppress(Exception):
+            try:
                 self.envs[slot].close()
+            except NO_FAULTS:
+                raise
+            except BaseException:
+                pass
             self.envs[slot] = self._makers[slot]()
             self._broken.remove(slot)
 
@@ -255,23 +269,17 @@ def _room(space: spaces.Space[Any], num_envs: int) -> Any:
     return create_empty_array(space, num_envs, fn=np.zeros)
 
 
-def _not_finite(observation: ArrayTree, reward: NDArray[np.float32]) -> dict[int, str]:
-    """Messages about infinity and NaN, by row."""
-    found: dict[int, str] = {}
-    parts = [("an observation", leaf) for leaf in leaves(observation)] + [("a reward", reward)]
-    for what, leaf in parts:
-        if not _is_finite(leaf):
-            rows = [row for row in range(len(leaf)) if not _is_finite(leaf[[row]])]
-            found = dict.fromkeys(rows, f"{what} that is not finite") | found
-    return found
-
-
-def _is_finite(leaf: NDArray[Any]) -> bool:
-    return leaf.dtype.kind != "f" or bool(np.isfinite(leaf).all())
+def _not_finite(reward: NDArray[np.float64]) -> dict[int, str]:
+    """A line for each reward that is not a finite number of 32 bits, by row."""
+    fine = np.abs(reward) <= LARGEST_REWARD
+    if fine.all():
+        return {}
+    rows = np.flatnonzero(~fine).tolist()
+    return {row: f"reward: {reward[row]}, which is not finite" for row in rows}
 
 
 def _success(infos: Sequence[Mapping[str, Any]], ended: list[int]) -> NDArray[np.bool_] | None:
-    for key in ("is_success", "success"):
+    for key in SUCCESS:
         if any(key in infos[row] for row in ended):
             success = np.zeros(len(infos), np.bool_)
             success[ended] = [bool(infos[row].get(key, False)) for row in ended]

@@ -86,6 +86,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
         "episodes": request.episodes,
         "deterministic": not request.stochastic,
         "seed": request.seed,
+        "faults": len(played.faults),
         "overrides": list(request.overrides),
         **summary._asdict(),
         "return_ci95": list(summary.return_ci95),
@@ -160,6 +161,8 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     ]
     if result["success_rate"] is not None:
         lines.append(f"success {result['success_rate']:.1%}")
+    if result["faults"]:
+        lines.append(f"faults  {result['faults']}; these episodes count for nothing")
     if result["checkpoint"].endswith(ENDING):
         lines.append("not written anywhere: an exported file has no run directory")
     if "video" in result:

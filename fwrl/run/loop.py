@@ -18,6 +18,7 @@ from envs import EnvFailure, VectorEnv, make_envs
 from fwrl.run.build import Setup
 from fwrl.run.config import RunConfig
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
+from fwrl.run.faults import FaultReport
 from fwrl.run.last_resort import LastResort
 from fwrl.run.log import RunLog, evaluation_metrics, gather_episodes, state_norm
 from fwrl.run.memory_log import memory_metrics, state_pictures
@@ -56,6 +57,7 @@ class Job(NamedTuple):
     """None in all processes but the first, as are the environments for evaluations."""
     saver: Saver
     report: ProgressReport
+    faults: FaultReport
     received: list[int]
     """The signals so far."""
     say: Callable[[str], None]
@@ -106,10 +108,10 @@ def train(
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         if distributed.num_processes() == 1:
             resort.save = saver.save_at_last
+        faults = FaultReport(tell)
+        evaluated = setup.evaluation_envs
         try:
-            return _train(
-                Job(config, run, setup.evaluation_envs, log, saver, report, received, tell)
-            )
+            return _train(Job(config, run, evaluated, log, saver, report, faults, received, tell))
         finally:
             resort.save = None
             report.close()
@@ -123,7 +125,8 @@ def _train(job: Job) -> int:
     """Run the loop; save the newest whole state, whatever has ended it; return the exit code."""
     saver, alone = job.saver, distributed.num_processes() == 1
     try:
-        code = _loop(job)
+        with closing(job.faults):
+            code = _loop(job)
     except Interrupted:
         code = STOPPED
     except Failure as error:
@@ -163,16 +166,9 @@ def _loop(job: Job) -> int:
     if run.counters.iterations == 0:
         _save_first(job)
     while run.pending is not None or run.counters.steps < config.total_steps:
+        hopeless = None
         if run.pending is None:
-            rollout, episodes, metrics = _collect(job)
-            metrics |= _update(job, rollout)
-            metrics = _count(job, episodes, metrics)
-            if _evaluation_is_due(job):
-                metrics |= memory_metrics(run.learner.policy, rollout)
-            if run.counters.skipping >= MAX_SKIPPING:
-                _roll_back(
-                    job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row"
-                )
+            metrics, hopeless = _iterate(job)
         else:
             metrics = run.pending.metrics
         evaluated = _evaluation_is_due(job)
@@ -188,11 +184,28 @@ def _loop(job: Job) -> int:
         late, stop, lost = distributed.any_process(saver.late, bool(job.received), saver.lost)
         if lost:
             raise Failure(f"checkpoints could not be written {saver.failures} times in a row")
+        if hopeless:
+            saver.save_at_last()
+            raise Failure(hopeless)
         if stop:
             return STOPPED
         if evaluated or late:
             _save(job)
     return FINISHED
+
+
+def _iterate(job: Job) -> tuple[dict[str, float], str | None]:
+    """A rollout and an update: the metrics, and why training should end here, if it should."""
+    rollout, episodes, metrics = _collect(job)
+    metrics |= _update(job, rollout)
+    episodes = gather_episodes(episodes)
+    metrics = _count(job, episodes, metrics)
+    hopeless = job.faults.nothing_but(episodes, _steps_of_an_iteration(job))
+    if _evaluation_is_due(job):
+        metrics |= memory_metrics(job.run.learner.policy, rollout)
+    if job.run.counters.skipping >= MAX_SKIPPING:
+        _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
+    return metrics, hopeless
 
 
 def _collect(job: Job) -> tuple[Rollout, Episodes, dict[str, float]]:
@@ -222,18 +235,20 @@ def _update(job: Job, rollout: Rollout) -> dict[str, float]:
 
 
 def _count(job: Job, episodes: Episodes, metrics: dict[str, float]) -> dict[str, float]:
-    """Count an iteration; returns its metrics, averaged over all processes."""
+    """Count an iteration by the episodes of all processes; returns its metrics, averaged."""
     run, seconds = job.run, metrics["time/rollout_s"] + metrics["time/update_s"]
-    episodes = gather_episodes(episodes)
     run.recent.add(episodes)
-    for fault in episodes.faults:
-        job.say(fault)
+    job.faults.tell(episodes.faults)
     metrics = distributed.average_metrics(metrics) | run.recent.metrics()
-    steps = job.config.ppo.num_steps * run.envs.num_envs * distributed.num_processes()
+    steps = _steps_of_an_iteration(job)
     skipped = int(metrics["health/skipped_updates"])
     run.counters = run.counters.after(steps, seconds, len(episodes.faults), skipped)
     run.score = None
     return metrics
+
+
+def _steps_of_an_iteration(job: Job) -> int:
+    return job.config.ppo.num_steps * job.run.envs.num_envs * distributed.num_processes()
 
 
 def _evaluation_is_due(job: Job) -> bool:
@@ -254,8 +269,7 @@ def _evaluate(job: Job) -> dict[str, float]:
         episodes = evaluate(
             policy, job.evaluation_envs, chosen.episodes, config.seed, chosen.deterministic
         )
-    for fault in episodes.faults:
-        job.say(fault)
+    job.faults.tell(episodes.faults)
     summary = summarise(episodes)
     run.score = summary.return_mean
     job.say(f"{run.counters.steps:,} steps: evaluated return {run.score:.4g}")

@@ -73,12 +73,13 @@ def test_a_game_of_atari():
 BROKEN = {
     "BeyondItsSpace": ("space", "['time'] is int64[] 20, which is not in Discrete(20)"),
     "OfAnotherType": ("space", "['noise'] is float64[2] [0. 0.], which is not in Box"),
-    "OfAnotherShape": ("runs", "does not fit the space"),
+    "OfAnotherShape": ("runs", "observation['noise']: float32[3]; it should be float32[2]"),
     "WithoutAKey": ("space", "obs keys: ['noise', 'clock', 'time']"),
-    "PaysNaN": ("finite", "after 3 actions: a reward that is not finite"),
-    "ShowsInfinity": ("finite", "reset: an observation that is not finite"),
-    "EndsInNumbers": ("types", "step 1 of an episode: Expects `terminated` signal to be a boolean"),
-    "PaysAList": ("types", "must be a float, int"),
+    "PaysNaN": ("finite", "after 3 actions: reward: nan, which is not finite"),
+    "ShowsInfinity": ("finite", "reset: observation['noise']: inf at [1], which is not finite"),
+    "WithoutAnInfo": ("types", "step 1 of an episode: info: None; it should be a dictionary"),
+    "OfOldGym": ("types", "step returned 4 values, as in old Gym; step should return five"),
+    "Leaves": ("runs", "after 4 actions: SystemExit: 1"),
     "OneArrayForAll": ("alone", "observation['noise'] of environment 0, after 1 steps"),
     "WritesIntoActions": ("arrays", "step 1 changed the actions"),
     "OfItsOwnChance": ("deterministic", "observation['noise'] of environment 0, before the first"),
@@ -89,7 +90,12 @@ BROKEN = {
     "fwrl/WrongNext": ("ends", "observation of environment 0, after 51 steps"),
 }
 # faults that are seen beneath our layers, and by what they break there
-TWICE = {"OfAnotherShape": {"space"}, "PaysAList": {"runs"}}
+TWICE = {
+    "OfAnotherShape": {"space"},
+    "BeyondItsSpace": {"runs"},
+    "WithoutAnInfo": {"runs"},
+    "OfOldGym": {"runs"},
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -103,6 +109,21 @@ def test_a_fault_is_found_by_its_name(name):
     assert all(f.advice for f in report.findings if f.verdict == "broken")
     others = {n for n, verdict in verdicts(report).items() if verdict == "broken"} - {found}
     assert others == TWICE.get(name, set())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("EndsInNumbers", "step 1 of an episode: Expects `terminated` signal to be a boolean"),
+        ("PaysAList", "must be a float, int"),
+    ],
+)
+def test_an_unusual_type_that_means_a_number_is_worth_a_note(name, words):
+    report = judged(f"{name}-v0")
+    assert report.faithful
+    assert report.exact
+    assert verdicts(report) == {"types": "note"}
+    assert words in what(report, "types")
 
 
 def test_an_array_that_is_written_to_beneath_our_copies_is_worth_a_note():

@@ -5,12 +5,14 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from unittest import mock
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from answering_env import registered_answers
 from command_line import run_command
 from kill_and_resume import (
     checkpoint_fingerprint,
@@ -21,10 +23,12 @@ from kill_and_resume import (
 )
 
 from agents import ppo
+from agents.rollout import Episodes
 from agents.saving import list_checkpoints
 from fwrl.files.checkpoint import load_checkpoint
 from fwrl.run import loop as training
 from fwrl.run import saver
+from fwrl.run.faults import FaultReport
 from fwrl.run.saver import undefined_in
 
 # the same training again and again; test_cli.py checks its shapes
@@ -155,6 +159,8 @@ class Undefined(gymnasium.Env):
                     reward = np.inf
                 case "raise":
                     raise RuntimeError("the engine has stalled")
+                case "exit":
+                    sys.exit()
         return observation, reward, False, self.steps == 10, {}
 
 
@@ -165,7 +171,7 @@ def undefined():
     del gymnasium.registry["Undefined-v0"]
 
 
-@pytest.mark.parametrize("how", ["observation", "reward", "raise"])
+@pytest.mark.parametrize("how", ["observation", "reward", "raise", "exit"])
 def test_an_environment_that_breaks_is_replaced_and_counted(how, undefined, tmp_path, capsys):
     run = tmp_path / "run"
     config = write_config("cartpole", tmp_path)
@@ -185,9 +191,78 @@ def test_an_environment_that_always_breaks_ends_the_training(undefined, tmp_path
     config = write_config("cartpole", tmp_path)
     words = ["train", config, "env.id=Undefined-v0", "env.options={share: 1.0}", "--run-dir", run]
     assert run_command(*words) == 1
-    assert "environments fail again and again" in " ".join(capsys.readouterr().out.split())
-    # before the evaluation that failed
-    assert [folder.name for folder in list_checkpoints(run)] == ["0", "512"]
+    *_, counted, why = capsys.readouterr().out.splitlines()
+    assert "no episode ended without a fault in 3 iterations in a row" in why
+    assert "observation: nan at [1], which is not finite" in why
+    assert " such faults so far, now Undefined-v0: slot" in counted
+    # nothing that was learned is lost
+    rows = column(run, "time/total_timesteps")
+    assert [folder.name for folder in list_checkpoints(run)] == ["0", str(int(rows[-1]))]
+    assert len(rows) == 3
+
+
+class Faults:
+    """A report of faults, and all that it said."""
+
+    def __init__(self):
+        self.said = []
+        self.report = FaultReport(self.said.append)
+
+
+def test_equal_faults_are_counted_and_not_repeated():
+    faults = Faults()
+    for number in range(20_000):
+        place = f"Faulty-v0: slot {number % 7}, episode seed {number}, after {number % 30} actions"
+        faults.report.tell([f"{place}: reward: {number / 2}; it should be smaller"])
+        if number == 5000:
+            faults.report.tell([f"{place}: terminated: None; it should be True or False"])
+    faults.report.close()
+    assert len(faults.said) == 2 + 14 + 1
+    assert faults.said[0].endswith("after 0 actions: reward: 0.0; it should be smaller")
+    assert faults.said[1].startswith("2 such faults so far, now Faulty-v0: slot 1, episode seed 1")
+    assert sum("terminated" in line for line in faults.said) == 1
+    assert faults.said[-1].startswith("20,000 such faults so far, now Faulty-v0: slot 0")
+
+
+def test_faults_that_all_differ_are_counted_together():
+    faults = Faults()
+    for number in range(5000):
+        word = "".join(chr(97 + number // 26**place % 26) for place in range(4))
+        faults.report.tell([f"Faulty-v0: {word}"])
+    faults.report.close()
+    assert len(faults.said) < 120
+    assert faults.said[-1].startswith("4,900 other faults so far, now Faulty-v0: ")
+
+
+@pytest.mark.parametrize(
+    ("sound", "faults", "ends"),
+    [
+        (0, 256, True),
+        (0, 3, True),
+        # long episodes under way: few of the steps were lost
+        (0, 2, False),
+        (1, 255, False),
+        (4, 0, False),
+        (0, 0, False),
+    ],
+)
+def test_only_a_training_of_nothing_but_faults_ends(sound, faults, ends):
+    report = Faults().report
+    episodes = Episodes([1.0] * sound, [1] * sound, [None] * sound, ["it broke"] * faults)
+    assert [bool(report.nothing_but(episodes, 256)) for _ in range(4)] == [False] * 2 + [ends] * 2
+    report.nothing_but(Episodes([1.0], [1], [None], []), 256)
+    assert not report.nothing_but(episodes, 256)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_exits_costs_an_episode(workers, tmp_path, capsys):
+    words = ["train", write_config("cartpole", tmp_path), "env.id=Answering-v0"]
+    words += ["env.options={part: raises, kind: zero}", f"env.workers={workers}"]
+    run = tmp_path / "run"
+    with registered_answers():
+        assert run_command(*words, "total_steps=512", "--run-dir", run) == 1
+    assert "SystemExit: 0" in capsys.readouterr().out.splitlines()[-1]
+    assert len(list_checkpoints(run)) == 2
 
 
 def limited(size):

@@ -83,6 +83,25 @@ class PaysAList(Sound):
         return observation, np.array([reward], np.float32), *rest
 
 
+class WithoutAnInfo(Sound):
+    def step(self, action):
+        *answer, _ = super().step(action)
+        return *answer, None
+
+
+class OfOldGym(Sound):
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class Leaves(Sound):
+    def step(self, action):
+        if self.time == 3:
+            raise SystemExit(1)
+        return super().step(action)
+
+
 class OneArrayForEver(Sound):
     def __init__(self):
         self.noise = np.zeros(2, np.float32)

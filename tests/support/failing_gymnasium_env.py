@@ -84,7 +84,16 @@ def leave():
     raise SystemExit(2)
 
 
+class PanicException(BaseException):
+    """As a library in Rust raises it: no Exception."""
+
+
+def panic():
+    raise PanicException("index out of bounds")
+
+
 BREAKS = {
+    "panic": panic,
     "raise": divide,
     "interrupt": interrupt,
     "leave": leave,
