@@ -15,12 +15,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.advantages import gae
 from agents.policy import PolicyInput, RecurrentPolicy
+from agents.spaces import arranged, difference
+from fwrl.config import ConfigError
 from fwrl.state import map_tensors, take_rows
 
 # PyTorch stores these types and computes with others.
@@ -78,6 +81,16 @@ class VectorEnv(Protocol):
     @property
     def num_envs(self) -> int:
         """N."""
+        ...
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The space of one environment's observations."""
+        ...
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The space of one environment's actions."""
         ...
 
     def reset(self, seed: int | None = None) -> Any:
@@ -177,15 +190,37 @@ class EpisodeCounter:
 
 
 def start(envs: VectorEnv, policy: RecurrentPolicy, seed: int) -> Carry:
-    """Reset the environments, and the memory with them."""
+    """Reset the environments, and the memory with them.
+
+    Raises:
+        ConfigError: If their spaces are not those of the policy.
+    """
+    other = misfit(policy, envs.observation_space, envs.action_space)
+    if other is not None:
+        raise ConfigError(f"env: has {other}")
     count, device = envs.num_envs, policy.device
     inputs = PolicyInput(
-        to_tensors(envs.reset(seed), device),
+        observed(policy, envs.reset(seed)),
         policy.initial_action(count),
         torch.zeros(count, device=device),
         torch.zeros(count, dtype=torch.int64, device=device),
     )
     return Carry(inputs, policy.initial_state(count), torch.zeros(count, device=device))
+
+
+def misfit(
+    policy: RecurrentPolicy, observations: spaces.Space[Any], actions: spaces.Space[Any]
+) -> str | None:
+    """How the spaces of environments differ from those of a policy; None if they are the same."""
+    pairs = {
+        "observations": (policy.observation_space, observations),
+        "actions": (policy.action_space, actions),
+    }
+    for name, pair in pairs.items():
+        found = difference(*pair)
+        if found is not None:
+            return f"other {name} than the policy was trained with: {found}"
+    return None
 
 
 @torch.no_grad()
@@ -239,7 +274,7 @@ def following_inputs(
     """The policy's next inputs after a step; they open an episode where the step ended one."""
     last = _as_tensor(step.terminated | step.truncated, policy.device)
     return PolicyInput(
-        to_tensors(step.observation, policy.device),
+        observed(policy, step.observation),
         action,
         policy.learned_reward(_as_tensor(step.reward, policy.device).float()),
         (inputs.elapsed + 1).masked_fill(last, 0),
@@ -261,7 +296,7 @@ def _bootstrap_value(
     truncated = step.truncated & ~step.terminated
     if truncated.any():
         rows = _as_tensor(np.flatnonzero(truncated), policy.device)
-        final = to_tensors(step.final_observation, policy.device)
+        final = observed(policy, step.final_observation)
         inputs = take_rows(following._replace(observation=final, elapsed=elapsed), rows)
         value[rows] = policy.step(inputs, take_rows(memory, rows))[0].value
     return value
@@ -293,6 +328,11 @@ def _assemble(
     inputs, action, log_prob, value, advantage, discounted = map_tensors(cut, whole)
     memory = map_tensors(lambda *segments: torch.stack(segments, dim=1).flatten(0, 1), *memories)
     return Rollout(inputs, memory, action, log_prob, value, advantage, discounted)
+
+
+def observed(policy: RecurrentPolicy, observation: Any) -> Any:
+    """Observations as the policy reads them: tensors, with keys in the order of its space."""
+    return to_tensors(arranged(observation, policy.observation_space), policy.device)
 
 
 def to_tensors(tree: Any, device: torch.device) -> Any:

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from typing_extensions import override
 
 from agents.policy import PolicyInput, RecurrentPolicy
-from agents.rollout import to_tensors
+from agents.rollout import misfit, to_tensors
 from agents.saving import load_policy
 from fwrl.state import tensors_in
 
@@ -91,7 +91,14 @@ class SB3Policy:
         return (actions[0] if single else actions), state
 
     def watch(self, vec_env: VecEnv) -> RewardMemory:
-        """The same VecEnv, whose rewards the policy now reads; needed if it was trained so."""
+        """The same VecEnv, whose rewards the policy now reads; needed if it was trained so.
+
+        Raises:
+            ValueError: If its spaces are not those of the policy.
+        """
+        other = misfit(self.policy, vec_env.observation_space, vec_env.action_space)
+        if other is not None:
+            raise ValueError(f"the environments have {other}")
         self._rewards = RewardMemory(vec_env)
         return self._rewards
 

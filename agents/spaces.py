@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from agents.distributed import from_first
 from fwrl.files.json_files import parse_json
 from fwrl.files.plain_files import MEBIBYTE
 
@@ -59,26 +60,44 @@ def split_mask(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], spaces.Spac
 
 
 def read_back(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The space as every reader of its description will build it.
+    """The space as every reader of its description will build it, alike in all processes.
 
     Raises:
         ValueError: If none would build an equal one: the space is of another kind, or too large, or
             its keys are no texts.
     """
-    try:
-        text = json.dumps(space_to_json(space))
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-    if len(text) > LONGEST_DESCRIPTION:
-        raise ValueError(
-            f"its description has {len(text):,} bytes; it should have at most "
-            f"{LONGEST_DESCRIPTION:,}, which equal bounds of all numbers of a Box save"
-        )
-    back = space_from_json(parse_json(text.encode(), "its description"))
+    # keys may come in another order in each process: that of the first counts
+    data = from_first(lambda: _description(space))
+    back = space_from_json(parse_json(data, "its description"))
     changed = difference(space, back)
     if changed is not None:
         raise ValueError(f"it cannot be described: {changed}")
     return back
+
+
+def _description(space: spaces.Space[Any]) -> bytes:
+    try:
+        data = json.dumps(space_to_json(space)).encode()
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    if len(data) > LONGEST_DESCRIPTION:
+        raise ValueError(
+            f"its description has {len(data):,} bytes; it should have at most "
+            f"{LONGEST_DESCRIPTION:,}, which equal bounds of all numbers of a Box save"
+        )
+    return data
+
+
+def arranged(observation: Any, space: spaces.Space[Any]) -> Any:
+    """An observation with the keys in the order of ``space``, and no others."""
+    match space:
+        case spaces.Dict():
+            return {key: arranged(observation[key], part) for key, part in space.spaces.items()}
+        case spaces.Tuple():
+            parts = zip(observation, space.spaces, strict=True)
+            return tuple(arranged(*part) for part in parts)
+        case _:
+            return observation
 
 
 def difference(before: spaces.Space[Any], now: spaces.Space[Any], where: str = "") -> str | None:

@@ -31,7 +31,7 @@ from envs.vector import (
     replace_row,
     take_row,
 )
-from envs.workers.replay import EpisodeLog, check_fit, fingerprints
+from envs.workers.replay import EpisodeLog, check_fit, fingerprints, shown_again
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -199,7 +199,7 @@ class OneByOne(VectorEnv):
         for slot in range(self.num_envs):
             anew[slot] = anew[slot] or not self._replay(slot)
         # an episode whose replay ends in another observation cannot be continued
-        anew |= fingerprints(self._current) != state["shown"]
+        anew |= ~shown_again(self._current, state["shown"])
         for slot in np.flatnonzero(anew).tolist():
             self.log.next(slot)
             replace_row(self._current, slot, self._open(slot, {}))

@@ -8,7 +8,7 @@ without those before it.
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -141,8 +141,24 @@ class EpisodeLog:
 
 
 def fingerprints(observation: Any) -> Int64[np.ndarray, " N"]:
-    """A checksum (CRC-32) for each row of a batch of observations."""
-    parts = leaves(observation)
+    """A checksum (CRC-32) for each row of a batch of observations, whatever the order of keys."""
+    return _checksums(leaves(_sorted(observation)))
+
+
+def shown_again(observation: Any, shown: Int64[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Which rows have these fingerprints."""
+    # those of before took the keys in the order of the space
+    return (fingerprints(observation) == shown) | (_checksums(leaves(observation)) == shown)
+
+
+def _sorted(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        parts = cast(Mapping[str, Any], tree)
+        return {key: _sorted(parts[key]) for key in sorted(parts)}
+    return tuple(map(_sorted, tree)) if isinstance(tree, tuple) else tree
+
+
+def _checksums(parts: list[NDArray[Any]]) -> Int64[np.ndarray, " N"]:
     numbers = np.zeros(len(parts[0]), np.int64)
     for row in range(len(numbers)):
         number = 0

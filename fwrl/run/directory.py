@@ -105,12 +105,16 @@ def _lock(directory: Path) -> Generator[None]:
 def open_run(directory: Path, config: RunConfig) -> bool:
     """Make the directory this configuration's run; returns whether there is one to continue.
 
+    A run to continue is left as it is; ``keep_config`` comes when nothing can be refused any more.
+
     Raises:
         ConfigError: If the directory holds something else, or has lost its checkpoints.
     """
-    open_directory(directory, config, MAY_CHANGE, "choose another --run-dir")
+    otherwise = "choose another --run-dir"
     if list_checkpoints(directory):
+        check_config(directory, config, MAY_CHANGE, otherwise)
         return True
+    open_directory(directory, config, MAY_CHANGE, otherwise)
     table = directory / TABLE
     # a run writes its first checkpoint before its first row
     if table.is_file() and len(table.read_text().splitlines()) > 1:
@@ -138,6 +142,14 @@ def open_directory(
     if not _content(directory):
         _create(directory, config)
         return
+    check_config(directory, config, may_change, otherwise)
+    keep_config(directory, config)
+
+
+def check_config(
+    directory: Path, config: Config, may_change: Collection[str], otherwise: str
+) -> None:
+    """Check that a directory has this configuration; raises as ``open_directory`` does."""
     stored = read_config(directory, type(config))
     old, new = (
         {key: value for key, value in each.model_dump(mode="json").items() if key not in may_change}
@@ -151,7 +163,6 @@ def open_directory(
             f"{directory}: holds another run, it differs in {shown}; "
             f"{otherwise}, or start anew with --fresh"
         )
-    _write_config(directory, config)
 
 
 def _content(directory: Path) -> list[Path]:
@@ -198,10 +209,11 @@ def _create(directory: Path, config: Config) -> None:
     # the configuration comes last: without it nothing has begun
     (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
     (directory / "command.txt").write_text(command_typed() + "\n")
-    _write_config(directory, config)
+    keep_config(directory, config)
 
 
-def _write_config(directory: Path, config: Config) -> None:
+def keep_config(directory: Path, config: Config) -> None:
+    """Write the configuration of a directory, in place of the one that it has."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     temporary = directory / f".{CONFIG}.{os.getpid()}"
     temporary.write_text(text)

@@ -11,6 +11,7 @@ import torch
 
 from agents.evaluation import evaluate, summarise
 from agents.policy import RecurrentPolicy
+from agents.rollout import misfit
 from agents.saving import find_checkpoint, load_policy, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs
 from fwrl.config import ConfigError, validate
@@ -135,16 +136,9 @@ def check_spaces(policy: RecurrentPolicy, envs: VectorEnv, overrides: Sequence[s
     Raises:
         ConfigError: If they have not; the message opens with the overrides.
     """
-    pairs = (
-        ("observations", policy.observation_space, envs.observation_space),
-        ("actions", policy.action_space, envs.action_space),
-    )
-    for name, trained, there in pairs:
-        if trained != there:
-            raise ConfigError(
-                f"{' '.join(overrides) or 'the environment'}: has {name} {there}; "
-                f"the policy was trained with {trained}"
-            )
+    other = misfit(policy, envs.observation_space, envs.action_space)
+    if other is not None:
+        raise ConfigError(f"{' '.join(overrides) or 'the environment'}: has {other}")
 
 
 def report(result: dict[str, Any], as_json: bool) -> str:

@@ -17,6 +17,7 @@ from agents.rollout import EpisodeCounter, Episodes, Rollout, collect, start
 from envs import EnvFailure, VectorEnv, make_envs
 from fwrl.run.build import Setup
 from fwrl.run.config import RunConfig
+from fwrl.run.directory import keep_config
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.faults import FaultReport
 from fwrl.run.last_resort import LastResort
@@ -85,20 +86,24 @@ def train(
 
     Raises:
         CheckpointError: If there are checkpoints and none of them can be used.
-        ConfigError: If there is no space for checkpoints.
+        ConfigError: If there is no space for checkpoints, or the environments have other spaces
+            than they had; the run is then as it was.
     """
-    tell, learner, positions = partial(say, console), setup.learner, None
+    tell, positions = partial(say, console), None
     try:
         if continued:
             checkpoint = newest_checkpoint(directory, tell)
-            run, how = resume(learner, setup.envs, checkpoint, config)
+            run, how = resume(setup.learner, setup.envs, checkpoint, config)
             positions = checkpoint.document.get("log")
+            if distributed.is_first():
+                keep_config(directory, config)
             tell(f"{directory}: continues at {run.counters.steps:,} steps, {how}")
         else:
-            run = begin(learner, setup.envs, episodes_seed(config, 0))
+            run = begin(setup.learner, setup.envs, episodes_seed(config, 0))
         if run.pending is None and run.counters.steps >= config.total_steps:
             tell(f"{directory}: finished, {run.counters.steps:,} steps")
             return FINISHED
+        learner = run.learner
         interrupt_updates(learner.optimizer, received)
         for envs in filter(None, (setup.envs, setup.evaluation_envs)):
             interrupt_steps(envs, received)

@@ -6,6 +6,7 @@ training that is continued with the same versions, threads and processes goes on
 it had never stopped.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,12 @@ from torch.optim import Optimizer
 
 from agents.distributed import gather_bytes, num_processes, rank
 from agents.policy import RecurrentPolicy
-from agents.rollout import Carry, EpisodeCounter, start, to_tensors
+from agents.ppo import make_optimizer
+from agents.rollout import Carry, EpisodeCounter, misfit, observed, start
 from agents.saving import describe_policy
+from agents.spaces import space_from_json
 from envs import VectorEnv
+from fwrl.config import ConfigError
 from fwrl.files.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -159,7 +163,8 @@ def resume(
     """The training that a checkpoint holds.
 
     Args:
-        learner: Built by the same configuration; receives what was saved.
+        learner: Built by the same configuration; receives what was saved, unless the keys of
+            observations come in another order now.
         envs: Built by the same configuration; continued where that is possible.
         checkpoint: Saved by a training.
         config: Says by ``checkpoint.resume`` whether episodes under way are continued.
@@ -169,7 +174,9 @@ def resume(
 
     Raises:
         CheckpointError: If the checkpoint does not fit.
+        ConfigError: If the environments have other spaces than they had.
     """
+    learner = _arranged(learner, envs, checkpoint, config)
     load_learner(learner, checkpoint)
     counters = counters_of(checkpoint)
     run = begin(learner, envs, episodes_seed(config, counters.steps))
@@ -188,6 +195,27 @@ def resume(
         if before.get(name) != now:
             notes.append(f"{name} was {before.get(name, 'not recorded')} and is {now}")
     return run, f"but not bit for bit: {'; '.join(notes)}" if notes else "bit for bit"
+
+
+def _arranged(
+    learner: Learner, envs: VectorEnv, checkpoint: Checkpoint, config: RunConfig
+) -> Learner:
+    """The learner; a new one if the keys of observations had another order when it was saved."""
+    before, now = checkpoint.document.get("policy", {}), describe_policy(learner.policy)
+    names = ("observation_space", "action_space")
+    # texts, which tell orders apart
+    if all(json.dumps(before.get(name)) == json.dumps(now[name]) for name in names):
+        return learner
+    try:
+        seen, actions = (space_from_json(before[name]) for name in names)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"it describes no policy ({error})") from None
+    device = learner.policy.device
+    policy = RecurrentPolicy(seen, actions, config.policy).to(device)
+    other = misfit(policy, envs.observation_space, envs.action_space)
+    if other is not None:
+        raise ConfigError(f"env: has {other}")
+    return Learner(policy, make_optimizer(policy, config.ppo))
 
 
 def _load_process(run: Run, checkpoint: Checkpoint, exact: bool) -> list[str]:
@@ -272,9 +300,9 @@ def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:
     anew, observation = run.envs.restore(state)
     returns, lengths = own["returns"].numpy().copy(), own["lengths"].numpy().copy()
     if anew.any():
-        device = run.learner.policy.device
-        inputs = fresh.inputs._replace(observation=to_tensors(observation, device))
-        rows = torch.as_tensor(anew, device=device)
+        policy = run.learner.policy
+        inputs = fresh.inputs._replace(observation=observed(policy, observation))
+        rows = torch.as_tensor(anew, device=policy.device)
         carry = where_state(rows, fresh._replace(inputs=inputs), carry)
         returns[anew], lengths[anew] = 0.0, 0
     run.carry, run.episodes.returns, run.episodes.lengths = carry, returns, lengths

@@ -6,7 +6,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.spaces import one_line, space_from_json, space_to_json, split_mask
+from agents.spaces import one_line, read_back, space_from_json, space_to_json, split_mask
 
 INTEGERS = (np.uint8, np.int8, np.int32, np.int64)
 sizes = st.integers(1, 4)
@@ -144,6 +144,16 @@ def test_masks_are_split_off():
     assert list(rest.spaces) == ["z", "a"]
     assert split_mask(box) == (box, None)
     assert split_mask(spaces.Dict(z=box)) == (spaces.Dict(z=box), None)
+
+
+def test_all_processes_take_the_keys_in_the_order_of_the_first(monkeypatch):
+    parts = [("b", spaces.Discrete(2)), ("a", spaces.MultiBinary(3))]
+    theirs, own = spaces.Dict(parts), spaces.Dict(list(reversed(parts)))
+    sent = json.dumps(space_to_json(theirs)).encode()
+    monkeypatch.setattr("agents.spaces.from_first", lambda make: sent)
+    assert list(read_back(own).spaces) == ["b", "a"]
+    with pytest.raises(ValueError, match="it cannot be described: the part 'c' is missing"):
+        read_back(spaces.Dict({**own.spaces, "c": spaces.Discrete(2)}))
 
 
 def test_one_line():
