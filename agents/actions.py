@@ -138,6 +138,11 @@ class GaussianHead(nn.Module):
         self.half_range, self.middle = (upper - lower) / 2, (upper + lower) / 2
         self.low, self.high = low, high
 
+    @property
+    def std(self) -> float:
+        """The mean standard deviation of the components, in units of half the range."""
+        return self.log_std.detach().exp().mean().item()
+
     @override
     def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Gaussian:
         assert mask is None, "make_head refuses masks of Box actions"

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from agents.actions import GaussianHead
 from agents.distributed import (
     average,
     average_gradients,
@@ -199,14 +200,20 @@ def ppo_update(
         for name in history[0]
     }
     variance = explained_variance(rollout.value, rollout.value_target).item()
-    return means | {
-        "train/explained_variance": variance,
-        "train/learning_rate": now.learning_rate,
-        "train/clip_range": now.clip,
-        "train/grad_norm": torch.stack(norms).mean().item() if norms else math.nan,
-        "train/n_updates": float(len(norms) - skipped),
-        "health/skipped_updates": float(skipped),
-    }
+    head = policy.head
+    spread = {"train/std": head.std} if isinstance(head, GaussianHead) else {}
+    return (
+        means
+        | spread
+        | {
+            "train/explained_variance": variance,
+            "train/learning_rate": now.learning_rate,
+            "train/clip_range": now.clip,
+            "train/grad_norm": torch.stack(norms).mean().item() if norms else math.nan,
+            "train/n_updates": float(len(norms) - skipped),
+            "health/skipped_updates": float(skipped),
+        }
+    )
 
 
 def _step_if(finite: Bool[Tensor, ""], optimizer: Optimizer) -> None:

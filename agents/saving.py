@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from gymnasium import spaces
@@ -41,6 +41,8 @@ from fwrl.files.tensor_files import (
 from fwrl.state import tensors_in
 
 CHECKPOINTS = "checkpoints"
+# How often a checkpoint is looked for that vanishes while it is read.
+LOOKS = 5
 # The entry of an exported file's metadata that holds its JSON document.
 DOCUMENT = "fwrl"
 EXPORT_FORMAT = 1
@@ -131,15 +133,42 @@ def load_policy(path: Path | str, checkpoint: str = "best", device: str = "cpu")
         CheckpointError: If it does not exist, or is damaged.
     """
     path = Path(path)
-    if is_exported(path):
-        policy = _load_exported(path)
-    else:
-        folder = find_checkpoint(path, checkpoint)
-        described = read_document(folder).get("policy", {})
-        policy = build_policy(described, describe_tensors(folder, "policy"), str(folder))
-        content = load_checkpoint(folder, only=["policy"])
-        load_tensors(policy, content.tensors.get("policy", {}), str(folder))
+    policy = _load_exported(path) if is_exported(path) else load_saved(path, checkpoint).policy
     return policy.to(torch.device(device)).eval()
+
+
+class Saved(NamedTuple):
+    """A checkpoint's folder, its document and its policy."""
+
+    folder: Path
+    document: dict[str, Any]
+    policy: RecurrentPolicy
+
+
+def load_saved(run: Path, which: str = "best") -> Saved:
+    """The checkpoint of a run that ``which`` names, its policy ready to act on the CPU.
+
+    A training that goes on meanwhile may delete it between two looks: then another is found.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    for _ in range(LOOKS - 1):
+        folder = find_checkpoint(run, which)
+        try:
+            return _load_saved(folder)
+        except CheckpointError:
+            if (folder / MANIFEST).is_file():
+                raise
+    return _load_saved(find_checkpoint(run, which))
+
+
+def _load_saved(folder: Path) -> Saved:
+    document, where = read_document(folder), str(folder)
+    policy = build_policy(document.get("policy", {}), describe_tensors(folder, "policy"), where)
+    content = load_checkpoint(folder, only=["policy"])
+    load_tensors(policy, content.tensors.get("policy", {}), where)
+    return Saved(folder, document, policy.eval())
 
 
 def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:

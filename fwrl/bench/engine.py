@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty
@@ -20,6 +21,16 @@ from fwrl.run.process import Clock, keep_freed_memory
 
 # Seconds between two messages of a process, and between two looks at them.
 INTERVAL = 0.5
+
+
+class ProcessLostError(Exception):
+    """A process that measured, or that passed on its messages, was killed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a process that measured was killed, perhaps for lack of memory; "
+            "the same command measures what is missing, and fewer --jobs need less memory"
+        )
 
 
 class Message(NamedTuple):
@@ -52,6 +63,9 @@ def measure(
     """Measure points in their order, in ``jobs`` processes; yields messages as they come.
 
     The last message of a point has its rows; ``folder`` is the folder of the results.
+
+    Raises:
+        ProcessLostError: If a process was killed, by the system for lack of memory or by a person.
     """
     if jobs == 1:
         for point in points:
@@ -71,10 +85,12 @@ def measure(
                     yield from _received(queue)
                     for future in finished:
                         future.result()
-            except BaseException:
+            except BaseException as error:
                 # before leaving the pool, which would wait for all measurements in progress
                 for worker in set(multiprocessing.active_children()) - others:
                     worker.terminate()
+                if isinstance(error, BrokenProcessPool | EOFError | ConnectionError):
+                    raise ProcessLostError from None
                 raise
 
 

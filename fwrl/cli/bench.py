@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
-from fwrl.bench.engine import holds, measure, name_of
+from fwrl.bench.engine import ProcessLostError, holds, measure, name_of
 from fwrl.bench.results import (
     DOCUMENT,
     LARGEST_TABLE,
@@ -74,7 +74,7 @@ def _fill(
     origin = _origin(folder, points)
     try:
         stopped = _measure_missing(request, benchmark, settings, points, folder, console)
-    except UnfitError as error:
+    except (UnfitError, ProcessLostError) as error:
         say(console, f"fwrl: {error}")
         return FAILED
     rows = in_order(read_rows(folder / TABLE), points)

@@ -12,10 +12,10 @@ import torch
 from agents.evaluation import evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.rollout import misfit
-from agents.saving import find_checkpoint, load_policy, read_exported
+from agents.saving import load_policy, load_saved, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs
 from fwrl.config import ConfigError, validate
-from fwrl.files.checkpoint import CheckpointError, read_document
+from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import without_infinities
 from fwrl.files.names import ENDING, is_exported
 from fwrl.files.plain_files import replace_plain
@@ -48,6 +48,7 @@ class Trained(NamedTuple):
     path: Path
     config: RunConfig
     steps: int
+    policy: RecurrentPolicy
 
 
 def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
@@ -64,8 +65,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     """
     trained = _find(run, request.checkpoint)
     config = elsewhere(trained.config, request.overrides)
-    folder = trained.path
-    policy = load_policy(folder, device=choose_device(config.device).type)
+    folder, policy = trained.path, trained.policy.to(choose_device(config.device))
     torch.set_num_threads(config.num_threads)
     count = min(config.evaluation.num_envs, request.episodes)
     # an evaluation can take long: whatever can fail comes before it
@@ -73,7 +73,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     try:
         with closing(make_envs(config.env, count, evaluation=True)) as envs:
             check_spaces(policy, envs, request.overrides)
-            video = _write_video(trained._replace(config=config), policy, request)
+            video = _write_video(trained._replace(config=config), request)
             torch.manual_seed(request.seed)
             played = evaluate(policy, envs, request.episodes, request.seed, not request.stochastic)
     except EnvConfigError as error:
@@ -101,14 +101,14 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
 def _find(run: Path, checkpoint: str) -> Trained:
     """The policy of a checkpoint of a run, or of an exported file."""
     if not is_exported(run):
-        config, folder = read_run_config(run), find_checkpoint(run, checkpoint)
-        return Trained(folder, config, steps_of(read_document(folder), folder))
+        config, (folder, document, policy) = read_run_config(run), load_saved(run, checkpoint)
+        return Trained(folder, config, steps_of(document, folder), policy)
     document = read_exported(run)
     try:
         config = validate(RunConfig, document.get("run"), str(run))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    return Trained(run, config, steps_of(document, run))
+    return Trained(run, config, steps_of(document, run), load_policy(run))
 
 
 def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -166,12 +166,12 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def _write_video(trained: Trained, policy: RecurrentPolicy, request: Request) -> dict[str, str]:
+def _write_video(trained: Trained, request: Request) -> dict[str, str]:
     """Write a video of one episode; returns its file and a description of its recall strip."""
     if request.video is None:
         return {}
     torch.manual_seed(request.seed)
-    config = trained.config
+    config, policy = trained.config, trained.policy
     stem = _folder(request.video) / f"episode_{trained.path.name}_seed{request.seed}"
     with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
         longest = LONGEST[ending()]

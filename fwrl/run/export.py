@@ -4,9 +4,8 @@ from pathlib import Path
 
 from agents.onnx_export import ENDING as ONNX_ENDING
 from agents.onnx_export import export_onnx
-from agents.saving import export_policy, find_checkpoint, load_policy
+from agents.saving import export_policy, load_saved
 from fwrl.config import ConfigError
-from fwrl.files.checkpoint import read_document
 from fwrl.files.names import ENDING
 from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import steps_of
@@ -33,14 +32,12 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool =
     if file.is_dir() or (file.exists() and not force):
         raise ConfigError(f"{file}: is there already; choose another name, or --force replaces it")
     config = read_run_config(run)
-    folder = find_checkpoint(run, checkpoint)
-    document = read_document(folder)
+    folder, document, policy = load_saved(run, checkpoint)
     said = {
         "run": config.model_dump(mode="json"),
         "steps": steps_of(document, folder),
         "score": document.get("score"),
     }
-    policy = load_policy(folder)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write = export_onnx if file.suffix == ONNX_ENDING else export_policy

@@ -59,6 +59,8 @@ METRICS: dict[str, str] = {
     "train/n_updates": "gradient steps of the last update (of all in Stable-Baselines3); "
     "fewer when target_kl stopped it",
     "train/policy_gradient_loss": "the negative clipped surrogate objective",
+    "train/std": "mean standard deviation of the actions, where they are real numbers, in units of "
+    "half their range",
     "train/value_loss": "mean squared error of the critic",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
     "memory/beta": "mean write strength over steps and heads, before the update rule changes it; "

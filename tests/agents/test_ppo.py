@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
+from gymnasium import spaces
 from pydantic import ValidationError
 from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
 from agents.encoders import EncoderConfig
-from agents.policy import RewardConfig
+from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import CORES, use_kernel
@@ -269,3 +270,15 @@ def test_sequence_length_must_divide_num_steps():
     for sequence_length in (5, 24):
         with pytest.raises(ValidationError, match="it should divide num_steps"):
             PPOConfig(num_steps=12, sequence_length=sequence_length)
+
+
+def test_the_spread_of_real_actions_is_reported():
+    envs = ScheduledEnv(EPISODES)
+    envs.action_space = spaces.Box(-2, 2, (3,))
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, PolicyConfig())
+    carry, counter = start(envs, policy, seed=0), EpisodeCounter(envs.num_envs)
+    rollout, *_ = collect(envs, policy, carry, NUM_STEPS, 0.9, 0.8, counter)
+    config = PPOConfig(learning_rate=0.05, minibatches=1)
+    metrics = ppo_update(policy, make_optimizer(policy, config), rollout, config)
+    assert metrics["train/std"] == pytest.approx(policy.head.log_std.exp().mean().item())
+    assert abs(metrics["train/std"] - 1.0) > 0.01

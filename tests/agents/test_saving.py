@@ -1,8 +1,11 @@
+import shutil
+
 import pytest
 import torch
 from gymnasium import spaces
 from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
+from agents import saving
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyInput, RewardConfig
 from agents.saving import (
@@ -11,6 +14,7 @@ from agents.saving import (
     find_checkpoint,
     list_checkpoints,
     load_policy,
+    load_saved,
 )
 from fwrl import CORES
 from fwrl.files.checkpoint import CheckpointError, save_checkpoint
@@ -149,3 +153,21 @@ def test_tensors_of_another_shape_are_named(tmp_path):
     )
     save_checkpoint(tmp_path / "1", {}, {"policy": describe_policy(policy)})
     assert "is missing" in refusal(load_policy, tmp_path / "1")
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_a_training_deletes_the_checkpoint_that_was_found(tmp_path, which, monkeypatch):
+    newest = make_policy(seed=2)
+    save(tmp_path, 1, make_policy(seed=1), 1.0)
+
+    def find_and_lose(run, which):
+        folder = find_checkpoint(run, which)
+        if folder.name == "1":
+            save(tmp_path, 2, newest, 2.0)
+            shutil.rmtree(folder)
+        return folder
+
+    monkeypatch.setattr(saving, "find_checkpoint", find_and_lose)
+    saved = load_saved(tmp_path, which)
+    assert (saved.folder.name, saved.document["score"]) == ("2", 2.0)
+    assert torch.equal(act(saved.policy), act(newest))

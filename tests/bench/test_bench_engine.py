@@ -251,6 +251,37 @@ def test_no_process_outlives_a_benchmark_that_was_stopped(number, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("victim", ["the queue", "a worker"])
+def test_a_process_that_measures_is_killed(victim, tmp_path):
+    words = ["bench", "sorting", "--preset", "cpu", "--jobs", "2", "--out", "here"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fwrl", *words],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_until(lambda: len(spawned_in(process.pid)) >= 3)
+            time.sleep(2)
+            os.kill(spawned_in(process.pid)[0 if victim == "the queue" else -1], signal.SIGKILL)
+            out, _ = process.communicate(timeout=40)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1
+    assert "Traceback" not in out
+    assert "fwrl: a process that measured was killed" in out.splitlines()[-1]
+
+
+def spawned_in(session):
+    """The processes that a command of Python spawned, in the order of their start."""
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline") for pid in processes_of(session)}
+    return sorted(pid for pid, line in lines.items() if "spawn_main" in line.read_text())
+
+
 def processes_of(session):
     words = ["pgrep", "-s", str(session)]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()

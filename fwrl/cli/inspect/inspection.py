@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from agents.actions import Categorical
 from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
 from agents.policy import RecurrentPolicy
-from agents.saving import find_checkpoint, load_policy
+from agents.saving import load_saved
 from envs import EnvConfigError, env_name, make_envs
 from fwrl.cli.inspect.page import frame_urls, map_picture, numbers, page
 from fwrl.config import ConfigError
-from fwrl.files.checkpoint import read_document
 from fwrl.inspection.measures import MEASURES
 from fwrl.inspection.recall_map import RecallMap
 from fwrl.run.directory import read_run_config
+from fwrl.run.evaluation import steps_of
 from fwrl.state import tensors_in
 
 # Numbers of an observation that are written; the rest is cut.
@@ -53,8 +53,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
     config = read_run_config(run)
-    folder = find_checkpoint(run, wish.checkpoint)
-    policy = load_policy(folder)
+    folder, document, policy = load_saved(run, wish.checkpoint)
     path = out or run / "report.html"
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise ConfigError(f"--out: {path} cannot be written; it should be a file in a folder")
@@ -70,7 +69,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
         "env": env_name(config.env),
         "core": config.core.kind,
         "checkpoint": f"{run.resolve().name}, checkpoint {folder.name}",
-        "steps": read_document(folder).get("counters", {}).get("steps"),
+        "steps": steps_of(document, folder),
         "seed": wish.seed,
         "deterministic": not wish.stochastic,
         "measures": MEASURES,
