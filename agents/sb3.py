@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from typing_extensions import override
 
+from agents.observations import read_observation
 from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import misfit, to_tensors
 from agents.saving import load_policy
@@ -64,24 +65,29 @@ class SB3Policy:
         """Actions for N environments or for one, and the state for the next call.
 
         Args:
-            observation: Arrays over N, or the observation of a single environment.
+            observation: Arrays over N, or the observation of a single environment: their shapes
+                tell. Other types of numbers are converted where none of them changes by that.
             state: The state from the last call; None opens episodes everywhere.
             episode_start: Where an episode opens; None: nowhere, if there is a state.
             deterministic: Choose the most probable action instead of sampling.
 
         Raises:
-            ValueError: If the policy reads the previous reward and ``watch`` was not called.
+            ValueError: If the observation, the state or the starts do not fit the policy or each
+                other, or the policy reads the previous reward and ``watch`` was not called.
         """
         policy = self.policy
-        single = self.observation_space.contains(observation)
-        tensors = to_tensors(_batch(observation) if single else observation, policy.device)
+        arrays, single = read_observation(self.observation_space, observation)
+        tensors = to_tensors(arrays, policy.device)
         count = tensors_in(tensors)[0].shape[0]
         if state is None:
             zeros = torch.zeros(count, dtype=torch.int64, device=policy.device)
             state = PredictState(policy.initial_state(count), policy.initial_action(count), zeros)
         elapsed = state.elapsed
+        _check_count("state", elapsed.shape[0], count)
         if episode_start is not None:
-            elapsed = elapsed.masked_fill(torch.as_tensor(episode_start).to(policy.device), 0)
+            starts = torch.as_tensor(episode_start).to(policy.device, torch.bool)
+            _check_count("episode_start", starts.numel(), count)
+            elapsed = elapsed.masked_fill(starts.reshape(count), 0)
         reward = self._previous_reward(elapsed)
         inputs = PolicyInput(tensors, state.previous_action, reward, elapsed)
         output, memory = policy.step(inputs, state.memory)
@@ -113,6 +119,7 @@ class SB3Policy:
                 "use env = model.watch(env), or train with encoder.previous_reward=false"
             )
         reward = torch.as_tensor(self._rewards.rewards).to(elapsed.device).float()
+        _check_count("the rewards of the environments that are watched", len(reward), len(elapsed))
         return self.policy.learned_reward(reward)
 
 
@@ -121,10 +128,6 @@ def load(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> SB3
     return SB3Policy(load_policy(path, checkpoint, device))
 
 
-def _batch(observation: Any) -> Any:
-    """A batch of one."""
-    if isinstance(observation, dict):
-        return {key: _batch(part) for key, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_batch(part) for part in observation)
-    return np.asarray(observation)[None]
+def _check_count(name: str, given: int, count: int) -> None:
+    if given != count:
+        raise ValueError(f"{name} is of {given} environments, the observation of {count}")
