@@ -1,0 +1,1 @@
+"""Agents of fwrl: recurrent policies, rollouts and PPO."""

@@ -1,4 +1,4 @@
-"""Environments: N of them behind one contract, wherever they come from.
+"""Environments of fwrl: N of them behind one contract, wherever they come from.
 
 ``make_envs(config, num_envs)`` builds them from a configuration; ``EnvStep`` and ``VectorEnv`` are
 the contract. The package is plain NumPy and Gymnasium, without agents or memories.

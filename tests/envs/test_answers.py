@@ -1,4 +1,4 @@
-"""What an environment may answer, and the line that names the part of any other answer."""
+"""The answers that an environment may give, and the line that names the part of any other."""
 
 import gymnasium
 import numpy as np

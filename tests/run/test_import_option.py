@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from fwrl.cli import main
+from fwrl.run import neighbours
+from fwrl.run.modules import OURS
 
 MODULE = """
 import gymnasium
@@ -45,6 +48,7 @@ def folder(tmp_path):
     (tmp_path / "coins.py").write_text(MODULE.replace("CREATOR", "Coin"))
     (tmp_path / "by_name.py").write_text(MODULE.replace("CREATOR", '"by_name:Coin"'))
     (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit(0)\n")
     (tmp_path / "random.py").write_text("raise SystemExit('taken for the library')\n")
     (tmp_path / "coin.yaml").write_text(CONFIG)
     return tmp_path
@@ -94,8 +98,16 @@ def test_an_imported_module_serves_every_command(folder):
         (("coin.yaml", "env.id=coins:Coin-v0"), "say `--import MODULE` in the command"),
         (("coin.yaml", "--import", "nowhere"), "--import nowhere: ModuleNotFoundError: No module"),
         (("coin.yaml", "--import", "broken"), "--import broken: ZeroDivisionError: division by"),
-        (("coin.yaml", "--import", "coins.py"), "--import coins.py: ModuleNotFoundError"),
+        (("coin.yaml", "--import", "leaves"), "--import leaves: SystemExit: 0"),
+        (
+            ("coin.yaml", "--import", "coins.py"),
+            "should be the name of the module, coins",
+        ),
         (("coin.yaml", "--import", "../coins"), "--import is '../coins'; it should be the name"),
+        (("coin.yaml", "--import", "envs"), "--import is 'envs', a package of fwrl; give yours"),
+        (("coin.yaml", "--import", "agents.mine"), "--import is 'agents.mine', a package of fwrl"),
+        (("coin.yaml", "--import", "fwrl"), "--import is 'fwrl', a package of fwrl"),
+        (("coin.yaml", "--import", "random"), "random.py; give yours another name"),
         (("coin.yaml", "--import", ""), "--import is ''"),
         (("coin.yaml", "import=coins"), "import: no such key"),
     ],
@@ -111,3 +123,39 @@ def test_mistakes_are_one_line(folder, words, message, monkeypatch, capsys):
     assert message in error
     assert error.count("\n") == 1
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["agents", "envs"])
+@pytest.mark.parametrize("kind", ["module", "package"])
+def test_a_script_beside_a_module_of_our_name_is_told(name, kind, tmp_path):
+    file = tmp_path / (f"{name}.py" if kind == "module" else f"{name}/__init__.py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine = 1\n")
+    (tmp_path / "script.py").write_text("from fwrl.cli import main\nmain()\n")
+    root = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "script.py", "list", "rules"],
+        env=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"fwrl: cannot start: {file} is found in place of fwrl's package {name!r}; "
+        "give it another name, or start from another folder\n"
+    )
+
+
+@pytest.mark.parametrize("name", neighbours.NEIGHBOURS)
+def test_a_distribution_that_has_overwritten_ours_is_named(name, tmp_path, monkeypatch):
+    for each in neighbours.NEIGHBOURS:
+        (tmp_path / each).mkdir()
+        text = "from .agent import Agent" if each == name else '"""Something of fwrl."""'
+        (tmp_path / each / "__init__.py").write_text(f"{text}\n")
+    spec = {each: ModuleSpec(each, None, origin=f"{tmp_path}/{each}/__init__.py") for each in OURS}
+    monkeypatch.setattr(neighbours, "HOME", tmp_path)
+    monkeypatch.setattr(neighbours, "find_spec", spec.get)
+    monkeypatch.setattr(neighbours, "packages_distributions", lambda: {name: ["fwrl", "theirs"]})
+    with pytest.raises(neighbours.NameTakenError, match="was overwritten by theirs, which has a"):
+        neighbours.check_neighbours()
