@@ -1,4 +1,4 @@
-"""What predict takes for one observation and for several: their shapes alone tell."""
+"""The observations that predict takes, one or several: their shapes alone tell."""
 
 import numpy as np
 import pytest
