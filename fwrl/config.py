@@ -6,6 +6,7 @@ and what would be right.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
 
@@ -14,13 +15,25 @@ from pydantic_core import core_schema
 
 # Longer messages are cut: nobody reads them.
 LONGEST_MESSAGE = 1000
+# Passwords in the address of a database or the like, and what stands before and behind each.
+PASSWORDS = (
+    re.compile(r"(\w://[^/:@\s]*:)\S*(@)"),
+    re.compile(r"([?&;](?:password|passwd|pwd|sslpassword|token)=)[^&;\s'\")]*()", re.IGNORECASE),
+)
+
+
+def without_passwords(text: str) -> str:
+    """A text with ``***`` in the place of passwords in addresses."""
+    for pattern in PASSWORDS:
+        text = pattern.sub(r"\1***\2", text)
+    return text
 
 
 class OneLineError(ValueError):
     """A message for the user, printable and on one line whatever a file has put into it."""
 
     def __init__(self, message: str) -> None:
-        text = " ".join(message.split())
+        text = without_passwords(" ".join(message.split()))
         if len(text) > LONGEST_MESSAGE:
             text = f"{text[: LONGEST_MESSAGE - 3]}..."
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))

@@ -17,6 +17,7 @@ import torch
 
 from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
+from fwrl.files.plain_files import make_folder
 from fwrl.run.process import Clock, keep_freed_memory
 
 # Seconds between two messages of a process, and between two looks at them.
@@ -97,8 +98,7 @@ def measure(
 def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterator[Message]:
     keep_freed_memory()
     torch.set_num_threads(settings.num_threads)
-    own = folder_of(folder, point)
-    own.mkdir(parents=True, exist_ok=True)
+    own = make_folder(folder_of(folder, point))
     began, clock = time.perf_counter(), Clock(INTERVAL)
     measurement: Measurement = find_benchmark(name).measure(settings, point, own)
     while True:

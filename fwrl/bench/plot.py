@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from statistics import mean
@@ -15,6 +16,7 @@ from matplotlib.ticker import EngFormatter, Locator, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from fwrl.bench.benchmark import Row
+from fwrl.files.plain_files import replace_plain
 
 # Colour-blind safe, after Okabe and Ito (2008), as dark as a line on white needs it.
 COLOURS = ["#0072b2", "#d55e00", "#b8860b", "#009e73", "#7a4fa3", "#cc5fa0", "#4d4d4d", "#3aa5d9"]
@@ -124,7 +126,9 @@ def figure(path: Path, width: Number, height: Number, title: str = "") -> Genera
         yield drawn
         if title:
             drawn.suptitle(title, x=0.01, ha="left")
-        drawn.savefig(path)
+        content = BytesIO()
+        drawn.savefig(content, format="png")
+        replace_plain(path, content.getvalue())
 
 
 def by(rows: Sequence[Row], column: str) -> dict[Any, list[Row]]:

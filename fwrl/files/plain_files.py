@@ -1,7 +1,7 @@
-"""Read files of strangers within limits, and write files whole.
+"""Read files of strangers within limits, and write files: the only place where any is written.
 
 Only regular files are opened: opening a pipe can wait for ever, and opening a device can have
-effects.
+effects. No link is followed to what is written.
 """
 
 import errno
@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
 
 from fwrl.config import OneLineError
@@ -18,7 +18,7 @@ MEBIBYTE = 2**20
 
 
 class FileError(OneLineError):
-    """A file that cannot be read as what it should be. The message is one line."""
+    """A file that cannot be read as what it should be, or not written. The message is one line."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def open_plain(path: Path, links: bool = False) -> Generator[tuple[BufferedReade
     try:
         _regular(path, path.stat() if links else path.lstat())
         descriptor = os.open(path, flags)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileError):
         raise
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror})") from None
@@ -81,45 +81,117 @@ def read_exactly(file: BufferedReader, path: Path, size: int) -> bytes:
 
 def write_plain(path: Path, data: bytes) -> None:
     """Write a new file and flush it to the disk; its mode follows the umask."""
-    with _new(path) as file:
+    with create_plain(path) as file:
         file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def replace_plain(path: Path, data: bytes) -> None:
-    """Write a file whole, or leave the old one; a link is replaced, not followed."""
-    with replacing_plain(path) as file:
-        file.write(data)
+    """Write a file whole, or leave the old one; a link is replaced, not followed.
+
+    Raises:
+        FileError: If it cannot be written, or stands in the place of a pipe, a device or a folder.
+    """
+    try:
+        with replacing_plain(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager
 def replacing_plain(path: Path) -> Generator[BufferedWriter]:
-    """A file to write, which replaces ``path`` when the block ends without an exception."""
+    """A file to write, which replaces ``path`` when the block ends without an exception.
+
+    A link is replaced, not followed. Folders above may be links.
+
+    Raises:
+        FileError: If a pipe, a device or a folder stands there.
+    """
+    check_target(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        with _new(temporary) as file:
+        with create_plain(temporary) as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-@contextmanager
-def _new(path: Path) -> Generator[BufferedWriter]:
+def create_plain(path: Path) -> BufferedWriter:
+    """A new file to write.
+
+    Raises:
+        FileExistsError: If anything has that name, were it a link to nothing.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags, 0o666), "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def append_plain(path: Path) -> FileIO:
+    """A file to read and to append to, without a buffer; made anew in the place of a link.
+
+    Raises:
+        FileError: If it is not a regular file, or cannot be opened.
+    """
+    check_target(path)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        if path.is_symlink():
+            path.unlink()
+        file = FileIO(os.open(path, flags, 0o666), "a+")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
+    return file
+
+
+def check_target(path: Path) -> None:
+    """Check that a file can be written here: nothing is there, or a file, or a link to replace.
+
+    Raises:
+        FileError: If a pipe, a device or a folder stands there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    # nothing is there; what else may be wrong, writing says
+    except (OSError, ValueError):
+        return
+    if stat.S_ISDIR(mode):
+        raise FileError(f"{path}: cannot be written, it is a folder; it should be a file")
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise FileError(f"{path}: cannot be written, it is no regular file; remove it")
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, unless it is there; returns it.
+
+    Raises:
+        FileError: If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be made a folder ({error.strerror})") from None
+    return path
 
 
 def set_aside(path: Path) -> Path:
     """Rename a file, a folder or a link to the first free ``<name>.<number>``; returns that."""
+    return path.rename(free_name(path))
+
+
+def free_name(path: Path) -> Path:
+    """The first ``<name>.<number>`` beside a path that nothing has."""
     number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.{number}")):
+    while os.path.lexists(free := path.with_name(f"{path.name}.{number}")):
         number += 1
-    return path.rename(aside)
+    return free
 
 
 def sync_folder(folder: Path) -> None:
@@ -127,11 +199,6 @@ def sync_folder(folder: Path) -> None:
     if not hasattr(os, "O_DIRECTORY"):
         return
     _sync(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file to the disk."""
-    _sync(os.open(path, os.O_RDWR))
 
 
 def _sync(descriptor: int) -> None:

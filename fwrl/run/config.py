@@ -14,7 +14,7 @@ from envs import EnvConfig
 from fwrl.config import Config, ConfigError, validate
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.run.yaml_files import apply_overrides, find_config, read_yaml
+from fwrl.run.yaml_files import apply_overrides, find_config, flat, read_yaml
 from fwrl.stack import StackConfig
 
 
@@ -106,6 +106,31 @@ class RunConfig(Config):
 
 # Fields that may change when a run is continued.
 MAY_CHANGE = frozenset({"total_steps", "evaluation", "checkpoint", "device", "num_threads"})
+
+
+# Keys of a changed configuration that are told.
+MOST_CHANGES = 5
+
+
+def trained_with(config: RunConfig) -> dict[str, Any]:
+    """The part of a configuration that decides what a training computes."""
+    return config.model_dump(mode="json", exclude={*MAY_CHANGE})
+
+
+def changes(saved: Any, config: RunConfig) -> list[str]:
+    """The keys, in words, that differ from what ``trained_with`` gave; none if it is None."""
+    if saved is None:
+        return []
+    try:
+        # keys that have been added since then have their defaults
+        before = validate(RunConfig, config.model_dump(mode="json") | saved)
+    except (ConfigError, TypeError):
+        return ["its configuration cannot be read"]
+    before, now = (flat(trained_with(each)) for each in (before, config))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    more = [f"{len(changed) - MOST_CHANGES} more keys"] if len(changed) > MOST_CHANGES else []
+    told = changed[:MOST_CHANGES]
+    return [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in told] + more
 
 
 def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:

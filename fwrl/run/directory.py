@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Collection, Generator, Sequence
@@ -18,19 +17,25 @@ import yaml
 from filelock import FileLock, Timeout
 
 from agents.saving import list_checkpoints
-from fwrl.config import Config, ConfigError, ConfigType, validate
+from fwrl.config import Config, ConfigError, ConfigType, validate, without_passwords
 from fwrl.files.names import no_run
+from fwrl.files.plain_files import (
+    FileError,
+    append_plain,
+    read_plain,
+    replace_plain,
+    set_aside,
+)
 from fwrl.run.config import MAY_CHANGE, RunConfig
-from fwrl.run.log import TABLE
+from fwrl.run.table import TABLE, has_rows
 from fwrl.run.yaml_files import differences, read_yaml
 
 CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
 # The files that are written before the configuration.
 FIRST = {"versions.json", "command.txt"}
+LARGEST_OWNER = 4096
 # Differences between two configurations that one message lists.
 MOST_DIFFERENCES = 5
-# A password in the address of a database or the like.
-PASSWORD = re.compile(r"(\w://[^/:@]*:)[^/@]*@")
 # Bytes of a name: with prefixes and endings it must fit into the 255 of a file system.
 LONGEST_NAME = 200
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safetensors", "fwrl")
@@ -41,7 +46,7 @@ def command_typed(leave_out: Sequence[str] = ()) -> str:
     program, *words = sys.argv
     name = Path(program).name
     started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
-    kept = [PASSWORD.sub(r"\1***@", word) for word in words if word not in leave_out]
+    kept = [without_passwords(word) for word in words if word not in leave_out]
     return f"{started} {shlex.join(kept)}"
 
 
@@ -85,11 +90,14 @@ def _lock(directory: Path) -> Generator[None]:
     lock, owner = FileLock(directory / LOCK, timeout=0), directory / OWNER
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        # the lock opens its file by name
+        append_plain(directory / LOCK).close()
         lock.acquire()
         started = datetime.now().astimezone().isoformat(" ", "seconds")
-        owner.write_text(f"process {os.getpid()} on {platform.node()} since {started}\n")
+        text = f"process {os.getpid()} on {platform.node()} since {started}\n"
+        replace_plain(owner, text.encode())
     except Timeout:
-        who = owner.read_text().strip() if owner.is_file() else "another process"
+        who = _owner_of(directory)
         raise ConfigError(
             f"{directory}: in use by {who}; wait until it has ended, or choose another directory"
         ) from None
@@ -100,6 +108,13 @@ def _lock(directory: Path) -> Generator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _owner_of(directory: Path) -> str:
+    try:
+        return read_plain(directory / OWNER, LARGEST_OWNER).decode(errors="replace").strip()
+    except (FileNotFoundError, FileError):
+        return "another process"
 
 
 def open_run(directory: Path, config: RunConfig) -> bool:
@@ -115,9 +130,8 @@ def open_run(directory: Path, config: RunConfig) -> bool:
         check_config(directory, config, MAY_CHANGE, otherwise)
         return True
     open_directory(directory, config, MAY_CHANGE, otherwise)
-    table = directory / TABLE
     # a run writes its first checkpoint before its first row
-    if table.is_file() and len(table.read_text().splitlines()) > 1:
+    if has_rows(directory / TABLE):
         raise ConfigError(
             f"{directory}: has a {TABLE} and no checkpoints; bring them back, "
             "or start anew with --fresh, which keeps what is there under another name"
@@ -168,10 +182,11 @@ def check_config(
 def _content(directory: Path) -> list[Path]:
     """The files of a directory, except locks and what an interrupted ``_create`` has left."""
     marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
+    unfinished = tuple(f".{name}." for name in (CONFIG, OWNER, *FIRST))
     return [
         path
         for path in directory.iterdir()
-        if path.name not in marks and not path.name.startswith(f".{CONFIG}.")
+        if path.name not in marks and not path.name.startswith(unfinished)
     ]
 
 
@@ -197,27 +212,18 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
     return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
 
 
-def set_aside(directory: Path) -> Path:
-    """Rename an old run to the first free ``<name>.<number>``."""
-    number = 1
-    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
-        number += 1
-    return directory.rename(aside)
-
-
 def _create(directory: Path, config: Config) -> None:
     # the configuration comes last: without it nothing has begun
-    (directory / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n")
-    (directory / "command.txt").write_text(command_typed() + "\n")
+    text = f"{json.dumps(versions(), indent=1)}\n"
+    replace_plain(directory / "versions.json", text.encode())
+    replace_plain(directory / "command.txt", f"{command_typed()}\n".encode())
     keep_config(directory, config)
 
 
 def keep_config(directory: Path, config: Config) -> None:
     """Write the configuration of a directory, in place of the one that it has."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    temporary = directory / f".{CONFIG}.{os.getpid()}"
-    temporary.write_text(text)
-    temporary.replace(directory / CONFIG)
+    replace_plain(directory / CONFIG, text.encode())
 
 
 def versions() -> dict[str, Any]:

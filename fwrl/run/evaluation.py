@@ -18,7 +18,7 @@ from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import without_infinities
 from fwrl.files.names import ENDING, is_exported
-from fwrl.files.plain_files import replace_plain
+from fwrl.files.plain_files import make_folder, replace_plain
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import named_directory, read_run_config
 from fwrl.run.process import choose_device
@@ -172,7 +172,7 @@ def _write_video(trained: Trained, request: Request) -> dict[str, str]:
         return {}
     torch.manual_seed(request.seed)
     config, policy = trained.config, trained.policy
-    stem = _folder(request.video) / f"episode_{trained.path.name}_seed{request.seed}"
+    stem = make_folder(request.video) / f"episode_{trained.path.name}_seed{request.seed}"
     with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
         longest = LONGEST[ending()]
         episode = moments(envs, policy, request.seed, longest, not request.stochastic)
@@ -192,15 +192,7 @@ def _results_folder(run: Path) -> Path:
     # a stranger's run may have a link that leads anywhere
     if path.is_symlink():
         raise ConfigError(f"{path}: is a symbolic link; it should be a folder of the run")
-    return _folder(path)
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be made a folder ({error.strerror})") from None
-    return path
+    return make_folder(path)
 
 
 def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
@@ -208,10 +200,7 @@ def _write(folder: Path, step: str, result: dict[str, Any]) -> None:
     parts = [f"{step}_seed{result['seed']}_{how}", *sorted(result["overrides"])]
     name = f"{named_directory(parts).name}.json"
     text = json.dumps(without_infinities(result), indent=1)
-    try:
-        replace_plain(folder / name, f"{text}\n".encode())
-    except OSError as error:
-        raise ConfigError(f"{folder / name}: cannot be written ({error.strerror})") from None
+    replace_plain(folder / name, f"{text}\n".encode())
 
 
 def steps_of(document: dict[str, object], where: Path) -> int:

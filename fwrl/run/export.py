@@ -7,6 +7,7 @@ from agents.onnx_export import export_onnx
 from agents.saving import export_policy, load_saved
 from fwrl.config import ConfigError
 from fwrl.files.names import ENDING
+from fwrl.files.plain_files import check_target, make_folder
 from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import steps_of
 
@@ -22,14 +23,16 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool =
         onnx: Refuse any ending but ``.onnx``.
 
     Raises:
-        ConfigError: If the file cannot be written, or the directory is no run.
+        ConfigError: If the file is there already, or the directory is no run.
+        FileError: If the file cannot be written.
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
     endings = [ONNX_ENDING] if onnx else [ENDING, ONNX_ENDING]
     if file.suffix not in endings:
         wanted = " or ".join(f"{file.stem}{ending}" for ending in endings)
         raise ConfigError(f"{file}: its name says what is written; use {wanted}")
-    if file.is_dir() or (file.exists() and not force):
+    check_target(file)
+    if file.exists() and not force:
         raise ConfigError(f"{file}: is there already; choose another name, or --force replaces it")
     config = read_run_config(run)
     folder, document, policy = load_saved(run, checkpoint)
@@ -38,10 +41,7 @@ def export_run(run: Path, file: Path, checkpoint: str, force: bool, onnx: bool =
         "steps": steps_of(document, folder),
         "score": document.get("score"),
     }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write = export_onnx if file.suffix == ONNX_ENDING else export_policy
-        write(file, policy, said)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
+    make_folder(file.parent)
+    write = export_onnx if file.suffix == ONNX_ENDING else export_policy
+    write(file, policy, said)
     return folder

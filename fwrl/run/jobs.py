@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from fwrl.files.plain_files import append_plain
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.directory import claimed, open_directory
 from fwrl.run.exit_codes import STOPPED
@@ -72,7 +73,7 @@ class Children:
             num_threads: Threads of PyTorch.
         """
         words = [sys.executable, "-m", "fwrl.cli.job", *map(json.dumps, commands)]
-        with (directory / OUTPUT).open("ab") as output:
+        with append_plain(directory / OUTPUT) as output:
             self.running[name] = subprocess.Popen(
                 words,
                 stdin=subprocess.PIPE,

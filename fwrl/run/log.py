@@ -3,33 +3,32 @@
 import csv
 import math
 import os
-import threading
+import stat
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import yaml
-from jaxtyping import Float
 from numpy.typing import NDArray
 from tensorboard.compat.proto import summary_pb2
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import custom_scalars, hparams, image, text
 
 from agents.distributed import gather_bytes, gather_rows, num_processes
 from agents.evaluation import Summary as EvaluationSummary
 from agents.evaluation import success_rate
 from agents.rollout import Episodes
-from fwrl.files.plain_files import sync_file
+from fwrl.files.plain_files import append_plain
 from fwrl.run.config import MAY_CHANGE, RunConfig
+from fwrl.run.event_file import NAMES, EventFile
+from fwrl.run.table import STEP, TABLE, columns_of, cut_table
 from fwrl.run.video.video import gif
 from fwrl.run.yaml_files import flat
 from fwrl.state import tensors_in
-
-TABLE, STEP = "metrics.csv", "step"
 
 # Name -> meaning. Names are Stable-Baselines3's where it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
@@ -97,6 +96,9 @@ LAYOUT = {
 # The results on TensorBoard's page of hyper-parameters.
 RESULTS = ("eval/mean_reward", "rollout/ep_rew_mean")
 VIDEO_FPS = 10.0
+# made at run time
+PROTOCOL: Any = summary_pb2
+SUMMARIES = PROTOCOL.Summary
 
 
 class RecentEpisodes:
@@ -162,157 +164,128 @@ class RunLog:
     line in a log.
     """
 
-    def __init__(
-        self, directory: Path, config: RunConfig, positions: Mapping[str, int] | None
-    ) -> None:
+    def __init__(self, directory: Path, config: RunConfig, continued: bool) -> None:
         """Open both.
 
         Args:
             directory: The run's directory.
             config: Written to TensorBoard when the run begins.
-            positions: The ``positions()`` in the checkpoint from which the run continues: later
-                lines will be written again, and are cut off. None for a new run.
+            continued: Whether it has begun before; ``cut_logs`` has then cut its files.
+
+        Raises:
+            FileError: If ``metrics.csv`` cannot be opened.
         """
         self.directory, self.errors = directory, 0
-        threading.excepthook = _ignore_full_disks
-        if positions is not None:
-            _cut(directory, positions)
-        self.writer: SummaryWriter | None = None
+        self._events: EventFile | None = None
         path = directory / TABLE
-        columns = _columns(path) or [STEP, *METRICS]
-        self.file = path.open("a", newline="")
+        table = append_plain(path)
+        columns = columns_of(path) or [STEP, *METRICS]
+        is_new = os.fstat(table.fileno()).st_size == 0
+        self.file = TextIOWrapper(BufferedWriter(table), encoding="utf-8", newline="")
         self.rows = csv.DictWriter(self.file, columns, extrasaction="ignore")
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        if positions is None:
-            with self._errors_counted():
-                self._tensorboard().add_text("config", f"```yaml\n{text}\n```")
-                self._tensorboard().add_custom_scalars(LAYOUT)
-                self._add_settings(config)
-        if path.stat().st_size == 0:
+        if not continued:
+            self._add_settings(config)
+        if is_new:
             with self._errors_counted():
                 self.rows.writeheader()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record all metrics of one step."""
-        with self._errors_counted():
-            writer = self._tensorboard()
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, step)
+        values = [SUMMARIES.Value(tag=tag, simple_value=number) for tag, number in metrics.items()]
+        self._add(SUMMARIES(value=values), step)
         with self._errors_counted():
             self.rows.writerow({STEP: step, **metrics})
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record pictures in TensorBoard, ``[H W 3]`` each."""
-        with self._errors_counted():
-            for name, picture in pictures.items():
-                self._tensorboard().add_image(name, picture, step, dataformats="HWC")
+        for name, picture in pictures.items():
+            self._add(image(name, picture, dataformats="HWC"), step)
 
     def show_video(self, step: int, name: str, frames: Sequence[NDArray[np.uint8]]) -> None:
         """Record a video, which TensorBoard plays among its images."""
         height, width = frames[0].shape[:2]
-        kinds: Any = summary_pb2
-        with self._errors_counted():
-            data = gif(frames, VIDEO_FPS)
-            image = kinds.Summary.Image(
-                height=height, width=width, colorspace=3, encoded_image_string=data
-            )
-            value = kinds.Summary.Value(tag=name, image=image)
-            self._add_summary(kinds.Summary(value=[value]), step)
+        data = gif(frames, VIDEO_FPS)
+        film = SUMMARIES.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
+        self._add(SUMMARIES(value=[SUMMARIES.Value(tag=name, image=film)]), step)
 
     def positions(self) -> dict[str, int]:
         """The size of each file, after everything has been written to the disk."""
         with self._errors_counted():
-            self._tensorboard().flush()
+            self._event_file().sync()
         with self._errors_counted():
             self.file.flush()
-        files = _files(self.directory)
-        for path in files:
-            with self._errors_counted():
-                sync_file(path)
-        return {path.name: path.stat().st_size for path in files}
+            os.fsync(self.file.fileno())
+        return {path.name: path.lstat().st_size for path in _files(self.directory)}
 
     def close(self) -> None:
         """Flush and close both."""
         with self._errors_counted():
-            if self.writer is not None:
-                self.writer.close()
+            if self._events is not None:
+                self._events.close()
         with self._errors_counted():
             self.file.close()
 
     def _add_settings(self, config: RunConfig) -> None:
-        """Fill TensorBoard's page of hyper-parameters."""
+        """Fill TensorBoard's pages of texts, of custom scalars and of hyper-parameters."""
+        written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        self._add(text("config", f"```yaml\n{written}\n```"))
+        self._add(custom_scalars(LAYOUT))
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in flat(config.model_dump(mode="json", exclude={*MAY_CHANGE})).items()
         }
         # the values of the results are among the scalars already
         for summary in hparams(settings, dict.fromkeys(RESULTS, 0.0)):
-            self._add_summary(summary)
+            self._add(summary)
 
-    def _add_summary(self, summary: Any, step: int | None = None) -> None:
-        writer = self._tensorboard().file_writer
-        assert writer is not None, "it is open until it is closed"
-        writer.add_summary(summary, step)
+    def _add(self, summary: Any, step: int | None = None) -> None:
+        with self._errors_counted():
+            self._event_file().add(summary, step)
 
-    def _tensorboard(self) -> SummaryWriter:
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.directory))
-        return self.writer
+    def _event_file(self) -> EventFile:
+        if self._events is None:
+            self._events = EventFile(self.directory)
+        return self._events
 
     @contextmanager
     def _errors_counted(self) -> Generator[None]:
         try:
             yield
         except (OSError, ValueError):
-            # a writer that has failed once always fails: the next line opens another one
             self.errors += 1
-            self.writer = None
-
-
-def _ignore_full_disks(failure: threading.ExceptHookArgs) -> None:
-    """Print no traceback of TensorBoard's writing thread: the next line raises its error."""
-    if not isinstance(failure.exc_value, OSError):
-        threading.__excepthook__(failure)
 
 
 def _files(directory: Path) -> list[Path]:
-    return [
-        path for pattern in ("events.out.tfevents.*", TABLE) for path in directory.glob(pattern)
-    ]
+    found = [path for pattern in (NAMES, TABLE) for path in directory.glob(pattern)]
+    return [path for path in found if stat.S_ISREG(path.lstat().st_mode)]
 
 
-def _cut(directory: Path, positions: Mapping[str, int]) -> None:
-    for path in _files(directory):
-        size = positions.get(path.name)
-        if size is None:
-            path.unlink()
-        elif path.stat().st_size > size:
-            os.truncate(path, size)
+def cut_logs(directory: Path, positions: Any) -> list[str]:
+    """Cut the files of a log to where they were at a checkpoint; returns what is wrong, in words.
 
+    Later lines will be written again.
 
-def _columns(path: Path) -> list[str]:
-    """The columns of an existing table, perhaps of a version with other metrics."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return next(csv.reader(file), [])
+    Args:
+        directory: The run's directory.
+        positions: The ``positions()`` in the checkpoint from which the run continues; anything else
+            says nothing.
 
-
-def read_metrics(run: Path, names: Sequence[str]) -> Float[np.ndarray, "rows columns"]:
-    """Steps and metrics, one row for each step at which all of these metrics were recorded."""
-    path = run / TABLE
-    text = path.read_text() if path.is_file() else ""
-    # the last line may not be written to its end
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    rows = [
-        [float(row[name]) for name in (STEP, *names)]
-        for row in csv.DictReader(lines)
-        if all(row.get(name) for name in (STEP, *names))
-    ]
-    return np.array(rows, float).reshape(len(rows), 1 + len(names))
-
-
-def steps_so_far(run: Path) -> int:
-    """The step of the last row on the disk; 0 if there is none."""
-    steps = read_metrics(run, [])
-    return int(steps[-1, 0]) if len(steps) else 0
+    Raises:
+        FileError: If ``metrics.csv`` is a pipe, a device or a folder.
+    """
+    if not isinstance(positions, dict):
+        return list(filter(None, [cut_table(directory / TABLE, None)]))
+    sizes = cast(dict[str, Any], positions)
+    sizes = {name: size for name, size in sizes.items() if type(size) is int and size >= 0}
+    wrong = [cut_table(directory / TABLE, sizes.pop(TABLE, None))]
+    files = {path.name: path for path in _files(directory) if path.name != TABLE}
+    for name in files.keys() - sizes.keys():
+        files[name].unlink()
+    for name, size in sizes.items():
+        there = files[name].stat().st_size if name in files else 0
+        if there > size:
+            with append_plain(files[name]) as file:
+                file.truncate(size)
+        elif there < size:
+            wrong.append(f"{name} lacks {size - there:,} bytes")
+    return list(filter(None, wrong))

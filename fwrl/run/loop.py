@@ -21,7 +21,7 @@ from fwrl.run.directory import keep_config
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.faults import FaultReport
 from fwrl.run.last_resort import LastResort
-from fwrl.run.log import RunLog, evaluation_metrics, gather_episodes, state_norm
+from fwrl.run.log import RunLog, cut_logs, evaluation_metrics, gather_episodes, state_norm
 from fwrl.run.memory_log import memory_metrics, state_pictures
 from fwrl.run.progress import ProgressReport, say
 from fwrl.run.saver import NotFiniteError, Saver, check_space, newest_checkpoint
@@ -89,14 +89,15 @@ def train(
         ConfigError: If there is no space for checkpoints, or the environments have other spaces
             than they had; the run is then as it was.
     """
-    tell, positions = partial(say, console), None
+    tell = partial(say, console)
     try:
         if continued:
             checkpoint = newest_checkpoint(directory, tell)
-            run, how = resume(setup.learner, setup.envs, checkpoint, config)
-            positions = checkpoint.document.get("log")
+            run, notes = resume(setup.learner, setup.envs, checkpoint, config)
             if distributed.is_first():
+                notes += cut_logs(directory, checkpoint.document.get("log"))
                 keep_config(directory, config)
+            how = f"but not bit for bit: {'; '.join(notes)}" if notes else "bit for bit"
             tell(f"{directory}: continues at {run.counters.steps:,} steps, {how}")
         else:
             run = begin(setup.learner, setup.envs, episodes_seed(config, 0))
@@ -108,7 +109,7 @@ def train(
         for envs in filter(None, (setup.envs, setup.evaluation_envs)):
             interrupt_steps(envs, received)
         tell(f"{directory}: {describe(learner.policy)}")
-        log = RunLog(directory, config, positions) if distributed.is_first() else None
+        log = RunLog(directory, config, continued) if distributed.is_first() else None
         saver = Saver(directory, config, learner.policy, log, tell)
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         if distributed.num_processes() == 1:

@@ -33,7 +33,7 @@ from fwrl.files.checkpoint import (
     pack,
     unpack,
 )
-from fwrl.run.config import RunConfig
+from fwrl.run.config import RunConfig, changes, trained_with
 from fwrl.run.directory import package_versions
 from fwrl.run.log import RecentEpisodes
 from fwrl.run.process import derived_seed, generator_states, load_generators
@@ -144,8 +144,8 @@ def joined(captured: Checkpoint, policy: RecurrentPolicy, config: RunConfig) -> 
     parts = [unpack(data) for data in gather_bytes(pack(own))] if num_processes() > 1 else [own]
     each = {PROCESS.format(i): part.tensors["process"] for i, part in enumerate(parts)}
     document = {"policy": describe_policy(policy), **captured.document}
-    surroundings = surroundings_of(policy, config.num_threads)
-    return Checkpoint(shared | each, document | {"surroundings": surroundings})
+    document |= {"surroundings": surroundings_of(policy, config.num_threads)}
+    return Checkpoint(shared | each, document | {"run": trained_with(config)})
 
 
 def surroundings_of(policy: RecurrentPolicy, threads: int) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def surroundings_of(policy: RecurrentPolicy, threads: int) -> dict[str, Any]:
 
 def resume(
     learner: Learner, envs: VectorEnv, checkpoint: Checkpoint, config: RunConfig
-) -> tuple[Run, str]:
+) -> tuple[Run, list[str]]:
     """The training that a checkpoint holds.
 
     Args:
@@ -170,7 +170,7 @@ def resume(
         config: Says by ``checkpoint.resume`` whether episodes under way are continued.
 
     Returns:
-        The run, and in words whether it continues bit for bit, and if not, why.
+        The run, and in words why it does not continue bit for bit; nothing if it does.
 
     Raises:
         CheckpointError: If the checkpoint does not fit.
@@ -194,7 +194,7 @@ def resume(
     for name, now in surroundings_of(learner.policy, config.num_threads).items():
         if before.get(name) != now:
             notes.append(f"{name} was {before.get(name, 'not recorded')} and is {now}")
-    return run, f"but not bit for bit: {'; '.join(notes)}" if notes else "bit for bit"
+    return run, notes + changes(checkpoint.document.get("run"), config)
 
 
 def _arranged(

@@ -15,6 +15,7 @@ from agents.policy import PolicyInput
 from agents.saving import load_policy, read_exported
 from fwrl.cli import main
 from fwrl.files.checkpoint import CheckpointError
+from fwrl.files.plain_files import FileError
 from fwrl.files.tensor_files import from_bytes, to_bytes
 from fwrl.run.evaluation import Request, evaluate_run
 
@@ -90,7 +91,7 @@ def test_mistakes_are_one_line(run, monkeypatch, capsys):
     Path("a.safetensors").write_text("mine")
     assert "is there already" in complaint("export", run, "a.safetensors")
     assert Path("a.safetensors").read_text() == "mine"
-    assert "cannot be written" in complaint("export", run, "a.safetensors/b.safetensors")
+    assert "made a folder" in complaint("export", run, "a.safetensors/b.safetensors")
     assert "not a safetensors file" in complaint("evaluate", "a.safetensors")
     assert "no such file" in complaint("evaluate", "b.safetensors")
     assert fwrl(monkeypatch, capsys, "export", run, "a.safetensors", "--force")[0] == 0
@@ -106,7 +107,7 @@ def test_a_failed_export_leaves_what_was_there(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FileError, match=r"cannot be written .No space"):
         honest_file(path)
     assert path.read_bytes() == before
     assert sorted(each.name for each in Path().iterdir()) == ["a.safetensors", "run"]

@@ -28,6 +28,7 @@ from agents.saving import list_checkpoints
 from fwrl.files.checkpoint import load_checkpoint
 from fwrl.run import loop as training
 from fwrl.run import saver
+from fwrl.run.event_file import EventFile
 from fwrl.run.faults import FaultReport
 from fwrl.run.saver import undefined_in
 
@@ -362,9 +363,10 @@ def test_a_log_that_cannot_be_written_is_counted(config, tmp_path):
     run, original = tmp_path / "run", training.RunLog.write
 
     def fail(log, step, metrics):
-        if step == 192:
-            log.writer.add_scalar = mock.Mock(side_effect=OSError(28, "full"))
-        return original(log, step, metrics)
+        with mock.patch.object(EventFile, "add") as add:
+            if step == 192:
+                add.side_effect = OSError(28, "full")
+            return original(log, step, metrics)
 
     with mock.patch.object(training.RunLog, "write", fail):
         assert run_command("train", config, "total_steps=512", "--run-dir", run) == 0

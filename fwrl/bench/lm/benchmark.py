@@ -22,6 +22,7 @@ from fwrl.bench.sequence_model import LINEAR_ATTENTION, core_config, count_param
 from fwrl.bench.supervised import Learner, TrainingConfig
 from fwrl.config import ConfigError, nearest
 from fwrl.cores import CORES, CoreConfig
+from fwrl.files.plain_files import replace_plain
 from fwrl.run.process import choose_device
 from fwrl.stack import ResidualStack, StackConfig
 
@@ -224,7 +225,8 @@ def _write_sample(
     words = sample(model, prompt.to(device)[None], settings.sample, settings.temperature, generator)
     given = corpus.text(prompt[-settings.length :].tolist())
     written = corpus.text(words[0].tolist())
-    path.write_text(f"{given}\n----- from here on the model writes -----\n{written}\n")
+    text = f"{given}\n----- from here on the model writes -----\n{written}\n"
+    replace_plain(path, text.encode())
 
 
 PRESETS: dict[str, dict[str, Any]] = {

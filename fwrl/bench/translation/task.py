@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fwrl.bench.sequence_model import NOT_ASKED
 from fwrl.bench.translation.parallel_text import Pair
 from fwrl.config import ConfigError
+from fwrl.files.plain_files import MEBIBYTE, read_plain, replace_plain
 
 # Special tokens of every vocabulary: padding, begin and end of a sentence, and all words that the
 # vocabulary lacks.
@@ -23,6 +24,8 @@ PADDING, BEGIN, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 # Sentences encoded in one call.
 AT_ONCE = 10_000
+# Bytes of the file of subwords; one of 40,000 has three million.
+LARGEST_VOCABULARY = 64 * MEBIBYTE
 
 
 class Words:
@@ -65,8 +68,12 @@ class Subwords:
                 "subwords: the library tokenizers is missing; pip install 'fwrl[lm]', or use "
                 "vocabulary=words"
             ) from None
-        if path.exists():
-            self.tokenizer = library.Tokenizer.from_file(str(path))
+        try:
+            text = read_plain(path, LARGEST_VOCABULARY).decode("utf-8")
+        except FileNotFoundError:
+            text = None
+        if text is not None:
+            self.tokenizer = library.Tokenizer.from_str(text)
         else:
             self.tokenizer = library.Tokenizer(library.models.BPE(unk_token=SPECIAL[UNKNOWN]))
             self.tokenizer.pre_tokenizer = library.pre_tokenizers.Metaspace()
@@ -76,7 +83,7 @@ class Subwords:
             )
             texts = (text for pair in pairs for text in pair)
             self.tokenizer.train_from_iterator(texts, trainer)
-            self.tokenizer.save(str(path))
+            replace_plain(path, self.tokenizer.to_str(pretty=True).encode())
         self.size: int = self.tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

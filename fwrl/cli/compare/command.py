@@ -29,11 +29,11 @@ from fwrl.run.jobs import (
     prepare_directory,
     train_words,
 )
-from fwrl.run.log import steps_so_far
 from fwrl.run.modules import import_modules, import_words
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
+from fwrl.run.table import steps_so_far
 from fwrl.run.yaml_files import find_config
 
 # Everything may change: a directory may hold the runs of several versions of a comparison.

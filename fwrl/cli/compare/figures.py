@@ -17,7 +17,7 @@ from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
 from fwrl.cli.compare.settings import ComparisonConfig, Run, folder_name
-from fwrl.run.log import read_metrics
+from fwrl.run.table import read_metrics
 
 LINES = ("-", "--", ":")
 # The most points of a curve with its band.

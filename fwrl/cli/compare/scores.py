@@ -15,7 +15,7 @@ from fwrl.cli.compare.settings import ComparisonConfig, Run
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import read_json
 from fwrl.files.plain_files import MEBIBYTE, FileError
-from fwrl.run.log import read_metrics
+from fwrl.run.table import read_metrics
 
 # Names in metrics.csv -> names in the JSON of `fwrl evaluate`.
 EVALUATED = {

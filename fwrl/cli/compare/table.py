@@ -10,6 +10,7 @@ from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
 from fwrl.cli.compare.settings import ComparisonConfig, Run
+from fwrl.files.plain_files import replace_plain
 from fwrl.run.directory import command_typed, versions
 
 MARKDOWN = "table.md"
@@ -46,7 +47,8 @@ def write_results(
             "rows": list(rows),
         },
     )
-    (out / MARKDOWN).write_text(markdown(comparison, rows, transfer, len(missing)))
+    text = markdown(comparison, rows, transfer, len(missing))
+    replace_plain(out / MARKDOWN, text.encode())
 
 
 def markdown(

@@ -17,6 +17,7 @@ from agents.saving import load_saved
 from envs import EnvConfigError, env_name, make_envs
 from fwrl.cli.inspect.page import frame_urls, map_picture, numbers, page
 from fwrl.config import ConfigError
+from fwrl.files.plain_files import check_target, replace_plain
 from fwrl.inspection.measures import MEASURES
 from fwrl.inspection.recall_map import RecallMap
 from fwrl.run.directory import read_run_config
@@ -48,15 +49,16 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
     """Play episodes, inspect the memory, and write the page; returns its path.
 
     Raises:
-        ConfigError: If the directory is no run, its environment cannot be made here, or the page
-            cannot be written.
+        ConfigError: If the directory is no run, or its environment cannot be made here.
         CheckpointError: If there is no such checkpoint, or it is damaged.
+        FileError: If the page cannot be written.
     """
     config = read_run_config(run)
     folder, document, policy = load_saved(run, wish.checkpoint)
     path = out or run / "report.html"
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    if not path.parent.is_dir():
         raise ConfigError(f"--out: {path} cannot be written; it should be a file in a folder")
+    check_target(path)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(wish.seed)
     try:
@@ -75,10 +77,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
         "measures": MEASURES,
         "episodes": episodes,
     }
-    try:
-        path.write_text(page(data))
-    except OSError as error:
-        raise ConfigError(f"--out: {path} cannot be written ({error.strerror})") from None
+    replace_plain(path, page(data).encode())
     return path
 
 

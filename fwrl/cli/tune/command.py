@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -26,11 +27,11 @@ from fwrl.run.jobs import (
     prepare_directory,
     train_words,
 )
-from fwrl.run.log import read_metrics, steps_so_far
 from fwrl.run.modules import import_modules
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
+from fwrl.run.table import read_metrics, steps_so_far
 from fwrl.run.yaml_files import find_config
 
 # Seconds between two looks into the logs of the trials.
@@ -77,7 +78,8 @@ def run_tuning(
     out = out or named_directory(["tune", name])
     with claimed(out, fresh):
         open_directory(out, tuning, {"trials"}, "choose another --out")
-        search = Search(tuning, Study(tuning, name, storage, out), out, imports)
+        study = Study(tuning, name, storage, out, partial(say, console))
+        search = Search(tuning, study, out, imports)
         example = trial_config(tuning, {}, tuning.seeds[0], "config")
         stopped = search.run(jobs_at_once(jobs, [example]), console)
         trials = search.study.trials()

@@ -13,7 +13,7 @@ from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import write_rows
 from fwrl.cli.tune.settings import Dimension, TuningConfig, best_values
-from fwrl.cli.tune.study import FOLDER, REASON
+from fwrl.cli.tune.study import REASON, folder_of
 from fwrl.files.plain_files import replace_plain
 
 TRIALS, BEST, FIGURE = "trials.csv", "best.yaml", "trials.png"
@@ -50,7 +50,7 @@ def _row(trial: Any) -> Row:
     if value is not None:
         row["value"] = value
     row |= {key: _cell(each) for key, each in trial.params.items()}
-    row["runs"] = f"trials/{trial.user_attrs[FOLDER]}"
+    row["runs"] = f"trials/{folder_of(trial)}"
     if REASON in trial.user_attrs:
         row["reason"] = trial.user_attrs[REASON]
     return row

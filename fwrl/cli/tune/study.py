@@ -6,18 +6,23 @@ the next worker that asks for a trial continues it. Of trials with one folder th
 
 import importlib
 import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fwrl.cli.tune.journal import repair_journal
 from fwrl.cli.tune.settings import Dimension, TuningConfig
-from fwrl.config import ConfigError
+from fwrl.config import ConfigError, OneLineError
+from fwrl.files.plain_files import make_folder
 
 # Attributes of trials and studies.
 FOLDER, HOME, SETTINGS, REASON = "folder", "home", "settings", "reason"
 # The storage in a directory of results.
 JOURNAL = "study.journal"
+FOLDER_NAME = re.compile(r"[0-9]{4,9}")
 
 
 def optuna() -> Any:
@@ -37,7 +42,14 @@ def optuna() -> Any:
 class Study:
     """The trials of a search, in a storage that other processes and machines may share."""
 
-    def __init__(self, tuning: TuningConfig, name: str, storage: str | None, out: Path) -> None:
+    def __init__(
+        self,
+        tuning: TuningConfig,
+        name: str,
+        storage: str | None,
+        out: Path,
+        say: Callable[[str], None],
+    ) -> None:
         """Open the study, or make it.
 
         Args:
@@ -45,6 +57,7 @@ class Study:
             name: The study's name in its storage.
             storage: A URL as Optuna takes it, or the path of a journal file; None: one in ``out``.
             out: The directory of the runs, which belongs to this process alone.
+            say: Called with a line if a damaged journal was repaired.
 
         Raises:
             ConfigError: If Optuna is missing, the storage cannot be opened, or it holds another
@@ -54,7 +67,8 @@ class Study:
         self.tuning, self.home = tuning, str(out.resolve())
         if storage is None:
             # nobody else works in this directory: the lock is left by a process that was killed
-            (out / f"{JOURNAL}.lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                (out / f"{JOURNAL}.lock").unlink()
         self.distributions = {
             key: _distribution(self.optuna, each) for key, each in tuning.space.items()
         }
@@ -64,17 +78,18 @@ class Study:
             try:
                 self.study = self.optuna.create_study(
                     study_name=name,
-                    storage=_storage(self.optuna, storage or str(out / JOURNAL)),
+                    storage=_storage(self.optuna, storage or str(out / JOURNAL), say),
                     sampler=None,
                     pruner=_pruner(self.optuna, tuning),
                     direction="maximize",
                     load_if_exists=True,
                 )
+            except OneLineError:
+                raise
             # a missing driver, a server that does not answer, a wrong URL
             except Exception as error:
-                raise ConfigError(
-                    f"--storage is {storage!r}; it cannot be opened: {error}"
-                ) from error
+                where = f"--storage is {storage!r}; it" if storage else str(out / JOURNAL)
+                raise ConfigError(f"{where} cannot be opened: {error}") from None
             # the same seed would repeat the suggestions made before a stop
             seed = None if storage else tuning.sampler_seed + len(self.study.trials)
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, constant_liar=True)
@@ -101,7 +116,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self.study.ask(self.distributions)
-        trial.set_user_attr(FOLDER, trial.user_attrs.get(FOLDER) or f"{trial.number:04d}")
+        trial.set_user_attr(FOLDER, folder_of(trial) or f"{trial.number:04d}")
         trial.set_user_attr(HOME, self.home)
         return trial
 
@@ -130,20 +145,41 @@ class Study:
         self.study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def trials(self) -> Sequence[Any]:
-        """Optuna's trials that have begun and are not queued again, in order."""
+        """Optuna's trials that have begun and are not queued again, in order.
+
+        Raises:
+            ConfigError: If one of them names a folder elsewhere.
+        """
         last: dict[str, Any] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            if FOLDER in trial.user_attrs:
-                last[trial.user_attrs[FOLDER]] = trial
+            if (folder := folder_of(trial)) is not None:
+                last[folder] = trial
         begun = [trial for trial in last.values() if trial.state.name != "WAITING"]
         return sorted(begun, key=lambda trial: trial.number)
 
 
-def _storage(optuna: Any, storage: str) -> Any:
+def folder_of(trial: Any) -> str | None:
+    """The name of a trial's folder; None if it has not begun.
+
+    Raises:
+        ConfigError: If it is not one that ``ask`` gives: the storage may be a stranger's.
+    """
+    name = trial.user_attrs.get(FOLDER)
+    if name is not None and not (isinstance(name, str) and FOLDER_NAME.fullmatch(name)):
+        raise ConfigError(
+            f"trial {trial.number} of the study names the folder {name!r}; "
+            "it should be a number such as '0007': choose another storage"
+        )
+    return name
+
+
+def _storage(optuna: Any, storage: str, say: Callable[[str], None]) -> Any:
     if "://" in storage:
         return storage
-    Path(storage).parent.mkdir(parents=True, exist_ok=True)
-    backend = optuna.storages.journal.JournalFileBackend(storage)
+    make_folder(Path(storage).parent)
+    lock = optuna.storages.journal.JournalFileSymlinkLock(storage)
+    repair_journal(Path(storage), lock, say)
+    backend = optuna.storages.journal.JournalFileBackend(storage, lock)
     return optuna.storages.JournalStorage(backend)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwrl.files.plain_files import replacing_plain
+from fwrl.files.plain_files import make_folder, replacing_plain
 
 SMALLEST_SIDE = 240
 # Frames of a video, at most: mp4 is written frame by frame, a GIF is kept in memory until the end.
@@ -34,7 +34,7 @@ def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> 
         fps: Frames per second.
     """
     path = stem.with_name(f"{stem.name}.{ending()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     large = map(enlarged, frames)
     with replacing_plain(path) as file:
         if path.suffix == ".mp4":

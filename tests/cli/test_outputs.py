@@ -1,0 +1,148 @@
+"""A link and a pipe at every output of every command: none is written through, nobody waits."""
+
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from command_line import run_command
+from special_targets import files_in, link_instead, patience, pipe_instead
+
+from fwrl.files.plain_files import FileError
+from fwrl.run.jobs import OUTPUT, Children
+
+# other tests check the shapes of all that is computed here
+pytestmark = pytest.mark.unchecked
+
+SOLVED = Path(__file__).parents[1] / "golden/solved_repeat_previous"
+TRAINING = """
+env: {id: fwrl/RepeatPrevious-v0, num_envs: 2}
+stack: {width: 8}
+core: {heads: 1}
+ppo: {num_steps: 8, minibatches: 1, epochs: 1}
+evaluation: {every_steps: 32, episodes: 1, num_envs: 1}
+total_steps: 32
+"""
+TABLE = """
+tasks: {easy: {config: base.yaml}}
+columns: {none: [core.kind=none]}
+seeds: [0]
+total_steps: 32
+episodes: 1
+transfer: {far: [env.options.num_decks=2]}
+"""
+SEARCH = """
+config: base.yaml
+space: {ppo.epochs: {choices: [1]}}
+total_steps: 32
+trials: 1
+"""
+STORIES = ["methods=[none]", "training.steps=2", "train_bytes=20000", "sample=3"]
+# Command -> its words. Each is run twice, the second time with something else at an output.
+COMMANDS = {
+    "train": ["train", "base.yaml", "--run-dir", "out"],
+    "evaluate": ["evaluate", "solved", "--episodes", 1, "--video", "solved/film"],
+    "inspect": ["inspect", "solved", "--max-steps", 3, "--out", "out/page.html"],
+    "inspect inside": ["inspect", "solved", "--max-steps", 3],
+    "safetensors": ["export", "solved", "out/policy.safetensors", "--force"],
+    "onnx": ["export", "solved", "out/policy.onnx", "--force"],
+    "bench": ["bench", "lm", "--preset", "smoke", "--jobs", 1, "--out", "out", *STORIES],
+    "compare": ["compare", "table.yaml", "--jobs", 1, "--out", "out"],
+    "tune": ["tune", "search.yaml", "--jobs", 1, "--out", "out"],
+}
+# What is read before it is written, or is part of something whole, and is refused as a link too.
+READ = ("config.yaml", "checkpoints/", "checkpoint/", "study.journal")
+
+
+def again(name):
+    """The words of the second time: training has something left to write."""
+    return [*COMMANDS[name], "total_steps=64"] if name == "train" else COMMANDS[name]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """For each command a folder in which it was run once, and the files that it has written.
+
+    With each file stands whether the same command writes it anew when it comes again.
+    """
+    found = {}
+
+    def place(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp("place")
+            for file, text in (("base", TRAINING), ("table", TABLE), ("search", SEARCH)):
+                (folder / f"{file}.yaml").write_text(text)
+            (folder / "out").mkdir()
+            shutil.copytree(SOLVED, folder / "solved")
+            before = files_in(folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                assert run_command(*COMMANDS[name]) == 0
+            # outputs of a run inside a comparison or a search are those of train
+            written = set(files_in(folder)) - set(before)
+            runs = ("out/runs/", "out/trials/")
+            outputs = sorted(w for w in written if not w.startswith(runs))
+            twin = shutil.copytree(folder, tmp_path_factory.mktemp("twin") / "again")
+            inodes = {output: (twin / output).stat().st_ino for output in outputs}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(twin)
+                assert run_command(*again(name)) == 0
+            found[name] = (
+                folder,
+                [
+                    # those of checkpoints change only if they are deleted
+                    (o, not (twin / o).exists() or (twin / o).stat().st_ino != inodes[o])
+                    for o in outputs
+                ],
+            )
+        return found[name]
+
+    return place
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("compare", "tune") else ())
+        for name in COMMANDS
+    ],
+)
+def test_no_output_is_written_through(name, places, tmp_path, monkeypatch, capsys):
+    folder, outputs = places(name)
+    assert outputs
+    for number, (output, is_rewritten) in enumerate(outputs):
+        for kind in ("link", "pipe"):
+            place = tmp_path / f"{number}{kind}"
+            shutil.copytree(folder, place)
+            monkeypatch.chdir(place)
+            path, victim = Path(output), tmp_path / f"{number}{kind}.victim"
+            before = link_instead(path, victim) if kind == "link" else pipe_instead(path)
+            with patience():
+                code = run_command(*again(name))
+            told = capsys.readouterr()
+            case = (output, kind, code, told)
+            is_read = any(part in output for part in READ)
+            if kind == "link":
+                assert victim.read_bytes() == before, case
+                assert code == 0 or is_read, case
+                assert code or not (is_rewritten and path.is_symlink()), case
+                victim.unlink()
+            elif is_rewritten and not is_read:
+                assert (code, stat.S_ISFIFO(path.lstat().st_mode)) == (2, True), case
+            assert code in (0, 2), case
+            assert told.err.count("\n") == (1 if code else 0), case
+            assert not list(tmp_path.glob("*.victim*")), case
+            shutil.rmtree(place)
+
+
+def test_an_output_log_of_a_run_in_a_process_of_its_own(tmp_path):
+    victim = tmp_path / "victim"
+    link_instead(tmp_path / OUTPUT, victim)
+    with Children() as children:
+        children.start("a", [["list", "rules"]], tmp_path, 1)
+        children.running["a"].wait(60)
+    assert "gated_delta" in (tmp_path / OUTPUT).read_text()
+    assert victim.read_text() == "precious"
+    pipe_instead(tmp_path / OUTPUT)
+    with Children() as children, patience(), pytest.raises(FileError, match="no regular file"):
+        children.start("a", [["list", "rules"]], tmp_path, 1)
