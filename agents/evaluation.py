@@ -1,6 +1,6 @@
 """Evaluation: play whole episodes with a policy on fixed seeds, and summarise the returns."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,13 @@ class EvaluationError(RuntimeError):
     """Environments that fail so often that nothing can be evaluated. The message is one line."""
 
 
+class EndlessError(EvaluationError):
+    """An episode that goes on and on, so that nothing can be evaluated. The message is one line."""
+
+
+# Steps after which an episode is taken to be endless. Environments that end their episodes do so
+# several times earlier; those that allow more steps say so (``most_steps`` in envs).
+LONGEST_EPISODE = 100_000
 # Faults per environment, on average, after which an evaluation gives up.
 MOST_FAULTS = 10
 
@@ -60,25 +67,47 @@ def act(
 
 
 def evaluate(
-    policy: RecurrentPolicy, envs: VectorEnv, episodes: int, seed: int, deterministic: bool = True
+    policy: RecurrentPolicy,
+    envs: VectorEnv,
+    episodes: int,
+    seed: int,
+    deterministic: bool = True,
+    longest: int = LONGEST_EPISODE,
+    watch: Callable[[int, int], None] | None = None,
 ) -> Episodes:
     """The first episodes of every environment, each with its fixed share.
 
     Taking whichever episodes end first would favour short ones. The shares are those of
     Stable-Baselines3's ``evaluate_policy``, so equal seeds give equal episodes.
 
+    Args:
+        policy: The policy that acts.
+        envs: The environments, which are reset.
+        episodes: How many episodes to play.
+        seed: The seed of the first environment.
+        deterministic: Whether to take the most probable actions.
+        longest: Steps after which an episode is taken to be endless.
+        watch: Told after every step how many episodes have ended, and the steps so far.
+
     Raises:
         EvaluationError: If the environments fail again and again.
+        EndlessError: If an episode does not end.
     """
     slots = np.arange(envs.num_envs)
     missing = (episodes + slots) // envs.num_envs
     counter, counted = EpisodeCounter(envs.num_envs), Episodes.none()
-    for *_, step in act(policy, envs, seed, deterministic):
+    for steps, (*_, step) in enumerate(act(policy, envs, seed, deterministic), 1):
         if len(counted.faults) > MOST_FAULTS * envs.num_envs:
             raise EvaluationError(f"environments fail again and again: {counted.faults[-1]}")
         missing -= counter.count(step, counted, wanted=missing > 0)
         if not missing.any():
             break
+        if watch is not None:
+            watch(len(counted.returns), steps)
+        # an episode of which nothing is wanted may be as long as it likes
+        if steps >= longest and counter.lengths[missing > 0].max() >= longest:
+            which = "an episode has not" if counted.returns else "no episode has"
+            raise EndlessError(f"{which} ended after {longest:,} steps; set env.max_episode_steps")
     return counted
 
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 from envs.atari import AtariConfig, atari_games, make_atari
 from envs.config import EnvConfigError, EnvFailure
 from envs.gymnasium_env import PACKAGES, GymnasiumConfig, make_gymnasium, register
+from envs.gymnasium_env import find_spec as find_env_spec
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
 from envs.vector_adapter import from_gymnasium
 
@@ -33,6 +34,7 @@ __all__ = [
     "from_gymnasium",
     "make_envs",
     "map_arrays",
+    "most_steps",
 ]
 
 ENVS: dict[str, Callable[[Any, int, bool, bool], VectorEnv]] = {
@@ -79,6 +81,17 @@ def make_envs(
 def env_name(config: GymnasiumConfig | AtariConfig) -> str:
     """The environment's id, or the game's name."""
     return config.game if isinstance(config, AtariConfig) else config.id
+
+
+def most_steps(config: GymnasiumConfig | AtariConfig) -> int:
+    """The most steps that an episode may have by its own limit; 0 if it has none.
+
+    Raises:
+        EnvConfigError: If there is no such environment.
+    """
+    if isinstance(config, AtariConfig):
+        return config.max_episode_frames // config.frame_skip
+    return config.max_episode_steps or find_env_spec(config.id).max_episode_steps or 0
 
 
 def env_names() -> dict[str, list[str]]:

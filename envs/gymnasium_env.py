@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from envs.config import NO_FAULTS, Config, EnvConfigError, nearest, one_line, summary
 from envs.vector import VectorEnv
-from envs.vector_adapter import from_gymnasium
+from envs.vector_adapter import adapted
 from envs.workers.in_process import OneByOne
 from envs.workers.in_workers import in_workers
 from envs.wrappers import ActionMask, with_numeric_mission
@@ -145,7 +145,7 @@ def _make_here(
     try:
         if batched and config.max_episode_steps is None and not config.action_mask:
             arguments = _arguments(spec, config, render)
-            return from_gymnasium(gymnasium.make_vec(spec, num_envs, **arguments), own=True)
+            return adapted(gymnasium.make_vec(spec, num_envs, **arguments))
         make = partial(_make_one, spec, config, render)
         return OneByOne([make] * num_envs, spec.id, config.longest_replay, first_slot)
     except NO_FAULTS:

@@ -26,10 +26,19 @@ from envs.vector import (
 from envs.watched import watched
 
 
-def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any], own: bool = False) -> VectorEnv:
+def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any]) -> VectorEnv:
     """Any Gymnasium vector environment in SAME_STEP mode, under our contract.
 
-    Unless it is our own, what it answers is ``watched``.
+    What it answers is ``watched``.
+
+    Raises:
+        EnvConfigError: If it resets in another mode, or has spaces that policies cannot use.
+    """
+    return watched(adapted(envs), str(envs))
+
+
+def adapted(envs: GymnasiumVectorEnv[Any, Any, Any]) -> VectorEnv:
+    """The same, for our own tasks: what these answer needs no watching.
 
     Raises:
         EnvConfigError: If it resets in another mode, or has spaces that policies cannot use.
@@ -45,8 +54,7 @@ def from_gymnasium(envs: GymnasiumVectorEnv[Any, Any, Any], own: bool = False) -
             "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
         )
     check_spaces(envs.single_observation_space, envs.single_action_space, name)
-    adapted = _FromGymnasium(envs)
-    return adapted if own else watched(adapted, name)
+    return _FromGymnasium(envs)
 
 
 @runtime_checkable

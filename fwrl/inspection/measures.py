@@ -24,6 +24,9 @@ MEASURES: dict[str, str] = {
 }
 
 
+TINY = torch.finfo(torch.float32).tiny
+
+
 @torch.no_grad()
 def memory_measures(reads: Reads) -> dict[str, Float[Tensor, "B T H"]]:
     """Those of ``MEASURES`` that the rule has, for each head at each time step."""
@@ -52,12 +55,28 @@ def memory_scalars(memories: Iterable[Reads]) -> dict[str, float]:
 
 
 def effective_rank(weights: Float[Tensor, "*B K V"]) -> Float[Tensor, "*B"]:
-    """Between 1 and the smaller side; 0 for nothing but zeros."""
-    values = torch.linalg.svdvals(weights)
+    """Between 1 and the smaller side; 0 for nothing but zeros; NaN if a number is not finite."""
+    values = _singular_values(weights)
     total = values.sum(dim=-1, keepdim=True)
-    share = values / total.clamp_min(torch.finfo(values.dtype).tiny)
+    share = values / total.clamp_min(TINY)
     entropy = -torch.special.xlogy(share, share).sum(dim=-1)
-    return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0.0)
+    return torch.where(total.squeeze(-1) == 0, 0.0, entropy.exp())
+
+
+def _singular_values(weights: Float[Tensor, "*B K V"]) -> Float[Tensor, "*B S"]:
+    """The singular values, in any unit; NaN where there are none."""
+    try:
+        return torch.linalg.svdvals(weights)
+    # one matrix that is huge or not finite fails them all
+    except RuntimeError:
+        largest = weights.abs().amax(dim=(-2, -1), keepdim=True)
+        defined = largest.isfinite()
+        unit = torch.where(defined, weights / largest.clamp_min(TINY), 0.0)
+    try:
+        values = torch.linalg.svdvals(unit)
+    except RuntimeError:
+        values = unit.new_full((*unit.shape[:-2], min(unit.shape[-2:])), torch.nan)
+    return torch.where(defined.squeeze(-1), values, torch.nan)
 
 
 def key_overlap(

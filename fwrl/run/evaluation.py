@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from agents.evaluation import evaluate, summarise
+from agents.evaluation import LONGEST_EPISODE, evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.rollout import misfit
 from agents.saving import load_policy, load_saved, read_exported
-from envs import EnvConfigError, VectorEnv, env_name, make_envs
+from envs import EnvConfigError, VectorEnv, env_name, make_envs, most_steps
 from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import without_infinities
@@ -22,6 +22,7 @@ from fwrl.files.plain_files import make_folder, replace_plain
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import named_directory, read_run_config
 from fwrl.run.process import choose_device
+from fwrl.run.progress import evaluation_status
 from fwrl.run.video.episode_frames import moments, pictures_of, with_recall
 from fwrl.run.video.video import LONGEST, ending, write_video
 from fwrl.run.yaml_files import apply_overrides
@@ -61,7 +62,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
             made here or does not fit the policy.
         CheckpointError: If there is no such checkpoint, or it is damaged.
         EnvFailure: If the environment cannot be reset.
-        EvaluationError: If the environment fails again and again.
+        EvaluationError: If the environment fails again and again, or an episode does not end.
     """
     trained = _find(run, request.checkpoint)
     config = elsewhere(trained.config, request.overrides)
@@ -75,7 +76,16 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
             check_spaces(policy, envs, request.overrides)
             video = _write_video(trained._replace(config=config), request)
             torch.manual_seed(request.seed)
-            played = evaluate(policy, envs, request.episodes, request.seed, not request.stochastic)
+            with evaluation_status(request.episodes) as watch:
+                played = evaluate(
+                    policy,
+                    envs,
+                    request.episodes,
+                    request.seed,
+                    not request.stochastic,
+                    max(LONGEST_EPISODE, most_steps(config.env)),
+                    watch,
+                )
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
     summary = summarise(played)

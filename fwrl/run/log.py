@@ -74,8 +74,9 @@ METRICS: dict[str, str] = {
     "health/skipped_updates": "gradient steps skipped so far because of NaN or infinity",
     "health/rollbacks": "times so far that the policy was reset to the last checkpoint because "
     "updates kept failing",
-    "health/log_errors": "times that TensorBoard's files or metrics.csv could not be written, "
-    "since the run was started or continued",
+    "health/log_errors": "times that TensorBoard's files or metrics.csv could not be written, or "
+    "that a measure, picture or film failed or was undefined, since the run was started or "
+    "continued",
     "health/save_errors": "checkpoints that could not be written, since then",
     "health/save_s": "seconds taken by the last checkpoint",
 }
@@ -251,7 +252,8 @@ class RunLog:
     def _errors_counted(self) -> Generator[None]:
         try:
             yield
-        except (OSError, ValueError):
+        # a full disk, or a value that cannot be drawn
+        except Exception:
             self.errors += 1
 
 

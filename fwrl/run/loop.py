@@ -11,18 +11,24 @@ import torch
 from rich.console import Console
 
 from agents import distributed
-from agents.evaluation import EvaluationError, evaluate, summarise
+from agents.evaluation import (
+    LONGEST_EPISODE,
+    EndlessError,
+    EvaluationError,
+    evaluate,
+    summarise,
+)
 from agents.ppo import ppo_update
 from agents.rollout import EpisodeCounter, Episodes, Rollout, collect, start
-from envs import EnvFailure, VectorEnv, make_envs
+from envs import EnvFailure, VectorEnv, most_steps
 from fwrl.run.build import Setup
 from fwrl.run.config import RunConfig
+from fwrl.run.diagnostics import measured, show_film, show_memory
 from fwrl.run.directory import keep_config
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.faults import FaultReport
 from fwrl.run.last_resort import LastResort
 from fwrl.run.log import RunLog, cut_logs, evaluation_metrics, gather_episodes, state_norm
-from fwrl.run.memory_log import memory_metrics, state_pictures
 from fwrl.run.progress import ProgressReport, say
 from fwrl.run.saver import NotFiniteError, Saver, check_space, newest_checkpoint
 from fwrl.run.signals import Interrupted, interrupt_steps, interrupt_updates
@@ -36,7 +42,6 @@ from fwrl.run.state import (
     load_learner,
     resume,
 )
-from fwrl.run.video.episode_frames import moments, pictures_of
 
 # After so many iterations in a row with skipped updates the policy is rolled back.
 MAX_SKIPPING = 3
@@ -208,7 +213,7 @@ def _iterate(job: Job) -> tuple[dict[str, float], str | None]:
     metrics = _count(job, episodes, metrics)
     hopeless = job.faults.nothing_but(episodes, _steps_of_an_iteration(job))
     if _evaluation_is_due(job):
-        metrics |= memory_metrics(job.run.learner.policy, rollout)
+        metrics |= measured(job.log, job.run.learner.policy, rollout)
     if job.run.counters.skipping >= MAX_SKIPPING:
         _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
     return metrics, hopeless
@@ -270,34 +275,35 @@ def _evaluate(job: Job) -> dict[str, float]:
     if job.evaluation_envs is None:
         return {}
     chosen, policy = config.evaluation, run.learner.policy
+    longest = max(LONGEST_EPISODE, most_steps(config.env))
+
+    def watch(ended: int, steps: int) -> None:
+        job.report.show_evaluation(ended, chosen.episodes, steps)
+
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        episodes = evaluate(
-            policy, job.evaluation_envs, chosen.episodes, config.seed, chosen.deterministic
-        )
+        try:
+            episodes = evaluate(
+                policy,
+                job.evaluation_envs,
+                chosen.episodes,
+                config.seed,
+                chosen.deterministic,
+                longest,
+                watch,
+            )
+        except EndlessError as error:
+            # the environment of a run cannot be changed any more, but what it learns can be used
+            job.say(f"{run.counters.steps:,} steps: not evaluated: {error}")
+            return {}
     job.faults.tell(episodes.faults)
     summary = summarise(episodes)
     run.score = summary.return_mean
     job.say(f"{run.counters.steps:,} steps: evaluated return {run.score:.4g}")
     if job.log is not None:
-        job.log.show(run.counters.steps, state_pictures(run.carry.memory))
-        _show_video(job, job.log)
+        show_memory(job.log, run.counters.steps, run.carry.memory)
+        show_film(job.log, run.counters.steps, policy, config, job.received)
     return evaluation_metrics(summary)
-
-
-def _show_video(job: Job, log: RunLog) -> None:
-    """Show an episode of the policy in TensorBoard, if that is configured."""
-    config, longest = job.config, job.config.evaluation.film_steps
-    if not longest:
-        return
-    envs = make_envs(config.env, 1, evaluation=True, render=True)
-    interrupt_steps(envs, job.received)
-    with closing(envs), torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        deterministic, policy = config.evaluation.deterministic, job.run.learner.policy
-        frames = list(pictures_of(moments(envs, policy, config.seed, longest, deterministic)))
-    if frames:
-        log.show_video(job.run.counters.steps, "eval/episode", frames)
 
 
 def _log(job: Job, metrics: dict[str, float]) -> None:

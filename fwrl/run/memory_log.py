@@ -51,7 +51,9 @@ def _is_matrix(leaf: Tensor) -> bool:
 def _picture(heads: NDArray[Any]) -> NDArray[np.uint8]:
     """A row of matrices, each number a square; the largest number has the fullest colour."""
     largest = np.abs(heads).max() or 1.0
-    share = np.clip(np.nan_to_num(heads / largest), -1, 1)[..., None]
+    # what is not finite is white
+    with np.errstate(invalid="ignore"):
+        share = np.clip(np.nan_to_num(heads / largest), -1, 1)[..., None]
     zero, above, below = (np.array(colour, float) for colour in (ZERO, ABOVE, BELOW))
     coloured = np.where(share > 0, zero + share * (above - zero), zero - share * (below - zero))
     factor = max(1, SMALLEST_SIDE // min(heads.shape[1:]))

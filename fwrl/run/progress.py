@@ -1,13 +1,14 @@
 """Progress of a training: a bar, or plain lines where there is no terminal."""
 
 import time
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-# Seconds between two plain lines.
-LINE_INTERVAL = 10.0
+# Seconds between two plain lines, and between two counts of an evaluation on a terminal.
+LINE_INTERVAL, COUNT_INTERVAL = 10.0, 0.2
 
 
 def say(console: Console, line: str) -> None:
@@ -22,7 +23,7 @@ class ProgressReport:
     def __init__(self, console: Console, total_steps: int, step: int) -> None:
         self.console, self.total_steps = console, total_steps
         self.first_step, self.began = step, time.monotonic()
-        self.last_line = float("-inf")
+        self.last_line = self.last_count = float("-inf")
         self.bar = Progress(
             TextColumn("{task.fields[steps]}"),
             BarColumn(bar_width=None),
@@ -58,9 +59,42 @@ class ProgressReport:
                 f"return {score}  {left / 60:.1f} min left",
             )
 
+    def show_evaluation(self, ended: int, episodes: int, steps: int) -> None:
+        """Show how far an evaluation is, at every step of it."""
+        now = time.monotonic()
+        if self.console.is_terminal:
+            if now - self.last_count >= COUNT_INTERVAL:
+                self.last_count = now
+                self.bar.update(self.task, steps=_evaluating(ended, episodes, steps))
+        elif now - self.last_line >= LINE_INTERVAL:
+            self.last_line = now
+            say(self.console, _evaluating(ended, episodes, steps))
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         self.bar.stop()
+
+
+@contextmanager
+def evaluation_status(episodes: int) -> Generator[Callable[[int, int], None] | None]:
+    """Shows on a terminal how far an evaluation is; the function is called at every step of it."""
+    console, last = Console(stderr=True), time.monotonic()
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status(_evaluating(0, episodes, 0)) as status:
+
+        def watch(ended: int, steps: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= COUNT_INTERVAL:
+                last = time.monotonic()
+                status.update(_evaluating(ended, episodes, steps))
+
+        yield watch
+
+
+def _evaluating(ended: int, episodes: int, steps: int) -> str:
+    return f"evaluating: {ended:,} of {episodes:,} episodes, {steps:,} steps"
 
 
 def _steps(count: int) -> str:

@@ -14,8 +14,8 @@ from agents import ppo
 from agents.saving import list_checkpoints
 from fwrl.files.checkpoint import load_checkpoint
 from fwrl.run import build as setup
+from fwrl.run import diagnostics, saver
 from fwrl.run import loop as training
-from fwrl.run import saver
 
 # the same training again and again; test_cli.py checks its shapes
 pytestmark = pytest.mark.unchecked
@@ -56,7 +56,7 @@ PHASES = {
     "rollout": (training, "collect", 3),
     "update": (training, "ppo_update", 3),
     "evaluation": (training, "evaluate", 1),
-    "film": (training, "pictures_of", 1),
+    "film": (diagnostics, "pictures_of", 1),
     "log": (training, "state_norm", 3),
     "save": (saver, "save_checkpoint", 2),
     "verification": (saver, "verify_checkpoint", 1),

@@ -20,6 +20,7 @@ from fwrl.run.directory import claimed, named_directory, open_directory
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import (
     INTERVAL,
+    OUTPUT,
     Children,
     Ended,
     failure,
@@ -196,7 +197,9 @@ class Search:
             self.study.complete(running.trial, found[-1].value)
             report.finish(point, [{**point, self.tuning.metric: found[-1].value}])
         else:
-            reason = failure(running.directory, ended)
+            # each of its evaluations was given up, as its output says
+            silent = f"no evaluation has ended; see {running.directory / OUTPUT}"
+            reason = silent if ended.code == FINISHED else failure(running.directory, ended)
             self.study.fail(running.trial, reason)
             report.finish(point, [{**point, "failed": reason}])
         return False
