@@ -28,6 +28,7 @@ from fwrl.run import saver
 from fwrl.run import state as run_state
 from fwrl.run.config import load_run_config
 from fwrl.run.directory import open_run
+from fwrl.run.last_resort import LastResort
 from fwrl.run.saver import newest_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,8 @@ def run_here(config, directory, *overrides):
         mock.patch.object(saver, "joined", joined),
         mock.patch.object(run_state, "start", start),
     ):
-        code = training.train(run_config, made, directory, bool(continued), [], quiet)
+        resort = LastResort()
+        code = training.train(run_config, made, directory, bool(continued), [], resort, quiet)
     # whoever follows must not go on before the first has written
     distributed.any_process(False)
     return code, saved, seeds, made.evaluation_envs is not None
