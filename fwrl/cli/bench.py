@@ -23,7 +23,14 @@ from fwrl.bench.results import (
 from fwrl.config import ConfigError, nearest, validate
 from fwrl.files.json_files import read_json
 from fwrl.files.plain_files import FileError
-from fwrl.run.directory import claimed, command_typed, named_directory, open_directory, versions
+from fwrl.run.directory import (
+    claimed,
+    command_typed,
+    named_directory,
+    open_directory,
+    staying,
+    versions,
+)
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import processors
 from fwrl.run.process import Clock
@@ -62,7 +69,7 @@ def run_benchmark(request: Request, console: Console) -> int:
     changes = sorted(text for text in request.overrides if not _is_axis(settings, text))
     folder = request.out or named_directory([request.name, request.preset, *changes])
     may_change = {*MAY_CHANGE, *settings.axes}
-    with claimed(folder, request.fresh):
+    with claimed(folder, request.fresh), staying(folder):
         open_directory(folder, settings, may_change, "choose another --out")
         return _fill(request, benchmark, settings, folder, console)
 

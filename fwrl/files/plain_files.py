@@ -168,6 +168,15 @@ def check_target(path: Path) -> None:
         raise FileError(f"{path}: cannot be written, it is no regular file; remove it")
 
 
+def identity(folder: Path) -> tuple[int, int] | None:
+    """A folder's device and inode, which it keeps when it is renamed; None if nothing is there."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def make_folder(path: Path) -> Path:
     """Make a folder, and those above it, unless it is there; returns it.
 

@@ -17,11 +17,19 @@ import yaml
 from filelock import FileLock, Timeout
 
 from agents.saving import list_checkpoints
-from fwrl.config import Config, ConfigError, ConfigType, validate, without_passwords
+from fwrl.config import (
+    Config,
+    ConfigError,
+    ConfigType,
+    OneLineError,
+    validate,
+    without_passwords,
+)
 from fwrl.files.names import no_run
 from fwrl.files.plain_files import (
     FileError,
     append_plain,
+    identity,
     read_plain,
     replace_plain,
     set_aside,
@@ -43,11 +51,27 @@ PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "safet
 
 def command_typed(leave_out: Sequence[str] = ()) -> str:
     """The command that the user typed, without ``leave_out`` and without passwords in addresses."""
-    program, *words = sys.argv
-    name = Path(program).name
+    kept = [without_passwords(word) for word in sys.argv[1:] if word not in leave_out]
+    return _command(kept)
+
+
+def command_to_continue(directory: Path) -> str:
+    """The command that continues the run in a directory with the modules of ``sys.argv``."""
+    words = ["train", str(directory / CONFIG), "--run-dir", str(directory)]
+    for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
+        if option == "--import":
+            words += [option, value]
+        elif option.startswith("--import="):
+            words.append(option)
+    return _command(words)
+
+
+def _command(words: Sequence[str]) -> str:
+    name = Path(sys.argv[0]).name
     started = {"__main__.py": "python -m fwrl", "train.py": "python train.py"}.get(name, name)
-    kept = [without_passwords(word) for word in words if word not in leave_out]
-    return f"{started} {shlex.join(kept)}"
+    # train.py has added this word itself
+    typed = words[1:] if name == "train.py" and words[:1] == ["train"] else words
+    return f"{started} {shlex.join(typed)}"
 
 
 def default_run_directory(config_file: Path, overrides: Sequence[str]) -> Path:
@@ -103,11 +127,39 @@ def _lock(directory: Path) -> Generator[None]:
         ) from None
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be written ({error.strerror})") from None
+    ours = identity(directory)
     try:
         yield
     finally:
-        owner.unlink(missing_ok=True)
+        # in the place of a directory that was moved there may be somebody else's
+        if identity(directory) == ours:
+            owner.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def staying(directory: Path) -> Generator[None]:
+    """A block that works in a directory.
+
+    Raises:
+        ConfigError: At its end, if it was moved, deleted or replaced meanwhile.
+    """
+    before = identity(directory)
+    try:
+        yield
+    except (OSError, OneLineError):
+        # whatever could not be written: this is why
+        _check_same(directory, before)
+        raise
+    _check_same(directory, before)
+
+
+def _check_same(directory: Path, before: tuple[int, int] | None) -> None:
+    if identity(directory) != before:
+        raise ConfigError(
+            f"{directory}: was moved, deleted or replaced while this command worked in it; what it "
+            "has written may be incomplete: bring the directory back and repeat the command"
+        ) from None
 
 
 def _owner_of(directory: Path) -> str:
@@ -154,7 +206,7 @@ def open_directory(
         ConfigError: If it does.
     """
     if not _content(directory):
-        _create(directory, config)
+        create(directory, config)
         return
     check_config(directory, config, may_change, otherwise)
     keep_config(directory, config)
@@ -180,7 +232,7 @@ def check_config(
 
 
 def _content(directory: Path) -> list[Path]:
-    """The files of a directory, except locks and what an interrupted ``_create`` has left."""
+    """The files of a directory, except locks and what an interrupted ``create`` has left."""
     marks = {LOCK, OWNER} if (directory / CONFIG).exists() else {LOCK, OWNER, *FIRST}
     unfinished = tuple(f".{name}." for name in (CONFIG, OWNER, *FIRST))
     return [
@@ -212,7 +264,8 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
     return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
 
 
-def _create(directory: Path, config: Config) -> None:
+def create(directory: Path, config: Config) -> None:
+    """Write the first files of a run or of results into an empty directory."""
     # the configuration comes last: without it nothing has begun
     text = f"{json.dumps(versions(), indent=1)}\n"
     replace_plain(directory / "versions.json", text.encode())

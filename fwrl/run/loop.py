@@ -192,7 +192,12 @@ def _loop(job: Job) -> int:
         with saver.lock:
             _log(job, metrics)
             saver.reached(run)
-        late, stop, lost = distributed.any_process(saver.late, bool(job.received), saver.lost)
+        late, stop, lost, moved = distributed.any_process(
+            saver.late, bool(job.received), saver.lost, saver.moved
+        )
+        if moved:
+            # the last save says where the run is now
+            return FAILED
         if lost:
             raise Failure(f"checkpoints could not be written {saver.failures} times in a row")
         if hopeless:

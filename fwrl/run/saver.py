@@ -12,7 +12,7 @@ import torch
 from agents.distributed import any_process, from_first, num_processes
 from agents.policy import RecurrentPolicy
 from agents.saving import CHECKPOINTS, best_checkpoint, is_checkpoint, list_checkpoints
-from fwrl.config import ConfigError
+from fwrl.config import ConfigError, OneLineError
 from fwrl.files.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -23,10 +23,12 @@ from fwrl.files.checkpoint import (
     unpack,
     verify_checkpoint,
 )
-from fwrl.files.plain_files import set_aside
+from fwrl.files.plain_files import free_name, identity, make_folder, replace_plain, set_aside
 from fwrl.run.config import RunConfig
+from fwrl.run.directory import command_to_continue, create
 from fwrl.run.log import RunLog
 from fwrl.run.state import Run, capture, joined
+from fwrl.run.table import TABLE
 
 # Seconds until a failed save is tried again: doubled each time, up to the second number.
 FIRST_RETRY, LAST_RETRY = 2.0, 600.0
@@ -59,6 +61,7 @@ class Saver:
     ) -> None:
         """Save nothing yet; ``log`` is None in all processes but the first."""
         self.directory, self._config, self._policy = directory, config, policy
+        self._place, self._rescued = identity(directory), False
         self._log, self._say = log, say
         self.errors = self.failures = 0
         self.seconds = 0.0
@@ -89,6 +92,11 @@ class Saver:
         """Whether saving has failed too often for the training to go on."""
         return self.failures >= MAX_FAILURES
 
+    @property
+    def moved(self) -> bool:
+        """Whether the directory is gone, or is another one; the next save then writes beside it."""
+        return self._log is not None and identity(self.directory) != self._place
+
     def save(self, tries: int = 1) -> bool:
         """Save the copy unless it is saved; returns whether it is. All processes call it together.
 
@@ -97,7 +105,9 @@ class Saver:
         """
         with self.lock:
             undefined = undefined_in(self._latest)
-            spoilt, missing = any_process(undefined is not None, not self._is_saved)
+            # what was saved has gone with the directory
+            is_saved = self._is_saved and not self.moved
+            spoilt, missing = any_process(undefined is not None, not is_saved)
             if spoilt:
                 what = undefined or "a state of another process"
                 raise NotFiniteError(f"{what} is not finite, it is not saved")
@@ -118,6 +128,9 @@ class Saver:
         """Write a checkpoint in the first process; returns whether that went well."""
         if self._log is None:
             return True
+        if self.moved:
+            self._rescue(checkpoint, self._log)
+            return False
         document = checkpoint.document | {"log": self._log.positions()}
         folder = self.directory / CHECKPOINTS / str(document["counters"]["steps"])
         for attempt in range(tries):
@@ -139,6 +152,27 @@ class Saver:
             self.seconds = self._saved_at - began
             return True
         return False
+
+    def _rescue(self, checkpoint: Checkpoint, log: RunLog) -> None:
+        """Write the run whole beside the place where its directory was, once."""
+        if self._rescued:
+            return
+        self._rescued = True
+        reason = f"{self.directory}: was moved, deleted or replaced"
+        try:
+            folder = make_folder(free_name(self.directory))
+            create(folder, self._config)
+            table = log.table()
+            replace_plain(folder / TABLE, table)
+            document = checkpoint.document | {"log": {TABLE: len(table)}}
+            saved = folder / CHECKPOINTS / str(document["counters"]["steps"])
+            save_checkpoint(saved, checkpoint.tensors, document)
+            verify_checkpoint(saved)
+        except (OSError, OneLineError) as error:
+            self._say(f"{reason}, and the run cannot be saved beside it ({error})")
+        else:
+            command = command_to_continue(folder)
+            self._say(f"{reason}; the run is saved in {folder} and goes on with: {command}")
 
     def _make_room(self, folder: Path) -> None:
         """Rename what stands in the way of a checkpoint and is none of this step."""

@@ -17,7 +17,7 @@ from fwrl.cli.compare.settings import ComparisonConfig, Run, load_comparison, ru
 from fwrl.cli.compare.table import MARKDOWN, write_results
 from fwrl.config import ConfigError
 from fwrl.run.build import prepare
-from fwrl.run.directory import claimed, named_directory, open_directory
+from fwrl.run.directory import claimed, named_directory, open_directory, staying
 from fwrl.run.evaluation import check_spaces, elsewhere
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import (
@@ -63,7 +63,7 @@ def run_comparison(
     runs = runs_of(comparison, out)
     # building every policy finds mistakes before anything is written
     parameters = _parameters(comparison, runs)
-    with claimed(out, fresh):
+    with claimed(out, fresh), staying(out):
         open_directory(out, comparison, MAY_CHANGE, "choose another --out")
         for run in runs:
             _prepare(run)

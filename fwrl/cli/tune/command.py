@@ -16,7 +16,7 @@ from fwrl.cli.tune.settings import TuningConfig, load_tuning, trial_config
 from fwrl.cli.tune.study import FOLDER, Study, optuna
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
-from fwrl.run.directory import claimed, named_directory, open_directory
+from fwrl.run.directory import claimed, named_directory, open_directory, staying
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import (
     INTERVAL,
@@ -77,7 +77,7 @@ def run_tuning(
     tuning = load_tuning(file, overrides)
     name = find_config(file).stem
     out = out or named_directory(["tune", name])
-    with claimed(out, fresh):
+    with claimed(out, fresh), staying(out):
         open_directory(out, tuning, {"trials"}, "choose another --out")
         study = Study(tuning, name, storage, out, partial(say, console))
         search = Search(tuning, study, out, imports)
