@@ -25,14 +25,25 @@ finally:
 """
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["list"], ["bench", "--help"], ["list", "benchmarks"], ["list", "corez"]]
-)
+HELP = [["--help"], ["list"], ["bench", "--help"], ["list", "benchmarks"]]
+MISSPELT = [
+    ["list", "corez"],
+    ["train", "nothing.yaml"],
+    ["evaluate", "nowhere"],
+    ["export", "nowhere", "policy.safetensors"],
+    ["inspect", "nowhere"],
+    ["bench", "retreival"],
+    ["compare", "nothing.yaml"],
+    ["tune", "nothing.yaml"],
+]
+
+
+@pytest.mark.parametrize("words", [*HELP, *MISSPELT])
 def test_commands_that_need_no_tensors_import_none(words):
     ended = subprocess.run(
         [sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=False
     )
-    assert ended.returncode == (2 if words[-1] == "corez" else 0)
+    assert ended.returncode == (2 if words in MISSPELT else 0)
     imported = ended.stderr.partition("IMPORTED")[2].split()
     assert "fwrl.cli.app" in imported
     assert not HEAVY & set(imported)
