@@ -14,6 +14,7 @@ MOST_VALUES = 2_000_000
 MOST_LEVELS = 64
 # A number of 128 bits has 39 digits.
 MOST_DIGITS = 100
+LARGEST_COUNT = 2**53
 # An escaped half of a surrogate pair; alone it is no character.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -68,6 +69,12 @@ def without_infinities(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_infinities(part) for part in cast(list[Any], value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0 to 2^53, up to which every program counts alike."""
+    # True is an integer to Python
+    return type(value) is int and 0 <= value <= LARGEST_COUNT
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

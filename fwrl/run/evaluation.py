@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from agents.saving import load_policy, load_saved, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs, most_steps
 from fwrl.config import ConfigError, validate
 from fwrl.files.checkpoint import CheckpointError
-from fwrl.files.json_files import without_infinities
+from fwrl.files.json_files import LARGEST_COUNT, is_count, without_infinities
 from fwrl.files.names import ENDING, is_exported
 from fwrl.files.plain_files import make_folder, replace_plain
 from fwrl.run.config import RunConfig
@@ -221,6 +221,9 @@ def steps_of(document: dict[str, object], where: Path) -> int:
     """
     counters = document.get("counters", document)
     steps = counters.get("steps") if isinstance(counters, dict) else None
-    if type(steps) is not int:
-        raise CheckpointError(f"{where}: it does not say after how many steps it was written")
-    return steps
+    if not is_count(steps):
+        raise CheckpointError(
+            f"{where}: it does not say after how many steps it was written, "
+            f"but {steps!r}; it should be a whole number from 0 to {LARGEST_COUNT:,}"
+        )
+    return cast(int, steps)

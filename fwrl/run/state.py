@@ -33,6 +33,7 @@ from fwrl.files.checkpoint import (
     pack,
     unpack,
 )
+from fwrl.files.json_files import LARGEST_COUNT, is_count
 from fwrl.run.config import RunConfig, changes, trained_with
 from fwrl.run.directory import package_versions
 from fwrl.run.log import RecentEpisodes
@@ -235,16 +236,21 @@ def counters_of(checkpoint: Checkpoint) -> Counters:
     """The counters of the training that a checkpoint holds.
 
     Raises:
-        CheckpointError: If it holds none.
+        CheckpointError: If it holds none, or they are no numbers that a training counts to.
     """
+    wrong = "its counters are not those of a training"
     try:
         counters = Counters(**checkpoint.document["counters"])
-        # comparing fails for anything but numbers
-        if all(number >= 0 for number in counters):
-            return counters
     except (KeyError, TypeError):
-        pass
-    raise CheckpointError("its counters are not those of a training")
+        raise CheckpointError(wrong) from None
+    for name, number in counters._asdict().items():
+        if name == "seconds":
+            if type(number) not in (int, float) or not 0 <= number <= LARGEST_COUNT:
+                raise CheckpointError(f"{wrong}: {name} is {number!r}; it should be a number")
+        elif not is_count(number):
+            right = f"it should be a whole number from 0 to {LARGEST_COUNT:,}"
+            raise CheckpointError(f"{wrong}: {name} is {number!r}; {right}")
+    return counters
 
 
 def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
