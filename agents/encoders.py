@@ -6,7 +6,7 @@ uint8 until they are encoded.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -18,20 +18,27 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from agents.normalisers import RunningMoments
+from agents.pictures import Picture, picture_in
 from agents.spaces import one_line
 from fwrl.config import Config, ConfigError
 
-# The shortest side of an image that each network takes. ``nature`` would reduce a smaller one to
-# nothing; images smaller than a thumbnail are maps of symbols.
-MINIMUM_SIDE = {"nature": 36, "impala": 16, "grid": 1}
+# Symbols of a map that each have a channel of their own; larger ones are grades of brightness.
+MOST_SYMBOLS = 16
 
 
 class EncoderConfig(Config):
     """The encoder, which turns an observation and the previous action and reward into features."""
 
-    image: Literal["auto", "nature", "impala", "grid"] = "auto"
-    """The network for images. ``auto`` chooses by the shorter side: ``nature`` from 36 pixels,
-    ``impala`` from 16, and below ``grid``, for maps of symbols such as MiniGrid's view."""
+    former: ClassVar[Mapping[str, Any]] = {"channels": "before"}
+
+    image: Literal["auto", "nature", "impala", "grid", "vector"] = "auto"
+    """The network for pictures. ``auto`` chooses by the shorter side: ``nature`` from 36 pixels,
+    ``impala`` from 16, and below ``grid``, for maps of symbols such as MiniGrid's view. With
+    ``vector`` nothing is read as a picture."""
+    channels: Literal["auto", "first", "last", "before"] = "auto"
+    """The axis of a picture's channels; ``auto`` tells it by the shape. Shape, type and bounds tell
+    what is a picture; ``before`` takes only bytes along three axes for one, divides all by 255 and
+    tells 16 symbols apart, as fwrl once did."""
     image_features: int = Field(default=512, ge=1, le=2**18)
     """Size of an image's feature vector."""
     previous_action: bool = True
@@ -72,7 +79,7 @@ class OneHot(nn.Module):
 
     def __init__(self, sizes: Sequence[int], starts: Sequence[int], axes: int) -> None:
         super().__init__()
-        self.axes = axes
+        self.axes, self.sizes = axes, sizes
         self.output_size = sum(sizes)
         offsets = np.cumsum([0, *sizes[:-1]]) - np.array(starts)
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
@@ -87,55 +94,82 @@ class OneHot(nn.Module):
 
 
 class Grid(nn.Module):
-    """A small map of symbols such as MiniGrid's view: one-hot channels, two convolutions."""
+    """A small map of symbols such as MiniGrid's view: a code for each symbol, two convolutions."""
 
-    def __init__(self, space: spaces.Box, features: int) -> None:
+    def __init__(self, picture: Picture, features: int, graded: bool) -> None:
         super().__init__()
-        self.channels_last = _channels_last(space)
-        channels, height, width = _image_axes(space)
-        # MiniGrid declares 255 but knows eleven objects, six colours and three states
-        self.symbols = min(int(np.max(space.high)) + 1, 16)
+        self.picture = picture
+        codes = symbol_codes(int(picture.high), graded)
+        self.register_buffer("codes", codes, persistent=False)
         self.network = nn.Sequential(
-            nn.Conv2d(channels * self.symbols, 32, 3, padding=1),
+            nn.Conv2d(picture.channels * codes.shape[1], 32, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(32, 32, 3, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(32 * height * width, features),
+            nn.Linear(32 * picture.height * picture.width, features),
             nn.ReLU(),
         )
         self.output_size = features
 
     @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        leading = observation.shape[:-3]
-        symbols = observation.reshape(-1, *observation.shape[-3:]).long()
-        symbols = symbols if self.channels_last else symbols.movedim(1, -1)
-        one_hot = F.one_hot(symbols.clamp(max=self.symbols - 1), self.symbols)
-        planes = one_hot.flatten(-2).movedim(-1, 1).float()
+        symbols, leading = in_rows(observation, self.picture, last=True)
+        codes = cast(Tensor, self.codes)
+        planes = F.embedding(symbols.long().clamp(0, len(codes) - 1), codes)
+        planes = planes.flatten(-2).movedim(-1, 1)
         return self.network(planes).reshape(*leading, self.output_size)
 
 
-class Image(nn.Module):
-    """A convolutional network for uint8 images with channels first or last."""
+def symbol_codes(largest: int, graded: bool) -> Float[Tensor, "symbols channels"]:
+    """A row for each symbol up to the largest: one-hot for the first ones.
 
-    def __init__(self, space: spaces.Box, kind: str, features: int) -> None:
+    MiniGrid declares 255 but knows eleven objects, six colours and three states. Where there are
+    more, they are grades of brightness: shares of two neighbouring channels, below zero so that
+    they are like none of the first. If not ``graded``, they are all the last of the first.
+    """
+    size = min(largest + 1, MOST_SYMBOLS)
+    symbols = torch.arange(largest + 1)
+    codes = F.one_hot(symbols.clamp(max=size - 1), size).float()
+    if graded and largest >= size:
+        grade = symbols[size:, None] * ((size - 1) / largest)
+        codes[size:] = -(1 - (grade - torch.arange(size)).abs()).clamp(min=0)
+    return codes
+
+
+class Image(nn.Module):
+    """A convolutional network for pictures with channels first, last or absent."""
+
+    def __init__(self, picture: Picture, features: int) -> None:
         super().__init__()
-        self.channels_last = _channels_last(space)
-        channels, height, width = _image_axes(space)
-        body = nature(channels) if kind == "nature" else impala(channels)
+        self.picture = picture
+        channels = picture.channels
+        body = nature(channels) if picture.network == "nature" else impala(channels)
         with torch.no_grad():
-            size = body(torch.zeros(1, channels, height, width)).numel()
+            size = body(torch.zeros(1, channels, picture.height, picture.width)).numel()
         summary = _orthogonal(nn.Linear(size, features))
         self.network = nn.Sequential(body, nn.Flatten(), summary, nn.ReLU())
         self.output_size = features
 
     @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        leading = observation.shape[:-3]
-        pixels = observation.reshape(-1, *observation.shape[-3:])
-        pixels = pixels.movedim(-1, 1) if self.channels_last else pixels
-        return self.network(pixels.float().div(255.0)).float().reshape(*leading, self.output_size)
+        pixels, leading = in_rows(observation, self.picture, last=False)
+        low, high = self.picture.low, self.picture.high
+        pixels = pixels.float() if low == 0 else pixels.float() - low
+        return self.network(pixels.div(high - low)).float().reshape(*leading, self.output_size)
+
+
+def in_rows(observation: Tensor, picture: Picture, last: bool) -> tuple[Tensor, torch.Size]:
+    """Pictures along one axis, with channels last or first, and the axes that they had before."""
+    axis = picture.channel_axis
+    axes = 2 if axis is None else 3
+    leading = observation.shape[: observation.dim() - axes]
+    pixels = observation.reshape(-1, *observation.shape[observation.dim() - axes :])
+    if axis is None:
+        return pixels.unsqueeze(-1 if last else 1), leading
+    if last:
+        return (pixels if axis else pixels.movedim(1, -1)), leading
+    return (pixels.movedim(-1, 1) if axis else pixels), leading
 
 
 def nature(channels: int) -> nn.Sequential:
@@ -211,6 +245,22 @@ def update_moments(encoder: nn.Module, observation: Any) -> None:
             pass
 
 
+def reading(encoder: nn.Module) -> str:
+    """How an encoder reads observations, in words."""
+    match encoder:
+        case Grid() | Image():
+            return str(encoder.picture)
+        case OneHot():
+            many = len(encoder.sizes)
+            return f"one of {encoder.sizes[0]:,} symbols" if many == 1 else f"{many:,} symbols"
+        case Parts():
+            parts = zip(encoder.keys, encoder.parts, strict=True)
+            return "; ".join(f"{key}: {reading(part)}" for key, part in parts)
+        case _:
+            size = cast(int, encoder.output_size)
+            return f"vector of {size:,}" if size != 1 else "number"
+
+
 def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
     """The encoder for a space, a module with an ``output_size``.
 
@@ -225,10 +275,13 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
             return OneHot(sizes, starts, axes=space.nvec.ndim)
         case spaces.MultiBinary():
             return Flat(spaces.Box(0, 1, space.shape), normalise=False)
-        case spaces.Box() if space.dtype == np.uint8 and len(space.shape) == 3:
-            return _image_encoder(space, config)
         case spaces.Box():
-            return Flat(space, config.normalise_observations)
+            picture = picture_in(space, config.image, config.channels)
+            if picture is None:
+                return Flat(space, config.normalise_observations)
+            if picture.network == "grid":
+                return Grid(picture, config.image_features, graded=config.channels != "before")
+            return Image(picture, config.image_features)
         case spaces.Dict() if space.spaces:
             return Parts({name: make_encoder(part, config) for name, part in space.spaces.items()})
         case spaces.Tuple() if space.spaces:
@@ -238,30 +291,6 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
                 f"env: no encoder takes the observation space {one_line(space)}; it should be made "
                 "of Discrete, MultiDiscrete, MultiBinary, Box, Dict and Tuple"
             )
-
-
-def _channels_last(space: spaces.Box) -> bool:
-    return space.shape[-1] <= space.shape[0]
-
-
-def _image_axes(space: spaces.Box) -> tuple[int, int, int]:
-    """Channels, height and width."""
-    first, second, third = space.shape
-    return (third, first, second) if _channels_last(space) else (first, second, third)
-
-
-def _image_encoder(space: spaces.Box, config: EncoderConfig) -> nn.Module:
-    side = min(_image_axes(space)[1:])
-    possible = [kind for kind, minimum in MINIMUM_SIDE.items() if side >= minimum]
-    kind = possible[0] if config.image == "auto" else config.image
-    if kind not in possible:
-        raise ConfigError(
-            f"encoder.image is {kind!r}, which needs {MINIMUM_SIDE[kind]} pixels a side; "
-            f"for {side} use {' or '.join(map(repr, possible))}"
-        )
-    if kind == "grid":
-        return Grid(space, config.image_features)
-    return Image(space, kind, config.image_features)
 
 
 def sines(elapsed: Shaped[Tensor, "*B"], frequencies: int) -> Float[Tensor, "*B F"]:

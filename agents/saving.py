@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.spaces import one_line, read_back, space_from_json, space_to_json
-from fwrl.config import ConfigError, validate
+from fwrl.config import ConfigError, validate_stored
 from fwrl.files.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -96,7 +96,7 @@ def build_policy(
     try:
         seen = space_from_json(description["observation_space"])
         actions = space_from_json(description["action_space"])
-        config = validate(PolicyConfig, description["config"])
+        config = validate_stored(PolicyConfig, description["config"])
         with torch.device("meta"):
             shape = RecurrentPolicy(seen, actions, config)
             check_tensors(shape, tensors, where)

@@ -61,6 +61,10 @@ class Config(BaseModel):
     synonyms: ClassVar[Mapping[str, str]] = {}
     """Other libraries' names for our fields: an unknown key that is one of them is understood."""
 
+    former: ClassVar[Mapping[str, Any]] = {}
+    """Fields that are younger than runs which must stay as they are: the value that a stored
+    configuration means where it lacks them. Where a user's lacks them, the default counts."""
+
 
 def validate(model: type[ConfigType], values: Any, where: str = "") -> ConfigType:
     """An instance of ``model`` made of ``values``, which should be a mapping.
@@ -75,6 +79,45 @@ def validate(model: type[ConfigType], values: Any, where: str = "") -> ConfigTyp
         # a misspelt key is also a missing one, and says more
         unknown = [each for each in errors if each["type"] == "extra_forbidden"]
         raise ConfigError(_describe(model, (unknown or errors)[0], where)) from None
+
+
+def validate_stored(model: type[ConfigType], values: Any, where: str = "") -> ConfigType:
+    """An instance of ``model`` as it was meant when its values were written.
+
+    Raises:
+        ConfigError: As ``validate`` does.
+    """
+    return validate(model, _as_meant(model, values), where)
+
+
+def _as_meant(model: Any, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    filled = {**getattr(model, "former", {}), **cast(Mapping[Any, Any], values)}
+    for name, field in model.model_fields.items():
+        given = filled.get(name, {})
+        kinds = _variants(field.annotation)
+        kind = cast(Any, given).get("kind") if isinstance(given, Mapping) else None
+        inner = kinds.get(kind) if isinstance(kind, str) else field.annotation
+        if hasattr(inner, "model_fields"):
+            meant = _as_meant(inner, given)
+            filled |= {name: meant} if meant or name in filled else {}
+    return filled
+
+
+def as_stored(now: ConfigType, stored: ConfigType) -> ConfigType:
+    """A configuration that keeps the former values of ``stored`` where nobody has said others."""
+    changes: dict[str, Any] = {}
+    former: Mapping[str, Any] = getattr(now, "former", {})
+    for name in type(now).model_fields:
+        mine, theirs = getattr(now, name), getattr(stored, name)
+        unsaid = name in former and name not in now.model_fields_set
+        if unsaid and theirs == former[name]:
+            changes[name] = theirs
+        elif isinstance(mine, BaseModel) and type(mine) is type(theirs):
+            inner = as_stored(mine, theirs)
+            changes |= {} if inner is mine else {name: inner}
+    return now.model_copy(update=changes) if changes else now
 
 
 def one_of(names: Iterable[str]) -> GetPydanticSchema:

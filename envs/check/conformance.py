@@ -12,6 +12,7 @@ from itertools import chain, count, pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs import AtariConfig, GymnasiumConfig, make_envs
@@ -62,6 +63,8 @@ class Report(NamedTuple):
     """Estimated time to replay the longest episode seen in one environment."""
     workers_pay: bool | None = None
     """Whether worker processes would pay; None also if that is not clear."""
+    observation_space: spaces.Space[Any] | None = None
+    """The space of one environment's observations."""
 
     @property
     def faithful(self) -> bool:
@@ -99,7 +102,7 @@ def check(
         warnings.simplefilter("ignore", RuntimeWarning)
         trajectory = _play_randomly(plan, envs, episodes, steps)
         if trajectory is None:
-            return Report(findings(plan.found))
+            return Report(findings(plan.found), observation_space=envs.observation_space)
         exact = _others_do_the_same(plan, trajectory)
         seen = _seen(trajectory.record)
         if exact and seen.longest > config.longest_replay:
@@ -107,12 +110,13 @@ def check(
             plan.found.add("exact", f"exact, {what}; one had {seen.longest} steps", "note")
         costs = _costs(plan)
     if costs is None:
-        return Report(findings(plan.found), exact, seen)
+        return Report(findings(plan.found), exact, seen, observation_space=envs.observation_space)
     single = isinstance(envs, OneByOne)
     replayed = single or isinstance(config, AtariConfig)
     again = costs.reset_seconds + seen.longest * costs.step_seconds if replayed else 0.0
     pays = workers_pay(costs) if single else False
-    return Report(findings(plan.found), exact, seen, costs, again, pays)
+    space = envs.observation_space
+    return Report(findings(plan.found), exact, seen, costs, again, pays, space)
 
 
 def _play_randomly(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> Trajectory | None:

@@ -70,7 +70,7 @@ def train(
     from agents.distributed import from_first, is_first, leave, restarted
     from fwrl.run.build import join, prepare
     from fwrl.run.config import load_run_config
-    from fwrl.run.directory import claimed, default_run_directory, open_run
+    from fwrl.run.directory import as_begun, claimed, default_run_directory, open_run
     from fwrl.run.last_resort import ending_in_time
     from fwrl.run.loop import train
     from fwrl.run.modules import import_modules, import_words
@@ -82,6 +82,8 @@ def train(
     run_config = load_run_config(path, changes)
     import_modules(imports or [])
     directory = run_dir or default_run_directory(path, changes)
+    anew = fresh and not restarted()
+    run_config = run_config if anew else as_begun(directory, run_config)
     with ExitStack() as stack:
         received = stack.enter_context(stop_signals())
         resort = stack.enter_context(ending_in_time(lambda: _say_stopped(received)))
@@ -90,7 +92,7 @@ def train(
 
         def open_it() -> bytes:
             # processes that a launcher starts again after a failure continue what was saved
-            stack.enter_context(claimed(directory, fresh and not restarted()))
+            stack.enter_context(claimed(directory, anew))
             return b"yes" if open_run(directory, run_config) else b""
 
         continued = bool(from_first(open_it))

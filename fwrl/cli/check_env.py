@@ -95,6 +95,7 @@ def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
         "costs": None if costs is None else costs._asdict(),
         "replay_seconds": report.replay_seconds,
         "workers_pay": report.workers_pay,
+        "read_as": _read_as(report),
         "findings": [finding._asdict() for finding in report.findings],
     }
     return json.dumps(without_infinities(result))
@@ -129,6 +130,9 @@ def _verdict(report: Report) -> str:
 def _costs(report: Report) -> list[tuple[str, str]]:
     seen, costs = report.seen, report.costs
     rows: list[tuple[str, str]] = []
+    read_as = _read_as(report)
+    if read_as is not None:
+        rows.append(("reading", read_as))
     if seen is not None:
         mean = "" if seen.mean_length is None else f", {seen.mean_length:.4g} steps on average"
         rows.append(("episodes", f"{seen.episodes}{mean}, at most {seen.longest}"))
@@ -145,6 +149,22 @@ def _costs(report: Report) -> list[tuple[str, str]]:
         pays = {True: "would pay", False: "would not pay", None: "may pay, measure"}
         rows.append(("workers", pays[report.workers_pay]))
     return rows
+
+
+def _read_as(report: Report) -> str | None:
+    """How the default encoder reads the observations."""
+    if report.observation_space is None:
+        return None
+    import torch
+
+    from agents.encoders import EncoderConfig, make_encoder, reading
+    from agents.spaces import split_mask
+
+    try:
+        with torch.device("meta"):
+            return reading(make_encoder(split_mask(report.observation_space)[0], EncoderConfig()))
+    except ConfigError as error:
+        return str(error)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -11,7 +11,7 @@ from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, RewardConfig
 from agents.ppo import PPOConfig
 from envs import EnvConfig
-from fwrl.config import Config, ConfigError, validate
+from fwrl.config import Config, ConfigError, validate, validate_stored
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.run.yaml_files import apply_overrides, find_config, flat, read_yaml
@@ -122,8 +122,7 @@ def changes(saved: Any, config: RunConfig) -> list[str]:
     if saved is None:
         return []
     try:
-        # keys that have been added since then have their defaults
-        before = validate(RunConfig, config.model_dump(mode="json") | saved)
+        before = validate_stored(RunConfig, config.model_dump(mode="json") | saved)
     except (ConfigError, TypeError):
         return ["its configuration cannot be read"]
     before, now = (flat(trained_with(each)) for each in (before, config))

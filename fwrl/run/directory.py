@@ -22,7 +22,8 @@ from fwrl.config import (
     ConfigError,
     ConfigType,
     OneLineError,
-    validate,
+    as_stored,
+    validate_stored,
     without_passwords,
 )
 from fwrl.files.names import no_run
@@ -191,6 +192,17 @@ def open_run(directory: Path, config: RunConfig) -> bool:
     return False
 
 
+def as_begun(directory: Path, config: ConfigType) -> ConfigType:
+    """The configuration with which a run goes on: what it meant by keys that are younger than it.
+
+    Raises:
+        ConfigError: If the directory has a configuration that cannot be read.
+    """
+    if not os.path.lexists(directory / CONFIG):
+        return config
+    return as_stored(config, read_config(directory, type(config)))
+
+
 def open_directory(
     directory: Path, config: Config, may_change: Collection[str], otherwise: str
 ) -> None:
@@ -261,7 +273,8 @@ def read_config(directory: Path, model: type[ConfigType]) -> ConfigType:
         raise ConfigError(no_run(directory))
     if not os.path.lexists(directory / CONFIG):
         raise ConfigError(f"{directory}: not a run directory, it has no {CONFIG}")
-    return validate(model, read_yaml(directory / CONFIG, links=False), str(directory / CONFIG))
+    path = directory / CONFIG
+    return validate_stored(model, read_yaml(path, links=False), str(path))
 
 
 def create(directory: Path, config: Config) -> None:

@@ -14,7 +14,7 @@ from agents.policy import RecurrentPolicy
 from agents.rollout import misfit
 from agents.saving import load_policy, load_saved, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs, most_steps
-from fwrl.config import ConfigError, validate
+from fwrl.config import ConfigError, validate, validate_stored
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import LARGEST_COUNT, is_count, without_infinities
 from fwrl.files.names import ENDING, is_exported
@@ -115,7 +115,7 @@ def _find(run: Path, checkpoint: str) -> Trained:
         return Trained(folder, config, steps_of(document, folder), policy)
     document = read_exported(run)
     try:
-        config = validate(RunConfig, document.get("run"), str(run))
+        config = validate_stored(RunConfig, document.get("run"), str(run))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     return Trained(run, config, steps_of(document, run), load_policy(run))

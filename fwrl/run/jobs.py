@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fwrl.files.plain_files import append_plain
 from fwrl.run.config import MAY_CHANGE, RunConfig
-from fwrl.run.directory import claimed, open_directory
+from fwrl.run.directory import as_begun, claimed, open_directory
 from fwrl.run.exit_codes import STOPPED
 from fwrl.run.modules import import_words
 from fwrl.run.process import choose_device
@@ -33,7 +33,7 @@ def prepare_directory(directory: Path, config: RunConfig) -> None:
         ConfigError: If it holds another run, or another process works in it.
     """
     with claimed(directory):
-        open_directory(directory, config, MAY_CHANGE, "choose another --out")
+        open_directory(directory, as_begun(directory, config), MAY_CHANGE, "choose another --out")
 
 
 def train_words(directory: Path, imports: Sequence[str]) -> list[str]:

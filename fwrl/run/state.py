@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from agents.distributed import gather_bytes, num_processes, rank
+from agents.encoders import reading
 from agents.policy import RecurrentPolicy
 from agents.ppo import make_optimizer
 from agents.rollout import Carry, EpisodeCounter, misfit, observed, start
@@ -268,13 +269,13 @@ def load_learner(learner: Learner, checkpoint: Checkpoint) -> None:
 
 
 def describe(policy: RecurrentPolicy) -> str:
-    """A line that says which memory is trained, how large it is, and where."""
+    """A line that says which memory is trained, how large it is, where, and what it observes."""
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     remembered = sum(leaf.numel() for leaf in tensors_in(policy.initial_state(1)))
     processes = f", in {num_processes()} processes" if num_processes() > 1 else ""
     return (
         f"{policy.config.core.kind} memory of {remembered:,} numbers, {parameters:,} parameters, "
-        f"on {policy.device}{processes}"
+        f"on {policy.device}{processes}; reads {reading(policy.encoder)}"
     )
 
 

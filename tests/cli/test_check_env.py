@@ -30,7 +30,8 @@ def test_a_sound_environment(capsys):
     assert "  exact         ok      continued in a fresh instance and in a used one," in lines[11]
     shown = dict(line.split(maxsplit=1) for line in lines[12:-1])
     assert list(shown) == [
-        "episodes", "speed", "step", "reset", "build", "observation", "replay", "workers",
+        "reading", "episodes", "speed", "step", "reset", "build", "observation", "replay",
+        "workers",
     ]  # fmt: skip
     assert shown["observation"] == "16 bytes"
     assert shown["replay"] == "0 s for the longest episode seen"
@@ -61,7 +62,8 @@ def test_json_is_one_object(capsys):
     report = json.loads(captured.out)
     assert captured.out.count("\n") == 1
     assert list(report) == [
-        "env", "faithful", "exact", "seen", "costs", "replay_seconds", "workers_pay", "findings",
+        "env", "faithful", "exact", "seen", "costs", "replay_seconds", "workers_pay", "read_as",
+        "findings",
     ]  # fmt: skip
     assert report["env"] == "CartPole-v1"
     assert (report["faithful"], report["exact"]) == (True, True)

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import nn
 
 from agents.actions import Categorical
+from agents.encoders import Grid, Image, in_rows
 from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
+from agents.pictures import LARGEST_BYTE
 from agents.policy import RecurrentPolicy
 from agents.saving import load_saved
 from envs import EnvConfigError, env_name, make_envs
@@ -85,7 +87,7 @@ def _episode(policy: RecurrentPolicy, played: Played) -> dict[str, Any]:
     layers = look_into(policy, played.inputs)
     observation = played.inputs.observation
     times = len(played.reward)
-    frames = played.frames or _pictures_of(observation, policy.observation_space)
+    frames = played.frames or _pictures_of(observation, policy.encoder)
     return {
         "return": numbers(sum(played.reward)),
         "ended": played.ended,
@@ -162,16 +164,19 @@ def _of_heads(name: str, remark: str, recall: RecallMap, each: bool) -> list[dic
     ]
 
 
-def _pictures_of(observation: Any, space: spaces.Space[Any]) -> list[NDArray[np.uint8]]:
+def _pictures_of(observation: Any, encoder: nn.Module) -> list[NDArray[np.uint8]]:
     """The observations, if they are pictures; with several channels, the last of them."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+    if not isinstance(encoder, Image | Grid):
         return []
-    pixels = observation[0].cpu().numpy()
-    if space.shape[-1] > space.shape[0]:
-        pixels = np.moveaxis(pixels, 1, -1)
-    if pixels.shape[-1] != 3:
-        pixels = pixels[..., -1:].repeat(3, axis=-1)
-    return list(pixels)
+    rows, _ = in_rows(observation[0], encoder.picture, last=True)
+    pixels = rows.float().cpu().numpy()
+    low, high = encoder.picture.low, encoder.picture.high
+    # a map of symbols is shown as it is
+    share = pixels / LARGEST_BYTE if isinstance(encoder, Grid) else (pixels - low) / (high - low)
+    shown = (share.clip(0, 1) * LARGEST_BYTE).round().astype(np.uint8)
+    if shown.shape[-1] != 3:
+        shown = shown[..., -1:].repeat(3, axis=-1)
+    return list(shown)
 
 
 def _text(observation: Any, time: int) -> str:
