@@ -5,7 +5,7 @@ score: clipping is left to the learner. With ``frame_stack`` 1 an observation do
 direction things move, so that an agent needs memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -182,7 +182,12 @@ class _Atari(VectorEnv):
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
-        return {**self._log.state(), "shown": fingerprints(self._shown)}
+        return self.snapshot()()
+
+    @override
+    def snapshot(self) -> Callable[[], dict[str, NDArray[Any]] | None]:
+        recording, shown = self._log.recording(), fingerprints(self._shown)
+        return lambda: {**recording.state(), "shown": shown.copy()}
 
     @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:

@@ -99,6 +99,14 @@ class VectorEnv(Protocol):
         """
         ...
 
+    def snapshot(self) -> Callable[[], dict[str, NDArray[Any]] | None]:
+        """A function that returns what ``state`` would return now, whenever it is called.
+
+        Unlike a state, a snapshot costs the same however long the episodes are.
+        """
+        state = self.state()
+        return lambda: state
+
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
         """Continue from a state of environments that were built from the same configuration.
 

@@ -78,6 +78,10 @@ class _Watched(VectorEnv):
         return self.envs.state()
 
     @override
+    def snapshot(self) -> Callable[[], dict[str, NDArray[Any]] | None]:
+        return self.envs.snapshot()
+
+    @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:
         return self.envs.restore(state)
 

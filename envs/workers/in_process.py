@@ -190,7 +190,12 @@ class OneByOne(VectorEnv):
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
-        return {**self.log.state(), "shown": fingerprints(self._current)}
+        return self.snapshot()()
+
+    @override
+    def snapshot(self) -> Callable[[], dict[str, NDArray[Any]] | None]:
+        recording, shown = self.log.recording(), fingerprints(self._current)
+        return lambda: {**recording.state(), "shown": shown.copy()}
 
     @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:

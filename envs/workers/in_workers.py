@@ -17,7 +17,7 @@ from envs.config import EnvConfigError, EnvFailure
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
 from envs.workers.in_process import MOST_FAILED_RESETS
 from envs.workers.process import Opening, Request, Share, Worker, WorkerLostError
-from envs.workers.replay import EpisodeLog, episode_seed, join_states, split_state
+from envs.workers.replay import EpisodeLog, episode_seed, fingerprints, join_states, split_state
 
 # least time limit for a new process to import packages and build its environments
 START_SECONDS = 120.0
@@ -53,12 +53,13 @@ class _InWorkers(VectorEnv):
             raise EnvFailure(f"{name}: worker {number} {reason} while it was starting")
         sizes = [share.num_envs for share in shares]
         self.num_envs = sum(sizes)
-        _, self.observation_space, self.action_space, self.render_fps, self._numbered = shares[0]
+        _, self.observation_space, self.action_space, self.render_fps, *rest = shares[0]
+        self._numbered, longest = rest
         self._sizes = sizes
         ends = np.cumsum(sizes).tolist()
         self._rows = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        # seeds and numbers of the episodes; the workers record the actions
-        self._log = EpisodeLog(self.num_envs, self.action_space, longest=0)
+        # of episodes without numbers, whose states the workers know, no actions are recorded
+        self._log = EpisodeLog(self.num_envs, self.action_space, longest)
         self._current: list[Any] = [None] * len(makers)
 
     @override
@@ -74,8 +75,9 @@ class _InWorkers(VectorEnv):
 
     @override
     def step(self, action: NDArray[Any]) -> EnvStep:
-        self._log.steps += 1
-        for number, share in enumerate(np.split(np.asarray(action), np.cumsum(self._sizes)[:-1])):
+        action = np.asarray(action, self.action_space.dtype)
+        self._log.record(action)
+        for number, share in enumerate(np.split(action, np.cumsum(self._sizes)[:-1])):
             self._send(number, "step", share)
         steps: list[EnvStep] = []
         for number, answer in enumerate(self._receive()):
@@ -99,18 +101,21 @@ class _InWorkers(VectorEnv):
 
     @override
     def state(self) -> dict[str, NDArray[Any]] | None:
+        return self.snapshot()()
+
+    @override
+    def snapshot(self) -> Callable[[], dict[str, NDArray[Any]] | None]:
+        if self._numbered:
+            recording, shown = self._log.recording(), fingerprints(_join(self._current))
+            # the episodes of a lost worker are lost
+            for number in self._lost:
+                recording.steps[self._rows[number]] = recording.longest + 1
+            return lambda: {**recording.state(), "shown": shown.copy()}
         for number in range(len(self._workers)):
             self._send(number, "state")
         parts = self._receive()
-        if self._lost and not self._numbered:
-            return None
-        # for a lost worker, only seeds and numbers of its episodes
-        known = {**self._log.state(), "shown": np.zeros(self.num_envs, np.int64)}
-        known["exact"][:] = False
-        substitutes = split_state(known, self._sizes)
-        return join_states(
-            [substitutes[n] if part is None else part for n, part in enumerate(parts)]
-        )
+        state = None if self._lost else join_states(parts)
+        return lambda: state
 
     @override
     def restore(self, state: Mapping[str, NDArray[Any]]) -> Restored:

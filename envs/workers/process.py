@@ -46,6 +46,8 @@ class Share(NamedTuple):
     render_fps: float
     numbers_episodes: bool
     """Whether episodes are opened by the slot's seed and the number of the episode."""
+    longest_replay: int
+    """The most actions of an episode to be recorded, by whoever sends them."""
 
 
 class Opening(NamedTuple):
@@ -125,8 +127,10 @@ def _work(pipe: Any, make: Callable[[], VectorEnv]) -> None:
         try:
             envs = make()
             shapes = envs.observation_space, envs.action_space
-            numbers_episodes = isinstance(envs, OneByOne)
-            share = Share(envs.num_envs, *shapes, envs.render_fps, numbers_episodes)
+            numbers_episodes, longest = isinstance(envs, OneByOne), 0
+            if isinstance(envs, OneByOne):
+                longest, envs.log.longest = envs.log.longest, 0
+            share = Share(envs.num_envs, *shapes, envs.render_fps, numbers_episodes, longest)
             pipe.send(("result", share))
             while True:
                 request, argument = pipe.recv()

@@ -8,7 +8,7 @@ without those before it.
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -24,8 +24,8 @@ State: TypeAlias = dict[str, NDArray[Any]]
 SEED_BITS = 31
 # seeds of consecutive episodes that are drawn together
 BLOCK = 64
-# initial capacity for actions
-ROOM = 64
+# time steps whose actions are kept together
+ROWS = 1024
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -42,6 +42,57 @@ def _seeds(seed: int, block: int) -> list[int]:
     return (words >> (32 - SEED_BITS)).tolist()
 
 
+class Recording(NamedTuple):
+    """Seeds and actions of running episodes as they were at one time; nothing later changes them.
+
+    It is made at once, however long the episodes are: it shares the blocks of the log, in which no
+    row is ever written again.
+    """
+
+    seed: Int64[np.ndarray, " N"]
+    episode: Int64[np.ndarray, " N"]
+    steps: Int64[np.ndarray, " N"]
+    longest: int
+    none: NDArray[Any]
+    """No actions of all slots, ``[0 N *A]``."""
+    blocks: tuple[NDArray[Any], ...]
+    """Actions of all slots by time, ``[ROWS N *A]`` each."""
+    rows: int
+    """Rows of all blocks together that are written; a slot's episode is in the last of them."""
+
+    def actions(self, slot: int) -> NDArray[Any]:
+        """The actions of a slot's running episode, in order."""
+        many = np.zeros_like(self.steps)
+        many[slot] = self.steps[slot]
+        return self._last(many)
+
+    def state(self) -> State:
+        """The log as arrays; an episode that is too long has no actions, and ``exact`` is False."""
+        exact = self.steps <= self.longest
+        length = np.where(exact, self.steps, 0)
+        return {
+            "seed": self.seed.copy(),
+            "episode": self.episode.copy(),
+            "exact": exact,
+            "length": length,
+            "actions": self._last(length),
+        }
+
+    def _last(self, length: Int64[np.ndarray, " N"]) -> NDArray[Any]:
+        """So many last actions of each slot, one slot after the other."""
+        ends = np.cumsum(length).tolist()
+        actions = np.empty((ends[-1], *self.none.shape[2:]), self.none.dtype)
+        # block after block: slot after slot would read all blocks for each of them
+        for block, start in zip(self.blocks, range(0, self.rows, ROWS), strict=True):
+            stop = min(start + ROWS, self.rows)
+            for slot, (many, end) in enumerate(zip(length.tolist(), ends, strict=True)):
+                first, shift = max(start, self.rows - many), end - self.rows
+                if first < stop:
+                    piece = block[first - start : stop - start, slot]
+                    actions[first + shift : stop + shift] = piece
+        return actions
+
+
 class EpisodeLog:
     """Seeds and actions of the running episodes of N slots.
 
@@ -55,15 +106,17 @@ class EpisodeLog:
         self.episode: Int64[np.ndarray, " N"] = np.full(num_envs, -1)
         # actions since the episode opened
         self.steps: Int64[np.ndarray, " N"] = np.zeros(num_envs, np.int64)
-        self._rows = np.arange(num_envs)
-        room = (num_envs, min(ROOM, longest), *(action_space.shape or ()))
-        self._actions = np.zeros(room, action_space.dtype)
+        self._slots = np.arange(num_envs)
+        self._none = np.zeros((0, num_envs, *(action_space.shape or ())), action_space.dtype)
+        # blocks that hold an action of a running episode; the last one has room, unless it is full
+        self._blocks: list[NDArray[Any]] = []
+        self._rows = 0
 
     def restart(self, seed: int | None) -> None:
         """Begin with seed ``seed + i`` and episode 0 in slot i; None: with the next episode."""
         num_envs = len(self.seed)
         if seed is None and self.episode[0] >= 0:
-            self.next(self._rows)
+            self.next(self._slots)
             return
         if seed is None:
             seed = int(np.random.default_rng().integers(2**SEED_BITS - num_envs))
@@ -82,19 +135,30 @@ class EpisodeLog:
 
     def record(self, action: NDArray[Any]) -> None:
         """Record one action for every slot."""
-        most = int(self.steps.max())
-        if most < self.longest:
-            if most == self._actions.shape[1]:
-                self._make_room(2 * most)
-            self._actions[self._rows, self.steps] = action
-        else:
-            fits = np.flatnonzero(self.steps < self.longest)
-            self._actions[fits, self.steps[fits]] = action[fits]
+        if self.longest:
+            row = self._rows % ROWS
+            if row == 0:
+                self._open_block()
+            self._blocks[-1][row] = action
+            self._rows += 1
         self.steps += 1
+
+    def _open_block(self) -> None:
+        """Add a block, and let go of those before all episodes that can be replayed."""
+        needed = int(self.steps[self.steps <= self.longest].max(initial=0))
+        spare = len(self._blocks) - -(-needed // ROWS)
+        del self._blocks[:spare]
+        self._rows = len(self._blocks) * ROWS
+        self._blocks.append(np.zeros((ROWS, *self._none.shape[1:]), self._none.dtype))
+
+    def recording(self) -> Recording:
+        """The log as it is now."""
+        arrays = self.seed.copy(), self.episode.copy(), self.steps.copy()
+        return Recording(*arrays, self.longest, self._none, tuple(self._blocks), self._rows)
 
     def actions(self, slot: int) -> NDArray[Any]:
         """The actions of a slot's running episode, in order."""
-        return self._actions[slot, : self.steps[slot]].copy()
+        return self.recording().actions(slot)
 
     def describe(self, slot: int) -> str:
         """The position of a slot, in words, for error messages."""
@@ -102,16 +166,7 @@ class EpisodeLog:
 
     def state(self) -> State:
         """The log as arrays; an episode that is too long has no actions, and ``exact`` is False."""
-        exact = self.steps <= self.longest
-        length = np.where(exact, self.steps, 0)
-        actions = [self._actions[slot, :many] for slot, many in enumerate(length.tolist())]
-        return {
-            "seed": self.seed.copy(),
-            "episode": self.episode.copy(),
-            "exact": exact,
-            "length": length,
-            "actions": np.concatenate(actions),
-        }
+        return self.recording().state()
 
     def load(self, state: Mapping[str, NDArray[Any]]) -> Bool[np.ndarray, " N"]:
         """Load a state; True for the slots whose actions are complete.
@@ -122,22 +177,24 @@ class EpisodeLog:
         own = self.state()
         check_fit(state, {**own, "actions": state.get("actions", own["actions"])})
         length, actions = state["length"], state.get("actions", own["actions"][:0])
-        wanted = (int(length.sum()), *self._actions.shape[2:])
-        if actions.dtype != self._actions.dtype or actions.shape != wanted or length.min() < 0:
-            raise ValueError(_misfit("actions", actions, self._actions.dtype, wanted))
+        wanted = (int(length.sum()), *self._none.shape[2:])
+        if actions.dtype != self._none.dtype or actions.shape != wanted or length.min() < 0:
+            raise ValueError(_misfit("actions", actions, self._none.dtype, wanted))
         if min(state["seed"].min(), state["episode"].min()) < 0:
             raise ValueError("state of environments: these were never reset")
         self.seed, self.episode = state["seed"].copy(), state["episode"].copy()
         self.steps = length.copy()
-        self._make_room(int(length.max()))
-        for slot, part in enumerate(np.split(actions, np.cumsum(length)[:-1])):
-            self._actions[slot, : len(part)] = part
+        self._rows, self._blocks = int(length.max()), []
+        parts = np.split(actions, np.cumsum(length)[:-1])
+        for start in range(0, self._rows, ROWS):
+            self._blocks.append(np.zeros((ROWS, *self._none.shape[1:]), self._none.dtype))
+            for slot, part in enumerate(parts):
+                # all episodes end in the last row
+                begin = self._rows - len(part)
+                piece = part[max(start - begin, 0) : max(start + ROWS - begin, 0)]
+                row = max(begin - start, 0)
+                self._blocks[-1][row : row + len(piece), slot] = piece
         return state["exact"].copy()
-
-    def _make_room(self, many: int) -> None:
-        more = max(many - self._actions.shape[1], 0)
-        widths = [(0, 0), (0, more), *[(0, 0)] * (self._actions.ndim - 2)]
-        self._actions = np.pad(self._actions, widths)
 
 
 def fingerprints(observation: Any) -> Int64[np.ndarray, " N"]:

@@ -66,7 +66,7 @@ class Saver:
         self.errors = self.failures = 0
         self.seconds = 0.0
         # there is nothing to save yet
-        self._latest, self._is_saved = Checkpoint({}, {}), True
+        self._latest, self._is_saved = _nothing, True
         self._verified: dict[Path, Contents] = {}
         self._saved_at = self._failed_at = time.monotonic()
         self.lock = threading.RLock()
@@ -104,7 +104,8 @@ class Saver:
             NotFiniteError: In all processes, if the state of one of them is not finite.
         """
         with self.lock:
-            undefined = undefined_in(self._latest)
+            latest = self._latest()
+            undefined = undefined_in(latest)
             # what was saved has gone with the directory
             is_saved = self._is_saved and not self.moved
             spoilt, missing = any_process(undefined is not None, not is_saved)
@@ -112,7 +113,7 @@ class Saver:
                 what = undefined or "a state of another process"
                 raise NotFiniteError(f"{what} is not finite, it is not saved")
             if missing:
-                checkpoint = joined(self._latest, self._policy, self._config)
+                checkpoint = joined(latest, self._policy, self._config)
                 self._is_saved = not any_process(not self._write(checkpoint, tries))[0]
             return self._is_saved
 
@@ -255,6 +256,10 @@ def _read_newest(run: Path, say: Callable[[str], None]) -> Checkpoint:
         f"{run}: none of its {len(folders)} checkpoints can be read; "
         "--fresh starts anew and keeps them under another name"
     )
+
+
+def _nothing() -> Checkpoint:
+    return Checkpoint({}, {})
 
 
 def undefined_in(checkpoint: Checkpoint) -> str | None:

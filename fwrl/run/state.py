@@ -8,7 +8,7 @@ it had never stopped.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -124,19 +124,33 @@ def begin(learner: Learner, envs: VectorEnv, seed: int) -> Run:
     return Run(learner, envs, start(envs, learner.policy, seed), EpisodeCounter(envs.num_envs))
 
 
-def capture(run: Run) -> Checkpoint:
-    """A copy of the run's state in this process, which no later step changes."""
-    tensors = {
+def capture(run: Run) -> Callable[[], Checkpoint]:
+    """A copy of the run's state in this process, which no later step changes.
+
+    The function puts it together, whenever it is called. Until then nothing is copied that grows
+    with the length of episodes.
+    """
+    groups = {
         "policy": run.learner.policy.state_dict(),
         "optimizer": optimizer_tensors(run.learner.optimizer),
         "metrics": _metrics(run),
-        "process": _own(run),
+        "carried": {f"carry.{i}": leaf for i, leaf in enumerate(tensors_in(run.carry))},
+        "own": _own(run),
     }
     copies = {
         file: {name: leaf.detach().clone() for name, leaf in group.items()}
-        for file, group in tensors.items()
+        for file, group in groups.items()
     }
-    return Checkpoint(copies, {"counters": run.counters._asdict(), "score": run.score})
+    carried, own = copies.pop("carried"), copies.pop("own")
+    document = {"counters": run.counters._asdict(), "score": run.score}
+    snapshot = run.envs.snapshot()
+
+    def whole() -> Checkpoint:
+        arrays = snapshot() or {}
+        envs = {f"envs.{name}": torch.as_tensor(array) for name, array in arrays.items()}
+        return Checkpoint({**copies, "process": carried | envs | own}, dict(document))
+
+    return whole
 
 
 def joined(captured: Checkpoint, policy: RecurrentPolicy, config: RunConfig) -> Checkpoint:
@@ -280,12 +294,10 @@ def describe(policy: RecurrentPolicy) -> str:
 
 
 def _own(run: Run) -> dict[str, Tensor]:
-    """The part of the state that each process has for itself."""
-    carried = {f"carry.{i}": leaf for i, leaf in enumerate(tensors_in(run.carry))}
-    arrays = {f"envs.{name}": array for name, array in (run.envs.state() or {}).items()}
-    arrays |= {"returns": run.episodes.returns, "lengths": run.episodes.lengths}
+    """The part of the state that each process has for itself, beside its streams."""
+    arrays = {"returns": run.episodes.returns, "lengths": run.episodes.lengths}
     numbers = {name: torch.as_tensor(array) for name, array in arrays.items()}
-    return carried | numbers | generator_states(run.learner.policy.device)
+    return numbers | generator_states(run.learner.policy.device)
 
 
 def _load_streams(run: Run, own: Mapping[str, Tensor]) -> list[str]:

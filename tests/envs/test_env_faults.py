@@ -192,21 +192,32 @@ def test_a_worker_that_is_lost_between_two_steps():
     for _ in range(3):
         step = envs.step(np.ones(4, int))
     lose(envs, 1)
+    # nobody has noticed yet: its episodes can be played again
     state = envs.state()
-    assert state["exact"].tolist() == [True, True, False, False]
+    assert state["exact"].all()
     anew, shown = other.restore(state)
-    assert anew.tolist() == [False, False, True, True]
+    assert not anew.any()
+    assert_same_trees(shown, step.observation)
     following = envs.step(np.ones(4, int))
     assert sorted(following.faults) == [2, 3]
     assert_same_trees(
         rows_of(following.final_observation, [2, 3]), rows_of(step.observation, [2, 3])
     )
+    lose(envs, 0)
+    # asked for a picture, it is missed, and with it its episodes
+    assert envs.render() is None
+    missed = envs.state()
+    assert missed["exact"].tolist() == [False, False, True, True]
+    anew, _ = other.restore(missed)
+    assert anew.tolist() == [True, True, False, False]
+    following = envs.step(np.ones(4, int))
+    assert sorted(following.faults) == [0, 1]
     # it opens the episodes that whoever continues from the state opens
-    assert_same_trees(rows_of(following.observation, [2, 3]), rows_of(shown, [2, 3]))
+    first = rows_of(other.restore(missed).observation, [0, 1])
+    assert_same_trees(rows_of(following.observation, [0, 1]), first)
     lose(envs, 0)
     with pytest.warns(RuntimeWarning, match="worker 0 was killed by signal 9"):
-        assert envs.restore(state).anew.all()
-    assert envs.render() is None
+        assert envs.restore(state).anew.tolist() == [True, True, False, False]
     lose(envs, 0)
     with pytest.warns(RuntimeWarning, match="worker 0 was killed by signal 9"):
         first = envs.reset(0)

@@ -238,11 +238,13 @@ def differences(one, other):
     }
 
 
-# what is overwritten before it is read again, actions beyond those of an episode (the log knows how
-# many there are), the generators of spaces, from which nobody draws, and what closing leaves behind
+# what is overwritten before it is read again, blocks of actions (what they hold is compared by the
+# state of the environments), the generators of spaces, from which nobody draws, and what closing
+# leaves behind
 SCRATCH = (
     ".envs._next",
-    ".envs.log._actions",
+    ".envs.log._blocks",
+    ".envs.log._rows",
     ".found_inf",
     ".param_groups.0.lr",
     "_np_random",
@@ -283,6 +285,7 @@ def test_nothing_that_a_training_carries_is_left_out(name, whole, tmp_path, monk
         }
 
     assert left_out(live, gone_on) == set()
+    assert differences(live.envs.state(), gone_on.envs.state()) == set()
     # a component that counts for itself is noticed
     live.learner.policy.encoder.seen_so_far = 3
     assert left_out(live, gone_on) != set()

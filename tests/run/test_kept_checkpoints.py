@@ -77,7 +77,7 @@ def saver_of(run, keep=1):
 def save(saver, step, score):
     tensors = {"policy": honest_policy().state_dict(), "process": {"a": torch.tensor([step])}}
     document = {"counters": {"steps": step}, "score": score}
-    with mock.patch.object(saving, "capture", return_value=Checkpoint(tensors, document)):
+    with mock.patch.object(saving, "capture", return_value=lambda: Checkpoint(tensors, document)):
         saver.reached(None)
     return saver.save()
 

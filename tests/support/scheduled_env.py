@@ -67,6 +67,10 @@ class ScheduledEnv:
         exact = np.ones(self.num_envs, bool)
         return {"episode": self.episode.copy(), "steps": self.steps.copy(), "exact": exact}
 
+    def snapshot(self):
+        state = self.state()
+        return lambda: state
+
     def restore(self, state):
         self.episode, self.steps = state["episode"].copy(), state["steps"].copy()
         return np.zeros(self.num_envs, bool), self._observation()
