@@ -5,15 +5,24 @@ the contract. The package is plain NumPy and Gymnasium, without agents or memori
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated, Any, TypeAlias, cast
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from pydantic import BeforeValidator, Field
 
 from envs.atari import AtariConfig, atari_games, make_atari
 from envs.config import EnvConfigError, EnvFailure
-from envs.gymnasium_env import PACKAGES, GymnasiumConfig, make_gymnasium, register
+from envs.gymnasium_env import (
+    LABYRINTHS,
+    PACKAGES,
+    GymnasiumConfig,
+    lacking,
+    make_gymnasium,
+    register,
+)
 from envs.gymnasium_env import find_spec as find_env_spec
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
 from envs.vector_adapter import from_gymnasium
@@ -95,15 +104,29 @@ def most_steps(config: GymnasiumConfig | AtariConfig) -> int:
 
 
 def env_names() -> dict[str, list[str]]:
-    """The names of all environments that can be built with the installed packages, by package."""
+    """The names of all environments, by package; what is to be installed first stands beside it."""
     for prefix, package in {**PACKAGES, "fwrl/": "envs.tasks"}.items():
         if package != "ale_py" and find_spec(package) is not None:
-            register(prefix)
+            # a package that cannot be imported has nothing to offer
+            with suppress(EnvConfigError):
+                register(prefix)
+    known = {*gymnasium.registry, *(LABYRINTHS if find_spec("popgym") else ())}
     names: dict[str, list[str]] = {"fwrl": [], "atari": atari_games()}
-    for env_id, spec in sorted(gymnasium.registry.items()):
-        # the ids of ale-py are the games listed above
-        if not str(spec.entry_point).startswith("ale_py"):
-            package = next((p for prefix, p in PACKAGES.items() if env_id.startswith(prefix)), None)
-            family = "fwrl" if env_id.startswith("fwrl/") else package or "gymnasium"
+    missing: dict[str, list[str]] = {}
+    for env_id in sorted(known):
+        spec = gymnasium.registry.get(env_id)
+        # ids of ale-py are the games listed above; Gymnasium keeps some that only raise an error
+        if spec and (str(spec.entry_point).startswith("ale_py") or _only_raises(spec)):
+            continue
+        package = next((p for prefix, p in PACKAGES.items() if env_id.startswith(prefix)), None)
+        family = "fwrl" if env_id.startswith("fwrl/") else package or "gymnasium"
+        words = lacking(env_id)
+        if words is None:
             names.setdefault(family, []).append(env_id)
-    return names
+        else:
+            missing.setdefault(f"{family}, after pip install {words!r}", []).append(env_id)
+    return names | missing
+
+
+def _only_raises(spec: EnvSpec) -> bool:
+    return getattr(spec.entry_point, "__name__", "").startswith("_raise_")

@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib import util
 from typing import Any, Literal, TypeAlias
 
 import gymnasium
@@ -27,6 +28,21 @@ OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
 
 # prefixes of ids that are registered when a package is imported
 PACKAGES = {"ALE/": "ale_py", "BabyAI-": "minigrid", "MiniGrid-": "minigrid", "popgym-": "popgym"}
+# beginnings of ids, or of the modules that define environments, which need a package more than the
+# one that registers them -> that package, and what installs it
+PARTS = {
+    "popgym-Labyrinth": ("mazelib", "mazelib"),
+    "gymnasium.envs.box2d": ("Box2D", "gymnasium[box2d]"),
+    "gymnasium.envs.mujoco": ("mujoco", "gymnasium[mujoco]"),
+    "gymnasium.envs.phys2d": ("jax", "gymnasium[jax]"),
+    "gymnasium.envs.tabular": ("jax", "gymnasium[jax]"),
+}
+# POPGym registers these only where mazelib is installed
+LABYRINTHS = [
+    f"popgym-Labyrinth{task}{level}-v0"
+    for task in ("Escape", "Explore")
+    for level in ("", "Easy", "Medium", "Hard")
+]
 # arguments of `gymnasium.make` that are no options of an environment, and where each is set instead
 RESERVED = {
     "disable_env_checker": "`fwrl check-env` checks environments",
@@ -115,6 +131,9 @@ def find_spec(env_id: str) -> EnvSpec:
         EnvConfigError: If the id is not registered, or its package is not installed.
     """
     register(env_id)
+    words = lacking(env_id)
+    if words is not None:
+        raise EnvConfigError(f"{env_id!r} needs another package; `pip install {words!r}` brings it")
     if env_id not in gymnasium.registry:
         raise EnvConfigError(f"no environment {env_id!r}; {nearest(env_id, gymnasium.registry)}")
     return gymnasium.registry[env_id]
@@ -132,9 +151,22 @@ def register(env_id: str) -> None:
             try:
                 importlib.import_module(package)
             except ImportError as error:
+                if util.find_spec(package) is not None:
+                    what = f"{env_id!r}: the package {package} cannot be imported: {summary(error)}"
+                    raise EnvConfigError(what) from error
                 raise EnvConfigError(
                     f"{env_id!r} needs the package {package}; `pip install fwrl[pomdp]` brings it"
                 ) from error
+
+
+def lacking(env_id: str) -> str | None:
+    """The words for pip without which an environment cannot be built; None if nothing is known."""
+    spec = gymnasium.registry.get(env_id)
+    for name in (env_id, str(spec.entry_point) if spec else ""):
+        for beginning, (package, words) in PARTS.items():
+            if name.startswith(beginning) and util.find_spec(package) is None:
+                return words
+    return None
 
 
 def _make_here(

@@ -13,7 +13,7 @@ from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_na
 from envs.atari import atari_games
 from envs.check.conformance import Report, check
 from envs.config import nearest
-from envs.gymnasium_env import register
+from envs.gymnasium_env import lacking, register
 from fwrl.config import Config, ConfigError, validate
 from fwrl.files.json_files import without_infinities
 from fwrl.run.progress import say
@@ -57,7 +57,7 @@ def _named(name: str) -> Any:
         register(name)
     except EnvConfigError as error:
         raise ConfigError(str(error)) from None
-    if name in gymnasium.registry or ":" in name:
+    if name in gymnasium.registry or ":" in name or lacking(name):
         return {"kind": "gymnasium", "id": name}
     if name in atari_games():
         return {"kind": "atari", "game": name}

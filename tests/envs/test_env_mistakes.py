@@ -1,9 +1,11 @@
 """Wrong configurations are refused, and failures of environments are reported."""
 
+import importlib
 import os
 
 import numpy as np
 import pytest
+from command_line import run_command
 from counting_gymnasium_env import CountingEnv, registered_envs
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -11,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import envs
 from envs import EnvConfigError, GymnasiumConfig, from_gymnasium, make_envs
-from envs.gymnasium_env import RESERVED
+from envs.gymnasium_env import LABYRINTHS, RESERVED
 from envs.workers.in_workers import in_workers
 
 
@@ -66,6 +68,52 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "popgym", None)
     with pytest.raises(EnvConfigError, match=r"pip install fwrl\[pomdp\]"):
         make_envs(GymnasiumConfig(id="popgym-RepeatFirstEasy-v0"))
+
+
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(monkeypatch):
+    whole = importlib.import_module
+
+    def broken(name):
+        if name == "popgym":
+            raise ModuleNotFoundError("No module named 'cython'")
+        return whole(name)
+
+    monkeypatch.setattr("envs.gymnasium_env.importlib.import_module", broken)
+    with pytest.raises(EnvConfigError, match=r"popgym cannot be imported: .*'cython'"):
+        make_envs(GymnasiumConfig(id="popgym-RepeatFirstEasy-v0"))
+    # what else there is can still be listed
+    assert "CartPole-v1" in envs.env_names()["gymnasium"]
+
+
+@pytest.mark.parametrize("env_id", LABYRINTHS)
+def test_a_labyrinth_says_what_it_needs(env_id, monkeypatch, capsys):
+    missing = "mazelib"
+    found = importlib.util.find_spec
+    without = lambda name: None if name == missing else found(name)  # noqa: E731
+    monkeypatch.setattr("envs.gymnasium_env.util.find_spec", without)
+    line = f"{env_id!r} needs another package; `pip install 'mazelib'` brings it"
+    with pytest.raises(EnvConfigError) as error:
+        make_envs(GymnasiumConfig(id=env_id))
+    assert str(error.value) == line
+    assert run_command("check-env", env_id) == 2
+    assert capsys.readouterr().err == f"fwrl: {line}\n"
+    assert env_id in envs.env_names()["popgym, after pip install 'mazelib'"]
+
+
+def test_whatever_is_listed_can_be_built_or_says_what_to_install():
+    listed = {family: names for family, names in envs.env_names().items() if family != "atari"}
+    # of large families some are enough
+    chosen = {family: names[:: 1 + len(names) // 12] for family, names in listed.items()}
+    for family, names in chosen.items():
+        for name in names:
+            config = GymnasiumConfig(id=name)
+            if ", after pip install" not in family:
+                make_envs(config, 1).close()
+                continue
+            words = family.partition(", after pip install ")[2]
+            with pytest.raises(EnvConfigError, match="needs another package") as error:
+                make_envs(config, 1)
+            assert f"`pip install {words}`" in str(error.value)
 
 
 def test_ids_that_import_code_are_refused():
