@@ -19,17 +19,19 @@ from typing_extensions import override
 
 from agents.normalisers import RunningMoments
 from agents.pictures import Picture, picture_in
-from agents.spaces import one_line
+from agents.spaces import MOST_CHOICES, one_line
 from fwrl.config import Config, ConfigError
 
 # Symbols of a map that each have a channel of their own; larger ones are grades of brightness.
 MOST_SYMBOLS = 16
+# Numbers of an embedded symbol.
+EMBEDDING = 32
 
 
 class EncoderConfig(Config):
     """The encoder, which turns an observation and the previous action and reward into features."""
 
-    former: ClassVar[Mapping[str, Any]] = {"channels": "before"}
+    former: ClassVar[Mapping[str, Any]] = {"channels": "before", "one_hot_up_to": MOST_CHOICES}
 
     image: Literal["auto", "nature", "impala", "grid", "vector"] = "auto"
     """The network for pictures. ``auto`` chooses by the shorter side: ``nature`` from 36 pixels,
@@ -39,6 +41,9 @@ class EncoderConfig(Config):
     """The axis of a picture's channels; ``auto`` tells it by the shape. Shape, type and bounds tell
     what is a picture; ``before`` takes only bytes along three axes for one, divides all by 255 and
     tells 16 symbols apart, as fwrl once did."""
+    one_hot_up_to: int = Field(default=1024, ge=1, le=MOST_CHOICES)
+    """The most symbols of a Discrete part, or of a factor of a MultiDiscrete one, that each have a
+    feature of their own; symbols of a larger alphabet are embedded."""
     image_features: int = Field(default=512, ge=1, le=2**18)
     """Size of an image's feature vector."""
     previous_action: bool = True
@@ -91,6 +96,43 @@ class OneHot(nn.Module):
         index = observation.reshape(*leading, offsets.numel()).long() + offsets
         features = torch.zeros(*index.shape[:-1], self.output_size, device=index.device)
         return features.scatter_(-1, index, 1.0)
+
+
+class Embedded(nn.Module):
+    """Symbols of large alphabets: two small tables give each symbol a row of its own.
+
+    The row is the product of one for the quotient and one for the remainder of the symbol, divided
+    by the root of the largest alphabet (Shi et al. 2020). Factors share the tables; those of small
+    alphabets are one-hot.
+    """
+
+    def __init__(self, sizes: Sequence[int], starts: Sequence[int], axes: int, limit: int) -> None:
+        super().__init__()
+        self.axes, self.sizes = axes, sizes
+        large = [i for i, size in enumerate(sizes) if size > limit]
+        small = [i for i, size in enumerate(sizes) if size <= limit]
+        self.register_buffer("large", torch.tensor(large), persistent=False)
+        self.register_buffer("small", torch.tensor(small), persistent=False)
+        self.register_buffer("starts", torch.tensor([starts[i] for i in large]), persistent=False)
+        self.rows = math.isqrt(max(sizes) - 1) + 1
+        self.quotients, self.remainders = (nn.Embedding(self.rows, EMBEDDING) for _ in range(2))
+        self.one_hot = None
+        self.output_size = len(large) * EMBEDDING
+        if small:
+            self.one_hot = OneHot([sizes[i] for i in small], [starts[i] for i in small], axes=1)
+            self.output_size += self.one_hot.output_size
+
+    @override
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        leading = observation.shape[: observation.dim() - self.axes]
+        symbols = observation.reshape(*leading, len(self.sizes)).long()
+        large = symbols.index_select(-1, cast(Tensor, self.large)) - cast(Tensor, self.starts)
+        rows = self.quotients(large // self.rows) * self.remainders(large % self.rows)
+        features = rows.flatten(-2)
+        if self.one_hot is None:
+            return features
+        small = self.one_hot(symbols.index_select(-1, cast(Tensor, self.small)))
+        return torch.cat([features, small], dim=-1)
 
 
 class Grid(nn.Module):
@@ -250,9 +292,10 @@ def reading(encoder: nn.Module) -> str:
     match encoder:
         case Grid() | Image():
             return str(encoder.picture)
-        case OneHot():
-            many = len(encoder.sizes)
-            return f"one of {encoder.sizes[0]:,} symbols" if many == 1 else f"{many:,} symbols"
+        case OneHot() | Embedded():
+            many, how = len(encoder.sizes), ", embedded" * isinstance(encoder, Embedded)
+            what = f"one of {encoder.sizes[0]:,} symbols" if many == 1 else f"{many:,} symbols"
+            return what + how
         case Parts():
             parts = zip(encoder.keys, encoder.parts, strict=True)
             return "; ".join(f"{key}: {reading(part)}" for key, part in parts)
@@ -269,10 +312,10 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
     """
     match space:
         case spaces.Discrete():
-            return OneHot([int(space.n)], [int(space.start)], axes=0)
+            return _symbols([int(space.n)], [int(space.start)], 0, config.one_hot_up_to)
         case spaces.MultiDiscrete():
             sizes, starts = space.nvec.flatten().tolist(), space.start.flatten().tolist()
-            return OneHot(sizes, starts, axes=space.nvec.ndim)
+            return _symbols(sizes, starts, space.nvec.ndim, config.one_hot_up_to)
         case spaces.MultiBinary():
             return Flat(spaces.Box(0, 1, space.shape), normalise=False)
         case spaces.Box():
@@ -291,6 +334,12 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
                 f"env: no encoder takes the observation space {one_line(space)}; it should be made "
                 "of Discrete, MultiDiscrete, MultiBinary, Box, Dict and Tuple"
             )
+
+
+def _symbols(sizes: list[int], starts: list[int], axes: int, limit: int) -> nn.Module:
+    if max(sizes) <= limit:
+        return OneHot(sizes, starts, axes)
+    return Embedded(sizes, starts, axes, limit)
 
 
 def sines(elapsed: Shaped[Tensor, "*B"], frequencies: int) -> Float[Tensor, "*B F"]:

@@ -6,7 +6,15 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
-from agents.encoders import EncoderConfig, Grid, Image, make_encoder, sines, update_moments
+from agents.encoders import (
+    EncoderConfig,
+    Grid,
+    Image,
+    make_encoder,
+    reading,
+    sines,
+    update_moments,
+)
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.rollout import to_tensors
 from fwrl.config import ConfigError
@@ -19,6 +27,7 @@ SPACES = {
     "multidiscrete": spaces.MultiDiscrete([3, 2, 5]),
     "multidiscrete from -1": spaces.MultiDiscrete([3, 2], start=[-1, 4]),
     "multidiscrete square": spaces.MultiDiscrete([[3, 2], [4, 1]]),
+    "large alphabets": spaces.MultiDiscrete([[3, 5000], [10**6, 1]], start=[[1, -4], [0, 9]]),
     "multibinary": spaces.MultiBinary(3),
     "multibinary square": spaces.MultiBinary((2, 3)),
     "number": spaces.Box(-1, 1, ()),
@@ -205,3 +214,37 @@ def test_an_action_mask_is_not_encoded():
     # only the outermost dictionary belongs to the agent's contract
     nested = spaces.Dict(inner=space)
     assert RecurrentPolicy(nested, spaces.Discrete(3), PolicyConfig()).encoder.output_size == 5
+
+
+@pytest.mark.parametrize("size", [1025, 10**6, 2**24])
+def test_a_large_alphabet_is_embedded_in_small_tables(size):
+    torch.manual_seed(0)
+    encoder = make_encoder(spaces.Discrete(size, start=-3), EncoderConfig())
+    assert reading(encoder) == f"one of {size:,} symbols, embedded"
+    parameters = sum(leaf.numel() for leaf in encoder.parameters())
+    assert parameters <= 2 * 32 * (size**0.5 + 1)
+    # neighbours, and symbols with the same quotient or remainder
+    chosen = torch.cat([torch.arange(700), torch.arange(700) * encoder.rows]) % size
+    chosen = torch.cat([chosen, torch.tensor([size - 1])]).unique() - 3
+    features = encoder(chosen)
+    assert features.shape == (len(chosen), 32)
+    assert (torch.cdist(features, features) + torch.eye(len(chosen)) > 0.01).all()
+
+
+def test_only_the_large_factors_are_embedded():
+    encoder = make_encoder(spaces.MultiDiscrete([3, 5000, 2, 10**6]), EncoderConfig())
+    features = encoder(torch.tensor([[[2, 4999, 1, 0], [2, 4999, 0, 999_999]]]))
+    assert features.shape == (1, 2, 2 * 32 + 5)
+    assert features[0, :, -5:].tolist() == [[0, 0, 1, 0, 1], [0, 0, 1, 1, 0]]
+    assert torch.equal(features[0, 0, :32], features[0, 1, :32])
+    assert not torch.equal(features[0, 0, 32:64], features[0, 1, 32:64])
+    features.sum().backward()
+    assert all(leaf.grad.abs().sum() > 0 for leaf in encoder.parameters())
+
+
+def test_the_largest_one_hot_alphabet_can_be_said():
+    for space in (spaces.Discrete(1024), spaces.MultiDiscrete([1024, 1000])):
+        assert "embedded" not in reading(make_encoder(space, EncoderConfig()))
+        assert "embedded" in reading(make_encoder(space, EncoderConfig(one_hot_up_to=1023)))
+    config = EncoderConfig(one_hot_up_to=2**24)
+    assert make_encoder(spaces.Discrete(5000), config).output_size == 5000

@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript")
 TESTS = Path(__file__).parents[1]
 QUICK = "fast_weight", "lstm"
 REFUSED = "differs", "branches", "sticky"
-SPACES = "picture", "map", "continuous", "masked", "unequal"
+SPACES = "picture", "map", "ids", "continuous", "masked", "unequal"
 OPTIONS = "exact", "convolution", "householder", "normaliser", "input gate", "window"
 SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS
 

@@ -32,7 +32,7 @@ SPACE = spaces.Dict(
         ("token", spaces.Discrete(1100)),
     ]
 )
-FORMER = {"channels": "before"}
+FORMER = {"channels": "before", "one_hot_up_to": 2**24}
 READ = "planes: map of symbols 3 x 4, 3 channels, network grid; board: vector of 16; token: one of"
 
 

@@ -31,6 +31,7 @@ MASKED = spaces.Dict({"action_mask": spaces.MultiBinary(5), "seen": VECTOR})
 SPACES = {
     "picture": (spaces.Box(0, 255, (36, 40, 3), np.uint8), spaces.Discrete(3)),
     "map": (spaces.Box(0, 10, (5, 5, 2), np.uint8), spaces.Discrete(3)),
+    "ids": (spaces.MultiDiscrete([3, 10**6], start=[1, -5]), spaces.Discrete(3)),
     "continuous": (VECTOR, spaces.Box(-2, 5, (2,))),
     "masked": (MASKED, spaces.MultiDiscrete([2, 3])),
     "unequal": (spaces.Tuple((VECTOR, spaces.MultiDiscrete([2, 3]))), spaces.MultiDiscrete([2, 4])),
