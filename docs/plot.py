@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fwrl.bench import plot
-from fwrl.run.log import read_metrics
+from fwrl.run.table import read_metrics
 
 # The words for some metrics; others are called as in metrics.csv.
 LABELS = {

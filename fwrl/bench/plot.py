@@ -16,6 +16,7 @@ from matplotlib.ticker import EngFormatter, Locator, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from fwrl.bench.benchmark import Row
+from fwrl.config import ConfigError, OneLineError
 from fwrl.files.plain_files import replace_plain
 
 # Colour-blind safe, after Okabe and Ito (2008), as dark as a line on white needs it.
@@ -129,6 +130,24 @@ def figure(path: Path, width: Number, height: Number, title: str = "") -> Genera
         content = BytesIO()
         drawn.savefig(content, format="png")
         replace_plain(path, content.getvalue())
+
+
+@contextmanager
+def rows_of(table: Path) -> Generator[None]:
+    """A block that draws the rows of a table, which may be a stranger's.
+
+    Raises:
+        ConfigError: If columns are missing, or hold texts or numbers that cannot be drawn.
+    """
+    try:
+        yield
+    except OneLineError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ConfigError(
+            f"{table}: cannot be drawn, one of its rows is not of these results "
+            f"({type(error).__name__}: {error}); take it out, or start anew with --fresh"
+        ) from None
 
 
 def by(rows: Sequence[Row], column: str) -> dict[Any, list[Row]]:

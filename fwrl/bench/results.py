@@ -38,6 +38,8 @@ def read_rows(path: Path) -> list[Row]:
         raise ConfigError(str(error)) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: not a table ({error})") from None
+    if "\0" in text:
+        raise ConfigError(f"{path}: not a table, it has zero bytes")
     if len(set(columns)) < len(columns):
         raise ConfigError(f"{path}: not a table, two columns have one name")
     if any(len(line) > len(columns) for line in lines):

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,8 +24,11 @@ from fwrl.files.checkpoint import (
     load_optimizer,
     load_tensors,
     optimizer_tensors,
+    recover_checkpoint,
     save_checkpoint,
 )
+from fwrl.files.plain_files import set_aside
+from fwrl.run.progress import say
 from fwrl.state import map_tensors, tensors_in
 
 CHECKPOINT = "checkpoint"
@@ -123,12 +128,16 @@ class Learner:
             "generators": generators,
             "carried": {str(i): leaf for i, leaf in enumerate(tensors_in(carried))},
         }
-        save_checkpoint(folder / CHECKPOINT, tensors, {"step": self.step, "rows": rows or []})
+        try:
+            save_checkpoint(folder / CHECKPOINT, tensors, {"step": self.step, "rows": rows or []})
+        except OSError as error:
+            # the older one stays, and the next one may find space
+            say(Console(stderr=True), f"{folder / CHECKPOINT}: not saved ({error.strerror})")
 
     def restore(
         self, folder: Path, generator: torch.Generator, carried: Any = ()
     ) -> tuple[Any, list[dict[str, Any]]]:
-        """Continue from ``folder/checkpoint``, if there is one.
+        """Continue from ``folder/checkpoint``, if there is one; a damaged one is kept elsewhere.
 
         Args:
             folder: Belongs to this training alone.
@@ -139,14 +148,22 @@ class Learner:
             The saved state and rows; without a checkpoint ``carried`` and no rows.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged or does not fit.
+            CheckpointError: If the checkpoint does not fit.
         """
-        if not (folder / CHECKPOINT).is_dir():
+        recover_checkpoint(folder / CHECKPOINT)
+        if not os.path.lexists(folder / CHECKPOINT):
             return carried, []
-        content = load_checkpoint(folder / CHECKPOINT)
+        try:
+            content = load_checkpoint(folder / CHECKPOINT)
+        except CheckpointError as error:
+            kept = set_aside(folder / CHECKPOINT)
+            say(Console(stderr=True), f"{error}; it is now {kept.name}, and training begins anew")
+            return carried, []
         try:
             return self._take(content, str(folder), generator, carried)
-        except (KeyError, TypeError, RuntimeError, StopIteration) as error:
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
             raise CheckpointError(f"{folder}: holds another training ({error!r})") from None
 
     def _take(

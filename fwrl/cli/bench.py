@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from fwrl.bench import find_benchmark
+from fwrl.bench import find_benchmark, plot
 from fwrl.bench.benchmark import Benchmark, Row, Settings, UnfitError
 from fwrl.bench.engine import ProcessLostError, holds, measure, name_of
 from fwrl.bench.results import (
@@ -103,7 +103,8 @@ def _fill(
         | origin,
     )
     if rows:
-        benchmark.draw(settings, rows, folder / f"{request.name}.png")
+        with plot.rows_of(folder / TABLE):
+            benchmark.draw(settings, rows, folder / f"{request.name}.png")
     if stopped:
         console.print(f"stopped, {len(missing)} points missing; the same command continues")
         return STOPPED

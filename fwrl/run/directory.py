@@ -1,5 +1,6 @@
 """The run directory: everything about a run, in one place that explains itself."""
 
+import errno
 import hashlib
 import json
 import os
@@ -43,6 +44,8 @@ CONFIG, LOCK, OWNER = "config.yaml", ".lock", ".owner"
 # The files that are written before the configuration.
 FIRST = {"versions.json", "command.txt"}
 LARGEST_OWNER = 4096
+# Errors of a disk, a quota or a process that may write no more.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Differences between two configurations that one message lists.
 MOST_DIFFERENCES = 5
 # Bytes of a name: with prefixes and endings it must fit into the 255 of a file system.
@@ -143,14 +146,18 @@ def staying(directory: Path) -> Generator[None]:
     """A block that works in a directory.
 
     Raises:
-        ConfigError: At its end, if it was moved, deleted or replaced meanwhile.
+        ConfigError: If it was moved, deleted or replaced meanwhile, or its disk is full.
     """
     before = identity(directory)
     try:
         yield
-    except (OSError, OneLineError):
+    except (OSError, OneLineError) as error:
         # whatever could not be written: this is why
         _check_same(directory, before)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise ConfigError(
+                f"{directory}: {error.strerror}; free some space, then the same command goes on"
+            ) from None
         raise
     _check_same(directory, before)
 

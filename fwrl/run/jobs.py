@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from fwrl.files.plain_files import append_plain
+from fwrl.files.plain_files import FileError, append_plain, open_plain
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.directory import as_begun, claimed, open_directory
 from fwrl.run.exit_codes import STOPPED
@@ -20,6 +20,8 @@ from fwrl.run.process import choose_device
 
 # The file in a run's directory with the output of its process.
 OUTPUT = "output.txt"
+# Bytes of it that are read to tell why its process has failed.
+LONGEST_END = 2**16
 # Seconds between two looks at the processes, and seconds that one may take to save.
 INTERVAL, PATIENCE = 0.25, 120.0
 # Environment variables that make a process one of several of the same training.
@@ -131,10 +133,19 @@ def _variables(num_threads: int) -> Mapping[str, str]:
 
 def failure(directory: Path, ended: Ended) -> str:
     """The reason why a process has failed, in one line: the last line of its output."""
-    text = (directory / OUTPUT).read_text(errors="replace").strip()
+    text = _end_of(directory / OUTPUT).decode(errors="replace").strip()
     last = text.splitlines()[-1] if text else "nothing"
     how = f"exit code {ended.code}" if ended.code >= 0 else signal.Signals(-ended.code).name
     return f"{how}, {directory / OUTPUT} ends with: {last}"
+
+
+def _end_of(log: Path) -> bytes:
+    try:
+        with open_plain(log) as (file, size):
+            file.seek(max(0, size - LONGEST_END))
+            return file.read(LONGEST_END)
+    except (OSError, FileError):
+        return b""
 
 
 def jobs_at_once(asked: int | None, configs: Iterable[RunConfig]) -> int:

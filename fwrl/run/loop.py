@@ -335,8 +335,8 @@ def _log(job: Job, metrics: dict[str, float]) -> None:
 def _save_first(job: Job) -> None:
     if not _save(job):
         raise Failure("the first checkpoint could not be written")
-    if distributed.is_first():
-        check_space(job.saver.directory, job.config.checkpoint.keep)
+    if job.saver.newest is not None:
+        check_space(job.saver.newest, job.config.checkpoint.keep)
 
 
 def _save(job: Job) -> bool:

@@ -65,6 +65,8 @@ class Saver:
         self._log, self._say = log, say
         self.errors = self.failures = 0
         self.seconds = 0.0
+        self.newest: Path | None = None
+        """The checkpoint that this process has saved last, if it has saved any."""
         # there is nothing to save yet
         self._latest, self._is_saved = _nothing, True
         self._verified: dict[Path, Contents] = {}
@@ -148,6 +150,7 @@ class Saver:
                 self._failed_at = time.monotonic()
                 self._say(f"{folder}: not saved ({error})")
                 continue
+            self.newest = folder
             self._prune(folder)
             self.failures, self._saved_at = 0, time.monotonic()
             self.seconds = self._saved_at - began
@@ -275,14 +278,13 @@ def undefined_in(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def check_space(run: Path, keep: int) -> None:
-    """Check that the checkpoints of a run fit on the disk, judged by the size of its newest.
+def check_space(saved: Path, keep: int) -> None:
+    """Check that the checkpoints of a run fit on the disk, judged by the size of one of them.
 
     Raises:
         ConfigError: If as many as are kept do not fit.
     """
-    newest = list_checkpoints(run)[-1]
-    size = sum(path.stat().st_size for path in newest.iterdir())
+    run, size = saved.parents[1], sum(path.lstat().st_size for path in saved.iterdir())
     # as many as are kept, the best, and the one that is being written
     needed, free = size * (keep + 2), shutil.disk_usage(run).free
     if free < needed:

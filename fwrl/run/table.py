@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from io import BufferedReader, StringIO
 from pathlib import Path
@@ -20,6 +21,8 @@ from fwrl.files.plain_files import (
 )
 
 TABLE, STEP = "metrics.csv", "step"
+# Every metric of every version has such a name.
+METRIC = re.compile(r"[a-z_]+/[a-z0-9_/.]+")
 # In bytes; some hundred bytes are a row.
 LARGEST_TABLE = 1024 * MEBIBYTE
 # No row or heading has so many bytes.
@@ -37,7 +40,12 @@ def columns_of(path: Path) -> list[str]:
             heading = file.readline(LONGEST_ROW)
     except FileNotFoundError:
         return []
-    return _columns(heading, path)
+    columns = _columns(heading, path)
+    # rows would be written into these alone
+    for column in columns:
+        if column != STEP and not METRIC.fullmatch(column):
+            raise FileError(f"{path}: not a table of metrics, it has a column {column!r}")
+    return columns
 
 
 def _columns(heading: bytes, path: Path) -> list[str]:
@@ -45,7 +53,7 @@ def _columns(heading: bytes, path: Path) -> list[str]:
         columns = next(csv.reader([heading.decode("utf-8")]), [])
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{path}: not a table of metrics ({error})") from None
-    if columns and (STEP not in columns or "\0" in "".join(columns)):
+    if columns and STEP not in columns:
         raise FileError(f"{path}: not a table of metrics, it has no column {STEP!r}")
     return columns
 

@@ -166,7 +166,10 @@ def test_other_runs_are_refused_in_a_directory(out, capsys, change, complaint):
             ["transfer={far: [seed=2]}"],
             "transfer of easy: 'seed=2': an evaluation takes the policy",
         ),
-        (["transfer={far: [env.id=CartPole-v1]}"], "transfer of easy: env.id=CartPole-v1: has obs"),
+        (
+            ["transfer={far: [env.id=CartPole-v1]}"],
+            "transfer of easy: env.id=CartPole-v1: has other obs",
+        ),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(file, capsys, words, complaint):

@@ -22,7 +22,7 @@ from fwrl.cli.compare.table import markdown
 from fwrl.config import ConfigError
 from fwrl.run.build import prepare
 from fwrl.run.config import load_run_config
-from fwrl.run.log import read_metrics, steps_so_far
+from fwrl.run.table import read_metrics, steps_so_far
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMPARISONS = sorted((CONFIGS / "compare").glob("*.yaml"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run_command
+from small_commands import BENCH, COMPARE, TRAIN, TUNE, write_files
 from special_targets import files_in, link_instead, patience, pipe_instead
 
 from fwrl.files.plain_files import FileError
@@ -15,40 +16,17 @@ from fwrl.run.jobs import OUTPUT, Children
 pytestmark = pytest.mark.unchecked
 
 SOLVED = Path(__file__).parents[1] / "golden/solved_repeat_previous"
-TRAINING = """
-env: {id: fwrl/RepeatPrevious-v0, num_envs: 2}
-stack: {width: 8}
-core: {heads: 1}
-ppo: {num_steps: 8, minibatches: 1, epochs: 1}
-evaluation: {every_steps: 32, episodes: 1, num_envs: 1}
-total_steps: 32
-"""
-TABLE = """
-tasks: {easy: {config: base.yaml}}
-columns: {none: [core.kind=none]}
-seeds: [0]
-total_steps: 32
-episodes: 1
-transfer: {far: [env.options.num_decks=2]}
-"""
-SEARCH = """
-config: base.yaml
-space: {ppo.epochs: {choices: [1]}}
-total_steps: 32
-trials: 1
-"""
-STORIES = ["methods=[none]", "training.steps=2", "train_bytes=20000", "sample=3"]
 # Command -> its words. Each is run twice, the second time with something else at an output.
 COMMANDS = {
-    "train": ["train", "base.yaml", "--run-dir", "out"],
+    "train": TRAIN,
     "evaluate": ["evaluate", "solved", "--episodes", 1, "--video", "solved/film"],
     "inspect": ["inspect", "solved", "--max-steps", 3, "--out", "out/page.html"],
     "inspect inside": ["inspect", "solved", "--max-steps", 3],
     "safetensors": ["export", "solved", "out/policy.safetensors", "--force"],
     "onnx": ["export", "solved", "out/policy.onnx", "--force"],
-    "bench": ["bench", "lm", "--preset", "smoke", "--jobs", 1, "--out", "out", *STORIES],
-    "compare": ["compare", "table.yaml", "--jobs", 1, "--out", "out"],
-    "tune": ["tune", "search.yaml", "--jobs", 1, "--out", "out"],
+    "bench": BENCH,
+    "compare": COMPARE,
+    "tune": TUNE,
 }
 # What is read before it is written, or is part of something whole, and is refused as a link too.
 READ = ("config.yaml", "checkpoints/", "checkpoint/", "study.journal")
@@ -70,8 +48,7 @@ def places(tmp_path_factory):
     def place(name):
         if name not in found:
             folder = tmp_path_factory.mktemp("place")
-            for file, text in (("base", TRAINING), ("table", TABLE), ("search", SEARCH)):
-                (folder / f"{file}.yaml").write_text(text)
+            write_files(folder)
             (folder / "out").mkdir()
             shutil.copytree(SOLVED, folder / "solved")
             before = files_in(folder)

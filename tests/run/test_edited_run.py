@@ -153,7 +153,7 @@ def test_positions_that_are_none(log, run, capsys):
 def test_no_rows_are_glued(tmp_path, steps, rest, size):
     path = tmp_path / TABLE
     (tmp_path / "metrics.csv.1").unlink(missing_ok=True)
-    whole = b"".join([b"step,a\n", *(b"%d,1\n" % step for step in steps)])
+    whole = b"".join([b"step,a/b\n", *(b"%d,1\n" % step for step in steps)])
     path.write_bytes(whole + rest)
     said = cut_table(path, size)
     kept = path.read_bytes() if path.exists() else b""
@@ -163,17 +163,17 @@ def test_no_rows_are_glued(tmp_path, steps, rest, size):
         assert len(kept) <= size
         assert (said is None) == (len(kept) >= size)
     with path.open("ab") as file:
-        file.write(b"" if kept else b"step,a\n")
+        file.write(b"" if kept else b"step,a/b\n")
         file.write(b"77,2\n")
     if b"\n" not in rest and columns_of(path)[:1] == [STEP]:
-        assert read_metrics(tmp_path, ["a"])[-1].tolist() == [77, 2]
+        assert read_metrics(tmp_path, ["a/b"])[-1].tolist() == [77, 2]
 
 
 def test_a_table_of_anything_but_numbers(tmp_path):
-    for text in ("step,a\nx,1\n", "step,a\nnan,1\n", "step,a\n1,two\n", "step,a\n1,\0\n"):
+    for text in ("step,a/b\nx,1\n", "step,a/b\nnan,1\n", "step,a/b\n1,two\n", "step,a/b\n1,\0\n"):
         (tmp_path / TABLE).write_text(text)
         with pytest.raises(FileError, match="not a table of metrics"):
-            read_metrics(tmp_path, ["a"])
+            read_metrics(tmp_path, ["a/b"])
     # a short row has no such metric
-    (tmp_path / TABLE).write_text("step,a\n1\n2,3\n")
-    assert read_metrics(tmp_path, ["a"]).tolist() == [[2, 3]]
+    (tmp_path / TABLE).write_text("step,a/b\n1\n2,3\n")
+    assert read_metrics(tmp_path, ["a/b"]).tolist() == [[2, 3]]

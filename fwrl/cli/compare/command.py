@@ -9,7 +9,9 @@ from rich.console import Console
 
 from agents.policy import RecurrentPolicy
 from envs import EnvConfigError, make_envs
+from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
+from fwrl.bench.results import TABLE
 from fwrl.cli.bench import PointReport
 from fwrl.cli.compare.figures import draw, draw_transfer
 from fwrl.cli.compare.scores import final_evaluation, row_of, transfer_rows
@@ -71,9 +73,9 @@ def run_comparison(
         rows, unscored = _rows(comparison, runs, parameters)
         transfer = transfer_rows(comparison, runs)
         missing = [run for run in runs if _missing(comparison, run)]
-        write_results(comparison, missing, rows, transfer, out)
-        files = draw(comparison, runs, rows, out) if rows else []
-        if transfer:
+        with plot.rows_of(out / TABLE):
+            write_results(comparison, missing, rows, transfer, out)
+            files = draw(comparison, runs, rows, out) if rows else []
             files += draw_transfer(comparison, transfer, out)
     for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
         say(console, line)

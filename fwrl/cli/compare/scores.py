@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +12,10 @@ from agents.intervals import Estimate, bootstrap
 from agents.saving import find_checkpoint
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.settings import ComparisonConfig, Run
-from fwrl.files.checkpoint import CheckpointError
+from fwrl.files.checkpoint import CheckpointError, read_document
 from fwrl.files.json_files import read_json
 from fwrl.files.plain_files import MEBIBYTE, FileError
+from fwrl.run.evaluation import steps_of
 from fwrl.run.table import read_metrics
 
 # Names in metrics.csv -> names in the JSON of `fwrl evaluate`.
@@ -23,6 +24,8 @@ EVALUATED = {
     "eval/iqm": "return_iqm",
     "eval/success_rate": "success_rate",
 }
+# All in that JSON that is read here.
+NUMBERS = (*EVALUATED.values(), "length_mean")
 
 
 def final_evaluation(
@@ -38,9 +41,9 @@ def final_evaluation(
     try:
         folder = find_checkpoint(run.directory, comparison.checkpoint)
         last = find_checkpoint(run.directory, "last")
+        if steps_of(read_document(last), last) < run.config.total_steps:
+            return None
     except CheckpointError:
-        return None
-    if int(last.name) < run.config.total_steps:
         return None
     wanted = (
         folder.name,
@@ -59,20 +62,24 @@ def final_evaluation(
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    """The result in a file; nothing if it is none, which an evaluation then replaces."""
     try:
         result = read_json(file, MEBIBYTE)
-    except FileError:
+    except (FileError, FileNotFoundError):
         return {}
-    return result if isinstance(result, dict) else {}
+    if not isinstance(result, dict):
+        return {}
+    # null is a number that is not finite
+    numbers = [cast(dict[str, Any], result).get(name, "") for name in NUMBERS]
+    return result if all(type(each) in (int, float, type(None)) for each in numbers) else {}
 
 
 def row_of(
     comparison: ComparisonConfig, run: Run, final: Mapping[str, Any], parameters: int
 ) -> Row | None:
     """The row of results.csv of a run; None if its evaluation has no such score."""
-    row: Row = {**run.point, "return_mean": final["return_mean"], "return_iqm": final["return_iqm"]}
-    if final["success_rate"] is not None:
-        row["success_rate"] = final["success_rate"]
+    measured = {name: final[name] for name in ("return_mean", "return_iqm", "success_rate")}
+    row: Row = run.point | {name: each for name, each in measured.items() if each is not None}
     evaluations = read_metrics(run.directory, ["eval/mean_reward"])
     # a full disk may lose rows of metrics.csv, but never the final evaluation
     if len(evaluations):
@@ -84,7 +91,8 @@ def row_of(
         row["mmer"] = highest
     for steps, seconds in read_metrics(run.directory, ["time/time_elapsed"])[-1:]:
         row |= {"steps": int(steps), "seconds": round(float(seconds), 3)}
-        row["steps_per_second"] = round(float(steps / seconds), 1)
+        if seconds > 0:
+            row["steps_per_second"] = round(float(steps / seconds), 1)
     row["parameters"] = parameters
     column = EVALUATED.get(comparison.score, comparison.score)
     return {**row, "score": row[column]} if column in row else None
@@ -96,9 +104,9 @@ def transfer_rows(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[Row
     for run in runs:
         for name, overrides in comparison.transfer.items():
             found = final_evaluation(comparison, run, overrides)
-            score = None if found is None else found[EVALUATED[comparison.score]]
-            if found is not None and score is not None:
-                length = found["length_mean"]
+            found = found or {}
+            score, length = found.get(EVALUATED[comparison.score]), found.get("length_mean")
+            if score is not None and length is not None:
                 rows.append({**run.point, "transfer": name, "score": score, "length": length})
     return rows
 

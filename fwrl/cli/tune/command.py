@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.cli.bench import PointReport
-from fwrl.cli.tune.results import write_results
+from fwrl.cli.tune.results import TRIALS, write_results
 from fwrl.cli.tune.settings import TuningConfig, load_tuning, trial_config
 from fwrl.cli.tune.study import FOLDER, Study, optuna
 from fwrl.config import ConfigError
@@ -83,8 +84,9 @@ def run_tuning(
         search = Search(tuning, study, out, imports)
         example = trial_config(tuning, {}, tuning.seeds[0], "config")
         stopped = search.run(jobs_at_once(jobs, [example]), console)
-        trials = search.study.trials()
-        files = write_results(tuning, trials, out)
+        trials = study.trials()
+        with plot.rows_of(out / TRIALS):
+            files = write_results(tuning, trials, out)
     for path in files:
         say(console, str(path))
     if stopped:

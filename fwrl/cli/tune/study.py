@@ -108,7 +108,8 @@ class Study:
 
     def _queue_killed_trials(self) -> None:
         for trial in self.study.trials:
-            if trial.state.name == "RUNNING" and trial.user_attrs.get(HOME) == self.home:
+            is_ours = trial.user_attrs.get(HOME) == self.home and folder_of(trial) is not None
+            if trial.state.name == "RUNNING" and is_ours:
                 self.set_back(trial)
 
     def ask(self) -> Any:

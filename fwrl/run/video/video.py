@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fwrl.files.plain_files import make_folder, replacing_plain
+from fwrl.files.plain_files import FileError, make_folder, replacing_plain
 
 SMALLEST_SIDE = 240
 # Frames of a video, at most: mp4 is written frame by frame, a GIF is kept in memory until the end.
@@ -32,15 +32,21 @@ def write_video(stem: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> 
         stem: Path without ending; its folder is made.
         frames: ``[H W 3]`` each, one at least, all of one size. They are ``enlarged``.
         fps: Frames per second.
+
+    Raises:
+        FileError: If it cannot be written.
     """
     path = stem.with_name(f"{stem.name}.{ending()}")
     make_folder(path.parent)
     large = map(enlarged, frames)
-    with replacing_plain(path) as file:
-        if path.suffix == ".mp4":
-            _write_mp4(file, large, fps)
-        else:
-            file.write(gif(large, fps))
+    try:
+        with replacing_plain(path) as file:
+            if path.suffix == ".mp4":
+                _write_mp4(file, large, fps)
+            else:
+                file.write(gif(large, fps))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 
