@@ -13,8 +13,8 @@ from typing_extensions import override
 STANDARD_STREAMS = (0, 1, 2)
 
 
-class OutputClosedError(Exception):
-    """Nobody reads standard output any more."""
+class OutputClosedError(KeyboardInterrupt):
+    """Nobody reads standard output any more; commands that stop at Ctrl-C stop by it too."""
 
 
 class Output(Console):
@@ -35,8 +35,8 @@ class Output(Console):
 
 
 def interrupt() -> None:
-    """Stop a command that works until Ctrl-C, and whose output nobody reads any more."""
-    raise KeyboardInterrupt
+    """Stop a command whose output nobody reads any more."""
+    raise OutputClosedError
 
 
 def tell(text: str) -> None:

@@ -194,3 +194,13 @@ def test_code_that_ends_the_process(error, config, tmp_path, capsys):
     assert saved_steps(tmp_path / "run") == 2 * 64
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.endswith(("ended by SystemExit: 0", "ended by Panic: index out of bounds"))
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["list", "cores"], ["bench", "favor", "--preset", "smoke"]]
+)
+def test_the_reader_of_any_command_leaves(words, tmp_path):
+    with started(words, tmp_path) as process:
+        process.stdout.close()
+        assert process.wait(120) == STOPPED
+        assert "Traceback" not in process.stderr.read()
