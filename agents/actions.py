@@ -24,6 +24,14 @@ from fwrl.config import ConfigError
 IMPOSSIBLE = -1e9
 
 
+# The largest range of a Box by which any number of 32 bits can be multiplied.
+FARTHEST = 1e269
+
+
+class DivergedError(RuntimeError):
+    """A policy whose output is not finite. The message is one line."""
+
+
 class Categorical(NamedTuple):
     """Independent choices, one per factor; shorter factors are padded with impossible choices."""
 
@@ -135,8 +143,13 @@ class GaussianHead(nn.Module):
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
         bounded = np.isfinite(low) & np.isfinite(high)
         lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-        self.half_range, self.middle = (upper - lower) / 2, (upper + lower) / 2
-        self.low, self.high = low, high
+        # halves first: the difference of the farthest bounds is infinite
+        half_range = (upper / 2 - lower / 2).clip(max=FARTHEST)
+        # zero times infinity would be NaN
+        self.half_range = np.where(half_range == 0, 1.0, half_range)
+        self.middle = upper / 2 + lower / 2
+        farthest = float(np.finfo(cast(Any, space.dtype)).max)
+        self.low, self.high = np.maximum(low, -farthest), np.minimum(high, farthest)
 
     @property
     def std(self) -> float:
@@ -154,7 +167,7 @@ class GaussianHead(nn.Module):
         return action.clamp(-3.0, 3.0)
 
     def to_environment(self, action: Float[Tensor, "N A"]) -> NDArray[Any]:
-        """The action in the environment's units, clipped to its bounds."""
+        """The action in the environment's units, clipped to its bounds; finite unless NaN."""
         numbers = action.detach().cpu().double().numpy() * self.half_range + self.middle
         numbers = np.clip(numbers, self.low, self.high).reshape(-1, *self.space.shape)
         return numbers.astype(self.space.dtype)

@@ -22,6 +22,8 @@ from agents.pictures import Picture, picture_in
 from agents.spaces import MOST_CHOICES, one_line
 from fwrl.config import Config, ConfigError
 
+# Numbers that enter the network are cut off here. A stack that normalises nothing bears less.
+LARGEST, LARGEST_BARE = 1e12, 1e6
 # Symbols of a map that each have a channel of their own; larger ones are grades of brightness.
 MOST_SYMBOLS = 16
 # Numbers of an embedded symbol.
@@ -59,6 +61,11 @@ class EncoderConfig(Config):
     """Compute the encoder (and nothing else) in bfloat16; slower where the processor lacks it."""
 
 
+def bounded(x: Float[Tensor, "*any"], largest: float = LARGEST) -> Float[Tensor, "*any"]:
+    """Numbers cut off where sums of their squares would leave the range of 32 bits."""
+    return x.clamp(-largest, largest)
+
+
 class Flat(nn.Module):
     """A vector of real numbers, normalised or not."""
 
@@ -76,7 +83,7 @@ class Flat(nn.Module):
     def flatten(self, observation: Tensor) -> Tensor:
         """The observation with its own axes flattened into one."""
         leading = observation.shape[: observation.dim() - self.axes]
-        return observation.reshape(*leading, self.output_size).float()
+        return bounded(observation.reshape(*leading, self.output_size).float())
 
 
 class OneHot(nn.Module):
@@ -197,7 +204,8 @@ class Image(nn.Module):
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         pixels, leading = in_rows(observation, self.picture, last=False)
         low, high = self.picture.low, self.picture.high
-        pixels = pixels.float() if low == 0 else pixels.float() - low
+        pixels = bounded(pixels.float()) if pixels.is_floating_point() else pixels.float()
+        pixels = pixels if low == 0 else pixels - low
         return self.network(pixels.div(high - low)).float().reshape(*leading, self.output_size)
 
 

@@ -60,7 +60,7 @@ def act(
         with torch.no_grad():
             output, memory = policy.step(inputs, memory)
             action = output.action.mode() if deterministic else output.action.sample()
-        step = envs.step(policy.head.to_environment(action))
+        step = envs.step(policy.to_environment(action, output, inputs))
         acted = Acted(inputs, output, action, step)
         inputs = following_inputs(policy, inputs, action, step)
         yield acted

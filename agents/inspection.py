@@ -104,7 +104,7 @@ def _play(
         frames += [] if frame is None else [frame]
         output, memory = policy.step(inputs, memory)
         action = output.action.mode() if deterministic else output.action.sample()
-        step = envs.step(policy.head.to_environment(action))
+        step = envs.step(policy.to_environment(action, output, inputs))
         columns.append((inputs, output.action, action, output.value, _norms(memory)))
         rewards.append(float(step.reward[0]))
         inputs = following_inputs(policy, inputs, action, step)

@@ -1,16 +1,26 @@
 """The recurrent policy: encoder, memory, and two heads."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from agents.actions import Distribution, make_head
-from agents.encoders import EncoderConfig, make_encoder, sines, update_moments
+from agents.actions import Distribution, DivergedError, Gaussian, make_head
+from agents.encoders import (
+    LARGEST,
+    LARGEST_BARE,
+    EncoderConfig,
+    bounded,
+    make_encoder,
+    sines,
+    update_moments,
+)
 from agents.normalisers import RunningMoments
 from agents.spaces import ACTION_MASK, split_mask
 from fwrl.config import Config
@@ -18,6 +28,22 @@ from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import ResidualStack, StackConfig
 from fwrl.state import map_tensors, take_rows, where_state
+
+
+def named_leaves(tree: Any, name: str) -> dict[str, Tensor]:
+    """The leaves of an observation by their paths."""
+    if isinstance(tree, Tensor):
+        return {name: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {
+        path: leaf
+        for key, part in items
+        for path, leaf in named_leaves(part, f"{name}.{key}").items()
+    }
+
+
+def _largest(leaf: Tensor) -> float:
+    return float(leaf.detach().double().abs().max()) if leaf.numel() else 0.0
 
 
 class RewardConfig(Config):
@@ -170,17 +196,50 @@ class RecurrentPolicy(nn.Module):
             features.append(inputs.previous_reward.unsqueeze(-1).masked_fill(opens, 0.0))
         if config.time_frequencies:
             features.append(sines(inputs.elapsed, config.time_frequencies))
-        return self.project(torch.cat(features, dim=-1))
+        together = torch.cat(features, dim=-1)
+        if self.config.stack.bare:
+            together = bounded(together, LARGEST_BARE)
+        return self.project(together)
 
     def _heads(self, y: Float[Tensor, "*B E"], inputs: PolicyInput) -> PolicyOutput:
         mask = inputs.observation[ACTION_MASK] if self.masked else None
         return PolicyOutput(self.head(y, mask), self.value(y).squeeze(-1))
 
+    def to_environment(
+        self, action: Shaped[Tensor, "N A"], output: PolicyOutput, inputs: PolicyInput
+    ) -> NDArray[Any]:
+        """An action in the form that the environment expects: finite and inside its space.
+
+        Args:
+            action: Chosen from the output.
+            output: The output of a step.
+            inputs: The inputs of that step, of which an error names the cause.
+
+        Raises:
+            DivergedError: If the output is not finite.
+        """
+        chosen = action if isinstance(output.action, Gaussian) else output.action.log_probs
+        # one number, as each that leaves the device takes time
+        if not math.isfinite((output.value.sum() + chosen.sum()).detach().item()):
+            raise DivergedError(f"the policy's output is not finite: {self._cause(inputs)}")
+        return self.head.to_environment(action)
+
+    def _cause(self, inputs: PolicyInput) -> str:
+        """The first part of the policy that is not finite, or else the largest of its inputs."""
+        for name, leaf in self.state_dict().items():
+            if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+                return f"its {name} is not"
+        parts = named_leaves(inputs.observation, "observation")
+        sizes = {name: _largest(leaf) for name, leaf in parts.items()}
+        sizes["previous reward"] = _largest(inputs.previous_reward)
+        name = max(sizes, key=lambda each: (not math.isfinite(sizes[each]), sizes[each]))
+        return f"its parameters are; {name} reaches {sizes[name]:.3g}"
+
     def learned_reward(self, reward: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         """The reward in the learner's units; also what the encoder sees as the previous reward."""
         reward = reward * self.config.reward.scale
         clip = self.config.reward.clip
-        return reward if clip is None else reward.clamp(-clip, clip)
+        return bounded(reward, LARGEST if clip is None else clip)
 
     def update_normalisers(self, observation: Any, returns: Float[Tensor, "N T"]) -> None:
         """Update the normalisers between two rollouts, so that a rollout and its replay agree."""

@@ -251,7 +251,7 @@ def collect(
             memories.append(memory)
         output, memory = policy.step(inputs, memory, exact)
         action = output.action.sample()
-        step = envs.step(policy.head.to_environment(action))
+        step = envs.step(policy.to_environment(action, output, inputs))
         counter.count(step, episodes)
         following = following_inputs(policy, inputs, action, step)
         reward, last = following.previous_reward, following.starts

@@ -93,7 +93,7 @@ class SB3Policy:
         output, memory = policy.step(inputs, state.memory)
         action = output.action.mode() if deterministic else output.action.sample()
         state = PredictState(memory, action, elapsed + 1)
-        actions = policy.head.to_environment(action)
+        actions = policy.to_environment(action, output, inputs)
         return (actions[0] if single else actions), state
 
     def watch(self, vec_env: VecEnv) -> RewardMemory:

@@ -357,8 +357,9 @@ def main() -> None:
 
 
 def _environment_errors() -> tuple[type[Exception], ...]:
-    """The errors of environments that fail again and again; imported once something was raised."""
+    """Errors of environments and policies that fail; imported once something was raised."""
+    from agents.actions import DivergedError
     from agents.evaluation import EvaluationError
     from envs import EnvFailure
 
-    return EnvFailure, EvaluationError
+    return EnvFailure, EvaluationError, DivergedError

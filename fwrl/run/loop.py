@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from agents import distributed
+from agents.actions import DivergedError
 from agents.evaluation import (
     LONGEST_EPISODE,
     EndlessError,
@@ -212,7 +213,7 @@ def _loop(job: Job) -> int:
 
 def _iterate(job: Job) -> tuple[dict[str, float], str | None]:
     """A rollout and an update: the metrics, and why training should end here, if it should."""
-    rollout, episodes, metrics = _collect(job)
+    rollout, episodes, metrics = _collect_finite(job)
     metrics |= _update(job, rollout)
     episodes = gather_episodes(episodes)
     metrics = _count(job, episodes, metrics)
@@ -222,6 +223,20 @@ def _iterate(job: Job) -> tuple[dict[str, float], str | None]:
     if job.run.counters.skipping >= MAX_SKIPPING:
         _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
     return metrics, hopeless
+
+
+def _collect_finite(job: Job) -> tuple[Rollout, Episodes, dict[str, float]]:
+    """A rollout; a policy whose output is not finite is taken back first."""
+    while True:
+        try:
+            collected, reason = _collect(job), ""
+        except DivergedError as error:
+            collected, reason = None, str(error)
+        if not distributed.any_process(collected is None)[0] and collected is not None:
+            return collected
+        _roll_back(job, reason or "the policy of another process has diverged")
+        with job.saver.lock:
+            job.saver.reached(job.run)
 
 
 def _collect(job: Job) -> tuple[Rollout, Episodes, dict[str, float]]:
@@ -297,7 +312,7 @@ def _evaluate(job: Job) -> dict[str, float]:
                 longest,
                 watch,
             )
-        except EndlessError as error:
+        except (EndlessError, DivergedError) as error:
             # the environment of a run cannot be changed any more, but what it learns can be used
             job.say(f"{run.counters.steps:,} steps: not evaluated: {error}")
             return {}
