@@ -343,10 +343,10 @@ def main() -> None:
     open_streams()
     try:
         code = app(standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt) as error:
-        # typer makes an Abort of both
-        closed = isinstance(error.__cause__, OutputClosedError)
-        code = STOPPED if closed else INTERRUPTED
+    except OutputClosedError:
+        code = STOPPED
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except (OneLineError, typer.TyperException) as error:
         code = _complain(error)
     except _environment_errors() as error:

@@ -33,6 +33,7 @@ from fwrl.run.directory import (
 )
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.jobs import processors
+from fwrl.run.output import INTERRUPTIONS
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.yaml_files import apply_overrides
@@ -182,7 +183,7 @@ def _measure_missing(
                 rows += message.rows
                 write_rows(folder / TABLE, rows)
                 report.finish(message.point, message.rows)
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         return True
     finally:
         report.close()

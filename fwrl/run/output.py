@@ -13,8 +13,12 @@ from typing_extensions import override
 STANDARD_STREAMS = (0, 1, 2)
 
 
-class OutputClosedError(KeyboardInterrupt):
-    """Nobody reads standard output any more; commands that stop at Ctrl-C stop by it too."""
+class OutputClosedError(BaseException):
+    """Nobody reads standard output any more. No Exception, as Ctrl-C is none."""
+
+
+# Commands that stop by the one stop by the other.
+INTERRUPTIONS = (KeyboardInterrupt, OutputClosedError)
 
 
 class Output(Console):

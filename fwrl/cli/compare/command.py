@@ -32,6 +32,7 @@ from fwrl.run.jobs import (
     train_words,
 )
 from fwrl.run.modules import import_modules, import_words
+from fwrl.run.output import INTERRUPTIONS
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
@@ -156,7 +157,7 @@ def _train_missing(
                     for name in children.running:
                         _show(by_name[name], report)
                 time.sleep(INTERVAL)
-    except KeyboardInterrupt:
+    except INTERRUPTIONS:
         stopped = True
     finally:
         report.close()

@@ -30,6 +30,7 @@ from fwrl.run.jobs import (
     train_words,
 )
 from fwrl.run.modules import import_modules
+from fwrl.run.output import INTERRUPTIONS
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
@@ -127,7 +128,7 @@ class Search:
                         break
                     time.sleep(INTERVAL)
                 stopped |= bool(received)
-        except KeyboardInterrupt:
+        except INTERRUPTIONS:
             stopped = True
         finally:
             # trials that were still running have saved by now
