@@ -57,6 +57,29 @@ def test_whatever_else_is_a_fault_of_one_line_that_names_its_part(part, kind, en
         assert words in line
 
 
+def test_the_step_of_old_gym_is_called_so():
+    *_, bad, _, _ = played("step", "old")
+    assert f"step returned 4 values, as in old Gym; {SINCE}" in bad.faults[0]
+
+
+def test_check_env_survives_another_instance_that_exits(monkeypatch):
+    monkeypatch.setattr("envs.check.timing.SECONDS", 0.001)
+    built, whole = [], Answering.step
+
+    def step(self, action):
+        if self not in built:
+            built.append(self)
+        # two are played, two more are compared with them; the next is stepped by itself
+        if built.index(self) == 4:
+            raise SystemExit(0)
+        return whole(self, action)
+
+    monkeypatch.setattr(Answering, "step", step)
+    report = check(GymnasiumConfig(id="Answering-v0"), episodes=1, steps=20)
+    (found,) = [finding for finding in report.findings if finding.name == "alone"]
+    assert (found.verdict, found.what) == ("broken", "another instance raised SystemExit: 0")
+
+
 @pytest.mark.parametrize(("part", "kind"), cases(REFUSED))
 def test_check_env_finds_the_same(part, kind, monkeypatch):
     monkeypatch.setattr("envs.check.timing.SECONDS", 0.001)
