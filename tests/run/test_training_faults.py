@@ -89,14 +89,27 @@ def test_an_update_that_would_spoil_the_policy_is_left_out(how, config, tmp_path
 
 def test_what_does_not_pass_is_taken_back_to_the_last_checkpoint(config, tmp_path, capsys):
     run = tmp_path / "run"
-    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({37}, "parameter")):
+    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss(range(37, 49), "loss")):
         assert run_command("train", config, "total_steps=1024", "--run-dir", run) == 0
     said = capsys.readouterr().out
     assert "the gradient was not finite in 3 iterations in a row" in said
     assert "taken back to that of 512 steps" in said
     assert column(run, "health/rollbacks")[-1] == 1
     assert column(run, "health/skipped_updates")[-1] == 12
-    assert np.isnan(column(run, "train/loss")[10])
+    assert np.isnan(column(run, "train/grad_norm")[10])
+    assert np.isfinite(column(run, "train/loss")[-1])
+    assert everything_saved_is_finite(run)
+
+
+def test_a_policy_that_is_not_finite_is_taken_back_before_it_acts(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    with mock.patch.object(ppo, "ppo_loss", SpoiltLoss({37}, "parameter")):
+        assert run_command("train", config, "total_steps=1024", "--run-dir", run) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "output is not finite: its value.weight is not; the policy is taken back to that" in said
+    assert column(run, "health/rollbacks")[-1] == 1
+    assert column(run, "health/skipped_updates")[-1] == 4
+    assert column(run, "health/env_faults")[-1] == 0
     assert np.isfinite(column(run, "train/loss")[-1])
     assert everything_saved_is_finite(run)
 
