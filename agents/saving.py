@@ -167,7 +167,7 @@ def _load_saved(folder: Path) -> Saved:
     document, where = read_document(folder), str(folder)
     policy = build_policy(document.get("policy", {}), describe_tensors(folder, "policy"), where)
     content = load_checkpoint(folder, only=["policy"])
-    load_tensors(policy, content.tensors.get("policy", {}), where)
+    load_tensors(policy, content.tensors.get("policy", {}), str(folder / "policy.safetensors"))
     return Saved(folder, document, policy.eval())
 
 

@@ -32,7 +32,7 @@ from fwrl.files.plain_files import (
     sync_folder,
     write_plain,
 )
-from fwrl.files.tensor_files import Described, from_bytes, read_header, to_bytes
+from fwrl.files.tensor_files import Described, first_undefined, from_bytes, read_header, to_bytes
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -220,6 +220,9 @@ def unpack(data: bytes) -> Checkpoint:
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Copy saved parameters and buffers into a module; raises as ``check_tensors`` does."""
     check_tensors(module, tensors, where)
+    undefined = first_undefined(tensors)
+    if undefined is not None:
+        raise CheckpointError(f"{where}: {undefined} is not finite")
     module.load_state_dict(dict(tensors))
 
 
@@ -233,10 +236,9 @@ def check_tensors(
     """
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors:
-            raise CheckpointError(f"{where}: {name} is missing; it was saved by another model")
-        if name not in own:
-            raise CheckpointError(f"{where}: {name} is unknown here; it was saved by another model")
+        for each, what in ((tensors, "missing"), (own, "unknown here")):
+            if name not in each:
+                raise CheckpointError(f"{where}: {name} is {what}; it was saved by another model")
         needed, given = own[name], tensors[name]
         if tuple(needed.shape) != tuple(given.shape):
             raise CheckpointError(

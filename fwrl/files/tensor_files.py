@@ -64,6 +64,14 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     return save(copies, None if metadata is None else dict(metadata))
 
 
+def first_undefined(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that has NaN or infinity in it."""
+    for name, leaf in tensors.items():
+        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+            return name
+    return None
+
+
 def read_header(path: Path, links: bool = False) -> Header:
     """The header of a file, which may be a symbolic link if ``links``; no tensor is read.
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from agents.distributed import any_process, from_first, num_processes
 from agents.policy import RecurrentPolicy
 from agents.saving import CHECKPOINTS, best_checkpoint, is_checkpoint, list_checkpoints
@@ -24,6 +22,7 @@ from fwrl.files.checkpoint import (
     verify_checkpoint,
 )
 from fwrl.files.plain_files import free_name, identity, make_folder, replace_plain, set_aside
+from fwrl.files.tensor_files import first_undefined
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import command_to_continue, create
 from fwrl.run.log import RunLog
@@ -252,7 +251,11 @@ def _read_newest(run: Path, say: Callable[[str], None]) -> Checkpoint:
     folders = list_checkpoints(run)
     for folder in reversed(folders):
         try:
-            return load_checkpoint(folder)
+            checkpoint = load_checkpoint(folder)
+            undefined = undefined_in(checkpoint)
+            if undefined is None:
+                return checkpoint
+            say(f"skipped: {folder}: {undefined} is not finite")
         except CheckpointError as error:
             say(f"skipped: {error}")
     raise CheckpointError(
@@ -270,11 +273,11 @@ def undefined_in(checkpoint: Checkpoint) -> str | None:
     for file, group in checkpoint.tensors.items():
         if file == "metrics":
             continue
-        for name, leaf in group.items():
-            if name.startswith("generator."):
-                continue
-            if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
-                return name
+        undefined = first_undefined(
+            {name: leaf for name, leaf in group.items() if not name.startswith("generator.")}
+        )
+        if undefined is not None:
+            return undefined
     return None
 
 
