@@ -212,6 +212,14 @@ def prune_checkpoints(
     for folder in whole:
         if folder not in stay:
             delete_checkpoint(folder)
+    _clear_unfinished(run / CHECKPOINTS)
+
+
+def _clear_unfinished(folder: Path) -> None:
+    """Delete what saving or deleting was killed over, in a folder that nobody else writes to."""
+    for left in folder.glob(".*.tmp"):
+        if left.name[1:].removesuffix(".tmp").isdigit() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def contents(folder: Path) -> Contents:

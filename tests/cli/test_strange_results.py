@@ -1,5 +1,6 @@
 """Results of strangers, or damaged ones of ours: each command says one line, or begins anew."""
 
+import errno
 import json
 import os
 import re
@@ -13,13 +14,14 @@ from command_line import run_command
 from small_commands import BENCH, COMPARE, TRAIN, TUNE, write_files
 from special_targets import patience
 
-from fwrl.bench import BENCHMARKS, find_benchmark, plot
+from fwrl.bench import BENCHMARKS, find_benchmark, plot, supervised
 from fwrl.bench.supervised import CHECKPOINT, Learner, TrainingConfig
 from fwrl.cli import bench
 from fwrl.cli.compare import command as comparing
 from fwrl.cli.tune import command as tuning
 from fwrl.config import ConfigError
 from fwrl.files.checkpoint import CheckpointError
+from fwrl.run.directory import staying
 from fwrl.run.jobs import OUTPUT, Children, Ended, failure
 
 # other tests check the shapes of all that is computed here
@@ -228,6 +230,23 @@ def test_a_damaged_training_of_a_benchmark_is_kept_and_begun_anew(kind, file, tm
     assert not capsys.readouterr().err
 
 
+def test_a_full_disk_costs_a_benchmark_no_training(tmp_path, monkeypatch, capsys):
+    generator = torch.Generator()
+    learner().save(tmp_path, generator, rows=[{"loss": 1.0}])
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervised, "save_checkpoint", fail)
+        learner().save(tmp_path, generator, rows=[])
+    assert "not saved (No space left on device)" in " ".join(capsys.readouterr().err.split())
+    assert learner().restore(tmp_path, generator) == ((), [{"loss": 1.0}])
+    for number, kind in ((errno.ENOSPC, ConfigError), (errno.EDQUOT, ConfigError), (5, OSError)):
+        with pytest.raises(kind), staying(tmp_path):
+            raise OSError(number, "full")
+
+
 @pytest.mark.parametrize("what", ["file", "link", "pipe"])
 def test_what_has_the_name_of_a_training(what, tmp_path, capsys):
     path = tmp_path / CHECKPOINT
@@ -260,3 +279,23 @@ def test_the_end_of_an_output_log(kind, tmp_path):
         said = failure(tmp_path, Ended("a", 1))
     assert said.startswith("exit code 1, ")
     assert "\n" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["return_mean", "return_iqm", "success_rate", "length_mean"])
+def test_an_evaluation_without_numbers_is_made_again(name, places, tmp_path, monkeypatch, capsys):
+    origin = places("compare")
+    monkeypatch.setattr(comparing, "Children", NoChildren)
+    for wrong in ("many", [1], True, {}, None):
+        place = tmp_path / "place"
+        shutil.copytree(origin, place)
+        monkeypatch.chdir(place)
+        for path in Path("out").glob("runs/*/*/0/evaluations/*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {name: wrong}))
+        code = run_command(*COMPARE)
+        told = capsys.readouterr()
+        # null is a number that is not finite, and no other evaluation would be better
+        again = wrong is not None
+        assert code == (1 if again or name == "return_mean" else 0), (wrong, told)
+        assert ("task easy, column none, seed 0: failed" in told.out) == again
+        shutil.rmtree(place)

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import optuna
 import pytest
 from command_line import run_command
 from hypothesis import given
@@ -154,3 +155,20 @@ def test_a_study_of_other_things_is_one_line(tuning, tmp_path):
             opened(tuning, tmp_path)
         except ConfigError as error:
             assert "cannot be opened" in str(error)  # noqa: PT017
+
+
+def test_a_storage_that_fails_later_is_one_line(tuning, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(FILE)
+
+    def fail(*_):
+        raise optuna.exceptions.StorageInternalError("mysql://me:secret@host does not answer")
+
+    for error in (fail, lambda *_: json.loads("{")):
+        with monkeypatch.context() as patch:
+            patch.setattr(Study, "ask", error)
+            assert run_command("tune", "small.yaml", "--out", "out", "--trials", 1) == 2
+        told = capsys.readouterr().err
+        assert "the storage of the study fails" in told
+        assert told.count("\n") == 1
+        assert "secret" not in told

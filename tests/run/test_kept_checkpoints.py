@@ -157,6 +157,14 @@ def test_half_a_deletion_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             prune_checkpoints(tmp_path, 2, tmp_path / "checkpoints/3")
     assert [path.name for path in list_checkpoints(tmp_path)] == ["2", "3"]
+    # and the next time its rest is cleared away
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        ".1.tmp",
+        "2",
+        "3",
+    ]
+    prune_checkpoints(tmp_path, 2, tmp_path / "checkpoints/3")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
 
 def test_a_linked_folder_of_checkpoints_is_neither_written_nor_repaired(tmp_path):

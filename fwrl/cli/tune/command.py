@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -84,7 +85,13 @@ def run_tuning(
         study = Study(tuning, name, storage, out, partial(say, console))
         search = Search(tuning, study, out, imports)
         example = trial_config(tuning, {}, tuning.seeds[0], "config")
-        stopped = search.run(jobs_at_once(jobs, [example]), console)
+        try:
+            stopped = search.run(jobs_at_once(jobs, [example]), console)
+        # a server that no longer answers, a journal that another machine has torn
+        except (study.optuna.exceptions.OptunaError, JSONDecodeError) as error:
+            raise ConfigError(
+                f"the storage of the study fails: {error}; the same command goes on"
+            ) from None
         trials = study.trials()
         with plot.rows_of(out / TRIALS):
             files = write_results(tuning, trials, out)
