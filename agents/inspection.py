@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents.actions import Distribution
+from agents.evaluation import EvaluationError
 from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import VectorEnv, following_inputs, start
 from agents.spaces import ACTION_MASK
@@ -76,6 +77,9 @@ def play_episodes(
     """Episode after episode of the only slot, each for at most ``max_steps`` steps.
 
     An episode that was cut is the last one.
+
+    Raises:
+        EvaluationError: If the environment fails, as nothing of its episode can then be explained.
     """
     inputs, memory, _ = start(envs, policy, seed)
     ended = True
@@ -105,6 +109,8 @@ def _play(
         output, memory = policy.step(inputs, memory)
         action = output.action.mode() if deterministic else output.action.sample()
         step = envs.step(policy.to_environment(action, output, inputs))
+        for fault in step.faults.values():
+            raise EvaluationError(f"the environment failed in this episode: {fault}")
         columns.append((inputs, output.action, action, output.value, _norms(memory)))
         rewards.append(float(step.reward[0]))
         inputs = following_inputs(policy, inputs, action, step)

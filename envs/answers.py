@@ -31,7 +31,7 @@ def read_step(answer: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
     if not isinstance(answer, (tuple, list)) or len(answer) != 5:
         many = f"{len(answer)} values" if isinstance(answer, tuple | list) else shown(answer)
         old = ", as in old Gym" if many == "4 values" else ""
-        raise AnswerError(f"step returned {many}{old}; {STEP}")
+        raise AnswerError(f"it returned {many}{old}; {STEP}")
     observation, reward, terminated, truncated, info = answer
     if not isinstance(reward, float):
         reward = _number("reward", reward, "a number")
@@ -53,7 +53,7 @@ def read_reset(answer: Any) -> Any:
         AnswerError: If there is no info beside it.
     """
     if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise AnswerError(f"reset returned {shown(answer)}, without an info; {RESET}")
+        raise AnswerError(f"it returned {shown(answer)}, without an info; {RESET}")
     observation, info = answer
     # None is harmless here, as nothing is read from it
     if info is not None and not isinstance(info, Mapping):

@@ -46,7 +46,9 @@ class FaultReport:
                 self._tell_again(kind, count, line)
 
     def _tell_again(self, kind: str, count: int, line: str) -> None:
-        self._say(f"{count:,} {'other' if kind == OTHERS else 'such'} faults so far, now {line}")
+        self._say(
+            f"{count:,} {'other' if kind == OTHERS else 'such'} faults so far; the latest: {line}"
+        )
         self._kinds[kind] = count, count, line
 
     def nothing_but(self, episodes: Episodes, steps: int) -> str | None:

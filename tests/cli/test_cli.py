@@ -75,8 +75,9 @@ def test_train_evaluate_and_look(config, monkeypatch, capsys):
     result = json.loads(out)
     assert code == 0
     assert list(result) == [
-        "env", "core", "checkpoint", "steps", "episodes", "deterministic", "seed", "overrides",
-        "return_mean", "return_std", "return_iqm", "return_ci95", "length_mean", "success_rate",
+        "env", "core", "checkpoint", "steps", "episodes", "deterministic", "seed", "faults",
+        "overrides", "return_mean", "return_std", "return_iqm", "return_ci95", "length_mean",
+        "success_rate",
     ]  # fmt: skip
     assert result["length_mean"] == 51
     assert result["return_ci95"][0] <= result["return_iqm"] <= result["return_ci95"][1]
@@ -102,7 +103,7 @@ def test_a_policy_plays_in_another_environment(config, monkeypatch, capsys):
         "seed=1": "'seed=1': an evaluation takes the policy as it was trained",
         "env.nothing=1": "env.nothing: no such key",
         "env.options.k=0": "k is 0",
-        "env.id=CartPole-v1": "env.id=CartPole-v1: has observations Box(",
+        "env.id=CartPole-v1": "env.id=CartPole-v1: has other observations than the policy was",
     }.items():
         code, _, error = evaluate(change)
         assert (code, error.count("\n")) == (2, 1)

@@ -59,7 +59,7 @@ def test_whatever_else_is_a_fault_of_one_line_that_names_its_part(part, kind, en
 
 def test_the_step_of_old_gym_is_called_so():
     *_, bad, _, _ = played("step", "old")
-    assert f"step returned 4 values, as in old Gym; {SINCE}" in bad.faults[0]
+    assert f"it returned 4 values, as in old Gym; {SINCE}" in bad.faults[0]
 
 
 def test_check_env_survives_another_instance_that_exits(monkeypatch):
@@ -92,8 +92,8 @@ def test_check_env_finds_the_same(part, kind, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (np.zeros(3), "reset returned float64[3], without an info; reset should return two values"),
-        (None, "reset returned None, without an info"),
+        (np.zeros(3), "it returned float64[3], without an info; reset should return two values"),
+        (None, "it returned None, without an info"),
         ((np.zeros(3), np.zeros(3)), "info: float64[3]; it should be a dictionary"),
         ([0.0, 0.0], "info: 0.0 (float); it should be a dictionary"),
         ((np.zeros(2), {}), "observation: float64[2]; it should be float32[3]"),

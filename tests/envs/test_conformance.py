@@ -78,7 +78,7 @@ BROKEN = {
     "PaysNaN": ("finite", "after 3 actions: reward: nan, which is not finite"),
     "ShowsInfinity": ("finite", "reset: observation['noise']: inf at [1], which is not finite"),
     "WithoutAnInfo": ("types", "step 1 of an episode: info: None; it should be a dictionary"),
-    "OfOldGym": ("types", "step returned 4 values, as in old Gym; step should return five"),
+    "OfOldGym": ("types", "it returned 4 values, as in old Gym; step should return five"),
     "Leaves": ("runs", "after 4 actions: SystemExit: 1"),
     "OneArrayForAll": ("alone", "observation['noise'] of environment 0, after 1 steps"),
     "WritesIntoActions": ("arrays", "step 1 changed the actions"),

@@ -74,6 +74,23 @@ def test_an_environment_that_cannot_be_closed_loses_no_result(folder):
         assert run_command("train", *words) == 0
 
 
+def test_faults_of_an_evaluation_are_counted_in_its_result(folder, capsys):
+    assert evaluated("env.options.how=raise", "--seed", 1) == 0
+    assert "faults  1; these episodes count for nothing" in capsys.readouterr().out
+    (file,) = (folder / "run/evaluations").iterdir()
+    assert json.loads(file.read_text())["faults"] == 1
+
+
+def test_an_episode_that_a_fault_cut_is_not_explained(folder, capsys, monkeypatch):
+    config = (folder / "run/config.yaml").read_text()
+    (folder / "run/config.yaml").write_text(config.replace("options: {}", "options: {how: raise}"))
+    assert run_command("inspect", "run", "--seed", 1) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fwrl: the environment failed in this episode: Faulty-v0: slot 0")
+    assert error.count("\n") == 1
+    assert run_command("inspect", "run", "--seed", 2) == 0
+
+
 def test_names_that_are_too_long_are_cut_and_still_differ(folder):
     long = [f"env.options={{how: {letter * 90}}}" for letter in "abc"]
     assert evaluated(*long) == evaluated(*long[:2], long[2].replace("c", "d")) == 0

@@ -208,7 +208,7 @@ def test_an_environment_that_always_breaks_ends_the_training(undefined, tmp_path
     *_, counted, why = capsys.readouterr().out.splitlines()
     assert "no episode ended without a fault in 3 iterations in a row" in why
     assert "observation: nan at [1], which is not finite" in why
-    assert " such faults so far, now Undefined-v0: slot" in counted
+    assert " such faults so far; the latest: Undefined-v0: slot" in counted
     # nothing that was learned is lost
     rows = column(run, "time/total_timesteps")
     assert [folder.name for folder in list_checkpoints(run)] == ["0", str(int(rows[-1]))]
@@ -233,9 +233,11 @@ def test_equal_faults_are_counted_and_not_repeated():
     faults.report.close()
     assert len(faults.said) == 2 + 14 + 1
     assert faults.said[0].endswith("after 0 actions: reward: 0.0; it should be smaller")
-    assert faults.said[1].startswith("2 such faults so far, now Faulty-v0: slot 1, episode seed 1")
+    assert faults.said[1].startswith(
+        "2 such faults so far; the latest: Faulty-v0: slot 1, episode seed 1"
+    )
     assert sum("terminated" in line for line in faults.said) == 1
-    assert faults.said[-1].startswith("20,000 such faults so far, now Faulty-v0: slot 0")
+    assert faults.said[-1].startswith("20,000 such faults so far; the latest: Faulty-v0: slot 0")
 
 
 def test_faults_that_all_differ_are_counted_together():
@@ -245,7 +247,7 @@ def test_faults_that_all_differ_are_counted_together():
         faults.report.tell([f"Faulty-v0: {word}"])
     faults.report.close()
     assert len(faults.said) < 120
-    assert faults.said[-1].startswith("4,900 other faults so far, now Faulty-v0: ")
+    assert faults.said[-1].startswith("4,900 other faults so far; the latest: Faulty-v0: ")
 
 
 @pytest.mark.parametrize(
