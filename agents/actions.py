@@ -130,6 +130,14 @@ class CategoricalHead(nn.Module):
                 shape = cast(tuple[int, ...], self.space.shape)
                 return numbers.reshape(-1, *shape).astype(np.int8)
 
+    def environment_action(self, action: Int[Tensor, "N A"]) -> Tensor:
+        """The same as tensors, for an exported policy."""
+        shape = cast(tuple[int, ...], self.space.shape)
+        numbers = action.reshape(-1, *shape)
+        if isinstance(self.space, spaces.MultiBinary):
+            return numbers.to(torch.int8)
+        return numbers + torch.as_tensor(np.asarray(cast(Any, self.space).start, np.int64))
+
 
 class GaussianHead(nn.Module):
     """Box actions: where both bounds are finite, -1 is the lower one and 1 the upper one."""
@@ -171,6 +179,15 @@ class GaussianHead(nn.Module):
         numbers = action.detach().cpu().double().numpy() * self.half_range + self.middle
         numbers = np.clip(numbers, self.low, self.high).reshape(-1, *self.space.shape)
         return numbers.astype(self.space.dtype)
+
+    def environment_action(self, action: Float[Tensor, "N A"]) -> Tensor:
+        """The same as tensors, for an exported policy, which raises nothing: the lowest for NaN."""
+        half_range, middle = torch.as_tensor(self.half_range), torch.as_tensor(self.middle)
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        numbers = action.double() * half_range + middle
+        numbers = torch.where(numbers.isnan(), low, numbers).clamp(low, high)
+        dtype = torch.as_tensor(np.zeros(0, self.space.dtype)).dtype
+        return numbers.reshape(-1, *self.space.shape).to(dtype)
 
 
 ActionHead = CategoricalHead | GaussianHead

@@ -30,6 +30,8 @@ from fwrl.kernels import use_kernel
 from fwrl.state import map_tensors, tensors_in
 
 ENDING = ".onnx"
+# The output with the action in the environment's own form.
+GIVEN = "environment_action"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Bytes: the most that a protocol buffer holds, and the part that is kept free of parameters.
 LARGEST = 2**31 - 1
@@ -108,7 +110,8 @@ class _Step(nn.Module):
         output, memory = self.policy.step(inputs._replace(previous_reward=reward), memory)
         # two outputs must not be the same tensor
         action = output.action.mode().clone()
-        return (*output.action, action, output.value, *filter(_holds, tensors_in(memory)))
+        acted = self.policy.head.environment_action(action)
+        return (*output.action, action, output.value, acted, *filter(_holds, tensors_in(memory)))
 
     def input_names(self) -> list[str]:
         """The names of the leaves, in order."""
@@ -118,7 +121,8 @@ class _Step(nn.Module):
     def output_names(self) -> list[str]:
         """The names of a step's outputs, in order."""
         distribution = Gaussian if isinstance(self.policy.action_space, Box) else Categorical
-        return [*distribution._fields, "action", "value", *_names(self.shapes[1], "next_memory")]
+        memory = _names(self.shapes[1], "next_memory")
+        return [*distribution._fields, "action", "value", GIVEN, *memory]
 
 
 def _translate(step: _Step, example: Example) -> Any:
@@ -177,9 +181,9 @@ def _differing_outputs(session: Any, step: _Step, example: Example) -> list[str]
         expected = step(*leaves)
         for name, theirs, ours in zip(outputs, found, expected, strict=True):
             # either of two equally good actions may be chosen
-            if name != "action" and not _agree(theirs, ours):
+            if name not in ("action", GIVEN) and not _agree(theirs, ours):
                 different.append(name)
-        memory = expected[outputs.index("value") + 1 :]
+        memory = expected[outputs.index(GIVEN) + 1 :]
         leaves = [*leaves[:elapsed], leaves[elapsed] + 1, *memory]
     return different
 

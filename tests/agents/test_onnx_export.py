@@ -24,7 +24,7 @@ pytest.importorskip("onnxscript")
 TESTS = Path(__file__).parents[1]
 QUICK = "fast_weight", "lstm"
 REFUSED = "differs", "branches", "sticky"
-SPACES = "picture", "map", "ids", "continuous", "masked", "unequal"
+SPACES = "picture", "map", "ids", "continuous", "half", "double", "masked", "unequal"
 OPTIONS = "exact", "convolution", "householder", "normaliser", "input gate", "window"
 SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS
 
@@ -68,7 +68,8 @@ def test_what_a_file_says_of_itself(name):
         *("observation.seen", "observation.sign", "previous_action", "previous_reward", "elapsed"),
         *(f"memory.{k}" for k in kept),
     ]
-    assert list(outputs) == ["log_probs", "action", "value", *(f"next_memory.{k}" for k in kept)]
+    memory = [f"next_memory.{k}" for k in kept]
+    assert list(outputs) == ["log_probs", "action", "value", "environment_action", *memory]
     for k in kept:
         assert inputs[f"memory.{k}"] == outputs[f"next_memory.{k}"]
         assert inputs[f"memory.{k}"][:2] == ["tensor(float)", "batch"]

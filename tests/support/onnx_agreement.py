@@ -33,6 +33,8 @@ SPACES = {
     "map": (spaces.Box(0, 10, (5, 5, 2), np.uint8), spaces.Discrete(3)),
     "ids": (spaces.MultiDiscrete([3, 10**6], start=[1, -5]), spaces.Discrete(3)),
     "continuous": (VECTOR, spaces.Box(-2, 5, (2,))),
+    "half": (VECTOR, spaces.Box(-np.inf, 2, (2,), np.float16)),
+    "double": (VECTOR, spaces.Box(-1e300, 1e300, (2, 1), np.float64)),
     "masked": (MASKED, spaces.MultiDiscrete([2, 3])),
     "unequal": (spaces.Tuple((VECTOR, spaces.MultiDiscrete([2, 3]))), spaces.MultiDiscrete([2, 4])),
 }
@@ -97,6 +99,9 @@ def largest_differences(policy, session, rows, steps):
         output, memory = policy.step(inputs, memory)
         chosen = len(output.action)
         best = output.action.mode()
+        acted = said.pop(chosen + 2)
+        assert all(map(policy.action_space.contains, acted)), (policy.action_space, acted)
+        assert np.allclose(acted, policy.head.to_environment(torch.from_numpy(said[chosen])))
         ours = [*output.action, best, output.value, *tensors_in(memory)]
         if isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete):
             # either of two equally good actions may be chosen: compare their probabilities
