@@ -22,6 +22,7 @@ class Part(NamedTuple):
     path: tuple[Any, ...]
     """The keys that lead to it."""
     space: spaces.Space[Any]
+    shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
@@ -63,10 +64,9 @@ class Observations:
         Raises:
             AnswerError: On the first part that does not fit.
         """
-        arrays = [_array(part, observation) for part in self.parts]
-        with np.errstate(over="ignore"):
-            batch = [a[None].astype(p.dtype) for a, p in zip(arrays, self.parts, strict=True)]
-        for what in self._misfits(batch).values():
+        for what in self._misfits(
+            [_batch_of_one(part, observation) for part in self.parts]
+        ).values():
             raise AnswerError(what)
 
     def misfits(self, batch: Any) -> dict[int, str]:
@@ -111,7 +111,7 @@ def _parts(space: Any, name: str, path: tuple[Any, ...]) -> Iterator[Part]:
     elif isinstance(space, spaces.Tuple):
         items = list(enumerate(space.spaces))
     else:
-        yield Part(name, path, space, np.dtype(space.dtype))
+        yield Part(name, path, space, space.shape or (), np.dtype(space.dtype))
     for key, part in items:
         yield from _parts(part, f"{name}[{key!r}]", (*path, key))
 
@@ -152,6 +152,26 @@ def _stack(part: Part, leaves: list[Any], room: NDArray[Any]) -> None:
         np.copyto(room, batch, casting="same_kind")
 
 
+def _batch_of_one(part: Part, observation: Any) -> NDArray[Any]:
+    """One part of an observation as a batch, in the type of the space.
+
+    Raises:
+        AnswerError: If it does not fit.
+    """
+    try:
+        leaf = _of(observation, part.path)
+        if type(leaf) is np.ndarray and leaf.dtype == part.dtype and leaf.shape == part.shape:
+            return leaf[None]
+        if type(leaf) is int and part.dtype == np.int64 and not part.shape:
+            return np.array([leaf], np.int64)
+    # whatever is unusual is looked at below
+    except (TypeError, LookupError, OverflowError):
+        pass
+    # a number too large for the type of the space becomes infinite
+    with np.errstate(over="ignore"):
+        return _array(part, observation)[None].astype(part.dtype)
+
+
 def _array(part: Part, observation: Any) -> NDArray[Any]:
     """One part of an observation, whose values the type of the space can hold.
 
@@ -167,8 +187,7 @@ def _array(part: Part, observation: Any) -> NDArray[Any]:
         except (TypeError, LookupError):
             raise AnswerError(f"{name}: {shown(tree)}; it should have a part {key!r}") from None
         name = f"{name}[{key!r}]"
-    shape = part.space.shape or ()
-    wanted = f"it should be {part.dtype}{list(shape)}"
+    wanted = f"it should be {part.dtype}{list(part.shape)}"
     try:
         array = np.asarray(tree)
     except NO_FAULTS:
@@ -176,7 +195,7 @@ def _array(part: Part, observation: Any) -> NDArray[Any]:
     # an array of somebody else's may raise anything
     except BaseException:
         raise AnswerError(f"{part.name}: {shown(tree)}; {wanted}") from None
-    if array.shape != shape or not np.can_cast(array.dtype, part.dtype, "same_kind"):
+    if array.shape != part.shape or not np.can_cast(array.dtype, part.dtype, "same_kind"):
         given = shown(tree) if array.dtype == object else f"{array.dtype}{list(array.shape)}"
         raise AnswerError(f"{part.name}: {given}; {wanted}")
     if part.dtype.kind in "iu":
