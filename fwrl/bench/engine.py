@@ -19,6 +19,7 @@ from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
 from fwrl.files.plain_files import make_folder
 from fwrl.run.process import Clock, keep_freed_memory
+from fwrl.run.signals import STOPPING
 
 # Seconds between two messages of a process, and between two looks at them.
 INTERVAL = 0.5
@@ -128,8 +129,10 @@ def _received(queue: Any) -> Iterator[Message]:
 
 
 def _follow_parent() -> None:
-    """Leave interrupts to the parent process, and end with it, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the parent process, and end with it, even if it is killed."""
+    # those that a terminal sends to all processes of a command
+    for number in set(STOPPING) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,5 @@
 """``fwrl bench``: measures the points missing in a results folder, then draws all of them."""
 
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from fwrl.run.jobs import processors
 from fwrl.run.output import INTERRUPTIONS
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
+from fwrl.run.signals import signals_interrupt
 from fwrl.run.yaml_files import apply_overrides
 
 # The keys of results.json about the origin of its results.
@@ -171,23 +171,21 @@ def _measure_missing(
     for line in benchmark.check(settings) if benchmark.check else ():
         say(console, line)
     jobs = 1 if benchmark.alone else min(request.jobs or _processors(settings), len(missing))
-    # the signal that stops a training run stops a benchmark too
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = PointReport(console, len(points), len(points) - len(missing))
     try:
-        for message in measure(request.name, settings, missing, folder, jobs):
-            if message.progress is not None:
-                step, total, note = message.progress
-                report.show(message.point, step, total, note)
-            else:
-                rows += message.rows
-                write_rows(folder / TABLE, rows)
-                report.finish(message.point, message.rows)
+        with signals_interrupt():
+            for message in measure(request.name, settings, missing, folder, jobs):
+                if message.progress is not None:
+                    step, total, note = message.progress
+                    report.show(message.point, step, total, note)
+                else:
+                    rows += message.rows
+                    write_rows(folder / TABLE, rows)
+                    report.finish(message.point, message.rows)
     except INTERRUPTIONS:
         return True
     finally:
         report.close()
-        signal.signal(signal.SIGTERM, previous)
     return False
 
 

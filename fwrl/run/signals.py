@@ -1,7 +1,7 @@
 """Signals that stop a training: remembered at once, obeyed at the next safe point."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -39,13 +39,26 @@ def stop_signals() -> Generator[list[int]]:
             signal.default_int_handler(number, frame)
         received.append(number)
 
-    obeyed = [number for number in STOPPING if not _stays_ignored(number)]
-    previous = [signal.signal(number, remember) for number in obeyed]
-    try:
+    with _handled_by(remember):
         yield received
+
+
+@contextmanager
+def signals_interrupt() -> Generator[None]:
+    """Let every signal that stops a training raise KeyboardInterrupt, as SIGINT does."""
+    with _handled_by(signal.default_int_handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    obeyed = [number for number in STOPPING if not _stays_ignored(number)]
+    previous = [signal.signal(number, handler) for number in obeyed]
+    try:
+        yield
     finally:
-        for number, handler in zip(obeyed, previous, strict=True):
-            signal.signal(number, handler if _alone() else signal.SIG_IGN)
+        for number, before in zip(obeyed, previous, strict=True):
+            signal.signal(number, before if _alone() else signal.SIG_IGN)
 
 
 def interrupt_steps(envs: VectorEnv, received: list[int]) -> None:

@@ -230,7 +230,7 @@ def test_a_point_is_held_by_all_its_columns():
     assert not holds(rows, {"method": "delta", "seed": 0})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_no_process_outlives_a_benchmark_that_was_stopped(number, tmp_path):
     words = ["bench", "sorting", "--preset", "cpu", "--jobs", "2", "--out", "here"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -244,7 +244,7 @@ def test_no_process_outlives_a_benchmark_that_was_stopped(number, tmp_path):
         wait_until(lambda: len(processes_of(process.pid)) >= 4)
         time.sleep(2)
         process.send_signal(number)
-        assert process.wait(20) == (75 if number == signal.SIGTERM else -number)
+        assert process.wait(20) == (-number if number == signal.SIGKILL else 75)
         wait_until(lambda: not processes_of(process.pid))
     finally:
         with suppress(ProcessLookupError):

@@ -196,7 +196,7 @@ def one_end(command, kind, out, generator):
     after = saved(out) if out.exists() else {}
     lost = {run: steps for run, steps in before.items() if after.get(run, -1) < steps}
     assert not lost, f"{kind}: {lost} was saved and is lost; {after}; {said}"
-    assert "Traceback" not in said or command.processes > 1, said
+    assert "Traceback" not in said or command.processes > 1, (kind, code, said)
     # a signal may come before or after everything, when it is not waited for
     late = [-signal.Signals[name] for name in SIGNALS]
     assert code in (FINISHED, FAILED, STOPPED, MISTAKE, *late), (code, said)
