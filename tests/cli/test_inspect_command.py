@@ -44,7 +44,7 @@ def test_a_page_is_written_beside_the_run_or_where_it_is_wanted(run, monkeypatch
         (["nowhere"], "nowhere: no such run directory"),
         (["RUN", "--checkpoint", "5"], "no checkpoint '5'"),
         (["RUN", "--out", "missing/report.html"], "--out: missing/report.html cannot be written"),
-        (["RUN", "--out", "RUN"], "should be a file in a folder"),
+        (["RUN", "--out", "RUN"], "run: cannot be written, it is a folder; it should be a file"),
         (["RUN", "--episodes", "0"], "'--episodes': Input should be greater than or equal to 1"),
         (["RUN", "--max-steps", "0"], "greater than or equal to 1"),
     ],
