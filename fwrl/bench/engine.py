@@ -19,7 +19,7 @@ from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
 from fwrl.files.plain_files import make_folder
 from fwrl.run.process import Clock, keep_freed_memory
-from fwrl.run.signals import STOPPING
+from fwrl.run.signals import STOPPING, stop_signals
 
 # Seconds between two messages of a process, and between two looks at them.
 INTERVAL = 0.5
@@ -75,8 +75,12 @@ def measure(
         return
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_follow_parent)
+    # it would complain if nobody waited for its address
+    with stop_signals() as received:
+        manager.start(_follow_parent)
     with manager:
+        if received:
+            raise KeyboardInterrupt
         queue = manager.Queue()
         others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(jobs, context, _follow_parent) as pool:
