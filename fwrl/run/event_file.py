@@ -27,7 +27,8 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         # by its last part nobody can know the name before, and put something in its place
-        parts = (f"{time.time():.0f}", platform.node(), os.getpid(), secrets.token_hex(4))
+        # readers take files in the order of their names: two may begin in the same second
+        parts = (f"{time.time():.6f}", platform.node(), os.getpid(), secrets.token_hex(4))
         name = NAMES.replace("*", ".".join(map(str, parts)))
         self._file = append_plain(folder / name)
         self._add(EVENTS.Event(wall_time=time.time(), file_version="brain.Event:2"))

@@ -12,8 +12,10 @@ import torch
 
 from agents.policy import PolicyInput
 from agents.saving import load_policy, read_exported
+from fwrl.config import validate_stored
 from fwrl.files.checkpoint import FORMAT, READERS, load_checkpoint, verify_checkpoint
-from fwrl.run.config import load_run_config
+from fwrl.run.config import RunConfig
+from fwrl.run.yaml_files import read_yaml
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # an optimiser's two moments and its count of updates, for each parameter
@@ -58,7 +60,8 @@ def test_a_checkpoint_of_any_format_acts_as_it_acted(number):
     assert content.document["counters"]["steps"] == 32
     assert content.tensors.keys() >= {"policy", "optimizer", "generators"}
     assert len(content.tensors["optimizer"]) == MOMENTS * len(list(policy.parameters()))
-    assert load_run_config(folder / "config.yaml").policy == policy.config
+    written = validate_stored(RunConfig, read_yaml(folder / "config.yaml"))
+    assert written.policy == policy.config
 
 
 def test_an_exported_file_acts_as_it_acted():
