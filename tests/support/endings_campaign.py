@@ -102,7 +102,10 @@ def rows_outcome(out, rows):
 
 def comparison_outcome(out, rows):
     runs = sorted(path.parent for path in out.rglob("checkpoints"))
-    return [run_outcome(run, rows) for run in runs], rows_outcome(out, rows)
+    found = rows_outcome(out, rows)
+    # the other columns come from the rows of logs
+    scores = [{name: row[name] for name in ("task", "column", "return_mean")} for row in found]
+    return [run_outcome(run, rows) for run in runs], found if rows else scores
 
 
 def search_outcome(out, rows):
