@@ -1,5 +1,6 @@
 """The benchmark of language models: its command, its points and what they cost, its figures."""
 
+import re
 import sys
 
 import pytest
@@ -77,7 +78,8 @@ def test_words_of_the_library_with_an_adaptive_softmax(monkeypatch, tmp_path):
         assert row["perplexity"] < row["vocabulary"]
         assert row["vocabulary"] > 1000
     written = (tmp_path / "points/method-delta_state-reset_seed-0/sample.txt").read_text()
-    assert " . " in written
+    # a sign is a word of its own; which signs there are depends on Python's own text
+    assert re.search(r" [.:,=(] ", written)
 
 
 @pytest.mark.parametrize(
