@@ -13,6 +13,9 @@ if not torch.cuda.is_available():
     # Triton reads it when it is imported, whoever does that first
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Folders of tests that run whole commands: test_cli.py does so with checks, once for each.
+WHOLE = {"run", "cli", "files"}
+
 # several threads make tiny problems slower, and their sums differ from run to run
 torch.set_num_threads(1)
 
@@ -27,7 +30,8 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_protocol(item):
     """Checks the shapes in every call, except in tests that repeat code that others check."""
     repeats = {"learns", "unchecked"} & {marker.name for marker in item.iter_markers()}
-    jaxtyping.config.update("jaxtyping_disable", bool(repeats))
+    whole = item.path.parent.name in WHOLE and item.path.name != "test_cli.py"
+    jaxtyping.config.update("jaxtyping_disable", bool(repeats) or whole)
     try:
         return (yield)
     finally:
