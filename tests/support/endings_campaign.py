@@ -146,6 +146,8 @@ def start(command, out):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # or else reading a line takes more, which communicate() does not see
+        bufsize=0,
     )
 
 
