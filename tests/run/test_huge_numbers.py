@@ -12,9 +12,9 @@ from sampling_env import CONFIG, write_config
 
 from agents.actions import DivergedError, make_head
 from agents.policy import PolicyConfig, RecurrentPolicy
-from agents.saving import load_policy
+from agents.saving import load_policy, load_saved
 from agents.sb3 import SB3Policy
-from fwrl.run import loop
+from fwrl.run import evaluation, loop
 
 # many small trainings; test_cli.py checks the shapes in one
 pytestmark = pytest.mark.unchecked
@@ -154,3 +154,23 @@ def test_a_policy_that_diverges_again_and_again_ends_the_training(tmp_path, caps
         assert code == 1
         said = " ".join(capsys.readouterr().out.split())
         assert "its value.bias is not; taken back 3 times, it does not help" in said
+
+
+def test_an_evaluation_by_a_policy_that_is_not_finite_ends_in_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    def load_spoilt(*arguments):
+        saved = load_saved(*arguments)
+        # such a file is refused: this stands for numbers that become so only inside the policy
+        saved.policy.value.bias.data.fill_(torch.nan)
+        return saved
+
+    with huge_env(SEEN["float32"], ACTIONS["discrete"], 1.0, 1.0):
+        code, run = train(tmp_path)
+        assert code == 0
+        capsys.readouterr()
+        monkeypatch.setattr(evaluation, "load_saved", load_spoilt)
+        assert run_command("evaluate", run, "--episodes", 2) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "fwrl: the policy's output is not finite: its value.bias is not\n"
