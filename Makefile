@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check slow bench docs clean
+.PHONY: quickstart test check slow bench gpu-audit docs clean
 
 quickstart: .venv/.base
 	$(BIN)/fwrl train configs/quickstart.yaml
@@ -30,13 +30,25 @@ slow: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/fwrl bench speed
 
+# the GPU path on a machine without a GPU, but with 5 GB for a CUDA build of PyTorch; the audit's own test first
+gpu-audit: .venv-gpu/.audit
+	.venv-gpu/bin/python -m benchmarks.gpu_audit --self-test
+	.venv-gpu/bin/python -m benchmarks.gpu_audit
+
 # the site in site/, of the Markdown that is there; a link that leads nowhere fails
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site --bind localhost"
 
 clean:
-	rm -rf .venv site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-gpu site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# this version comes with CUDA wherever it is installed from
+.venv-gpu/.audit: pyproject.toml
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet torch==2.12.0
+	.venv-gpu/bin/pip install --quiet --editable .
+	@touch $@
 
 .venv/.base: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What can only be tried where there is CUDA, in under ten minutes: the tests that need it, then
-# the speed of what runs on it. `pip install 'fwrl[gpu]'` adds rows of flash-linear-attention.
+# What can only be tried where there is CUDA, in at most eight minutes: the tests that need it, a task
+# on the device with CUDA graphs, the speed of what runs on it, and Pong for the time that is left.
+# `pip install 'fwrl[gpu]'` adds rows of flash-linear-attention.
 #
-#   benchmarks/gpu.sh [FOLDER FOR THE TABLE]
+#   benchmarks/gpu.sh [FOLDER FOR WHAT IT FINDS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-runs/speed__gpu}
+out=${1:-docs/results/gpu}
 python=${PYTHON:-.venv/bin/python}
 [ -x "$(command -v "$python")" ] || python=python3
 
@@ -13,13 +14,31 @@ python=${PYTHON:-.venv/bin/python}
     echo "there is no CUDA device here" >&2
     exit 1
 }
-# the table is worth having also where a test fails; what failed decides the exit code
-tests=0
-timeout 200 "$python" -m pytest -q -m gpu || tests=$?
+mkdir -p "$out"
+exec > >(tee "$out/output.txt") 2>&1
+ends=$((SECONDS + 470))
+"$python" -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'
+
+# what comes later is worth having also where something fails; what failed decides the exit code
+failed=0
+echo "== tests"
+timeout 120 "$python" -m pytest -q -m gpu || failed=1
+
+echo "== RepeatPrevious on the device"
+PYTHONPATH=. timeout 90 "$python" benchmarks/gpu_graphs.py --seconds 40 || failed=1
 
 # last what needs the slow reference; what time runs out for is saved so far, and the same command continues
-timeout 380 "$python" -m fwrl bench speed --out "$out" device=cuda \
+echo "== speed"
+timeout 150 "$python" -m fwrl bench speed --out "$out/speed" device=cuda \
     'groups=[layer,length,acting,memory,throughput,update,training,kernels]' \
     'training_threads=[1]' 'training_envs=[64]' 'layer_batches=[8,64]' \
-    'update_lengths=[128,512,2048]'
-exit "$tests"
+    'update_lengths=[128,512,2048]' || failed=1
+
+echo "== Pong"
+left=$((ends - SECONDS))
+if [ "$left" -gt 30 ]; then
+    # stopped by a signal it saves its run and says so by its exit code
+    timeout -s INT "$left" "$python" -m fwrl train configs/atari/pong.yaml device=cuda \
+        --run-dir "$out/pong" --fresh || [ $? = 124 ] || failed=1
+fi
+exit "$failed"

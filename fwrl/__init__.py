@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from fwrl.feature_maps import FEATURE_MAPS, FeatureMap
     from fwrl.feature_maps.random import redraw_when_due
     from fwrl.kernels import KERNELS, kernel_for, scan, use_kernel
+    from fwrl.python.agent import Agent, load
+    from fwrl.python.training import Run, train
+    from fwrl.run.iteration import Iteration
     from fwrl.stack import ResidualStack, StackConfig
     from fwrl.state import detach_state, map_tensors, take_rows, tensors_in, where_state
     from fwrl.update_rules import UPDATE_RULES, Write
@@ -22,21 +25,26 @@ __all__ = [
     "FEATURE_MAPS",
     "KERNELS",
     "UPDATE_RULES",
+    "Agent",
     "ConfigError",
     "CoreConfig",
     "FeatureMap",
+    "Iteration",
     "MemoryCore",
     "ResidualStack",
+    "Run",
     "StackConfig",
     "Write",
     "detach_state",
     "kernel_for",
+    "load",
     "map_tensors",
     "redraw_when_due",
     "scan",
     "state_size",
     "take_rows",
     "tensors_in",
+    "train",
     "unroll_by_steps",
     "use_kernel",
     "where_state",
@@ -49,6 +57,9 @@ _NAMES = {
     "feature_maps": ("FEATURE_MAPS", "FeatureMap"),
     "feature_maps.random": ("redraw_when_due",),
     "kernels": ("KERNELS", "kernel_for", "scan", "use_kernel"),
+    "python.agent": ("Agent", "load"),
+    "python.training": ("Run", "train"),
+    "run.iteration": ("Iteration",),
     "stack": ("ResidualStack", "StackConfig"),
     "state": ("detach_state", "map_tensors", "take_rows", "tensors_in", "where_state"),
     "update_rules": ("UPDATE_RULES", "Write"),

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fwrl.config import Config
-from fwrl.state import map_tensors, tensors_in, where_state
+from fwrl.state import map_tensors, may_look, tensors_in, where_state
 from fwrl.update_rules import ScanInputs, UpdateRule
 
 S = TypeVar("S")
@@ -174,11 +174,9 @@ def by_spans(
 def _anywhere(marks: Bool[Tensor, "B T"]) -> list[bool]:
     """Whether any stream is marked, time by time: where none is, a reset is skipped.
 
-    This is one transfer to the host per sequence. An exported program has to serve all cases.
+    Everywhere, where the marks may not be looked at.
     """
-    if torch.compiler.is_exporting():
-        return [True] * marks.shape[1]
-    return marks.any(dim=0).tolist()
+    return marks.any(dim=0).tolist() if may_look(marks) else [True] * marks.shape[1]
 
 
 def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:

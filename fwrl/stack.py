@@ -1,6 +1,6 @@
 """A residual stack of memory cores. It is a memory core itself: nothing above can tell."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,12 @@ from typing_extensions import override
 from fwrl.config import Config, Count, Size
 from fwrl.core import MemoryCore
 from fwrl.cores import CoreConfig
+from fwrl.cores.fast_weight import FastWeight
 from fwrl.cores.parts.layers import Gate
+from fwrl.kernels import learns_natively, scans_projections, steps_natively
+from fwrl.kernels.native import residual, residual_unroll
+from fwrl.kernels.native.residual import HOOKS, LAYER, UnservedError, places, plain
+from fwrl.kernels.native.residual_unroll import LayerNumbers, Unrolled
 
 # Runs one step or a whole sequence of a core: ``(core, x, state) -> (y, state)``.
 Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
@@ -48,6 +53,9 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
     A bare one's outputs have the size of the last core's.
     """
 
+    # the arguments of a step in C, once there was one
+    _plan: residual.Plan | None = None
+
     def __init__(self, config: StackConfig, core: CoreConfig, dropout: float = 0.0) -> None:
         """Random slow weights, from torch's global generator.
 
@@ -59,6 +67,7 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
                 probability again.
         """
         super().__init__()
+        self.bare = config.bare
         self.input_size = self.output_size = config.width
         self.blocks = nn.ModuleList()
         for _ in range(config.layers):
@@ -79,13 +88,85 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
     def step(
         self, x: Float[Tensor, "B D"], state: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "B E"], tuple[Any, ...]]:
-        return self.through(x, state, lambda core, y, before: core.step(y, before))
+        (y,), state = self.step_between(None, x, state, ())
+        return y, state
+
+    def step_between(
+        self,
+        before: nn.Linear | None,
+        x: Float[Tensor, "B D"],
+        state: tuple[Any, ...],
+        after: Sequence[nn.Linear],
+        overwrite: bool = False,
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """``step``, with a linear map of its input and linear maps of its output, if any.
+
+        In C it is one call, whose sums for a stream do not depend on the others. With ``overwrite``
+        it may leave the new state in place of the given one, which nobody else may then read.
+        """
+        found = self._in_c(before, x, state, after, overwrite)
+        if found is not None:
+            return found
+        x = x if before is None else before(x)
+        y, state = self.through(x, state, lambda core, y, before: core.step(y, before))
+        return tuple(each(y) for each in after) or (y,), state
+
+    def _in_c(
+        self,
+        before: nn.Linear | None,
+        x: Float[Tensor, "B D"],
+        state: tuple[Any, ...],
+        after: Sequence[nn.Linear],
+        overwrite: bool,
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]] | None:
+        """``step_between`` if C serves; else None."""
+        if not steps_natively(x):
+            return None
+        plan = self._plan
+        if plan is None or not plan.holds(before, after):
+            try:
+                layers = [block.layer() for block in self._blocks()]
+                plan = self._plan = residual.Plan(self, layers, self.norm, before, after)
+            except UnservedError:
+                return None
+        states: list[Tensor] = [each.weights for each in state]
+        ends = states
+        if not (plan.serves(x, states) and steps_natively(*states)):
+            return None
+        if not (overwrite and all(each.is_contiguous() for each in states)):
+            states = [each.contiguous() for each in states]
+            ends = [torch.empty_like(each) for each in states]
+        outputs = plan.step(x, states, ends)
+        after_it = (own._replace(weights=end) for own, end in zip(state, ends, strict=True))
+        return outputs, tuple(after_it)
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], tuple[Any, ...]]:
+        found = self._unrolled_in_c(x, state, starts)
+        if found is not None:
+            return found
         return self.through(x, state, lambda core, y, before: core.unroll(y, before, starts))
+
+    def _unrolled_in_c(
+        self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
+    ) -> tuple[Tensor, tuple[Any, ...]] | None:
+        """``unroll`` for learning, with all between the matrix products in C; None: not served."""
+        if not learns_natively(x) or (*starts.shape, self.input_size) != x.shape:
+            return None
+        try:
+            pairs = zip(self._blocks(), state, strict=True)
+            found = [block.unrolled(x, own) for block, own in pairs]
+            norm = plain(self.norm, nn.LayerNorm)
+            if None in places(norm, nn.LayerNorm):
+                return None
+        except UnservedError:
+            return None
+        if any(vars(each)[name] for each in self.modules() for name in HOOKS):
+            return None
+        y, ends = residual_unroll.unroll(x, starts, found, (norm.weight, norm.bias, norm.eps))
+        return y, tuple(o._replace(weights=end) for o, end in zip(state, ends, strict=True))
 
     def through(
         self, x: Float[Tensor, "*BT D"], state: tuple[Any, ...], advance: Advance
@@ -97,6 +178,11 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
             x = block.combine(x, y)
             states.append(after)
         return self.norm(x), tuple(states)
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the arguments of steps in C, which are addresses in this process."""
+        return {name: each for name, each in self.__dict__.items() if name != "_plan"}
 
     def _blocks(self) -> "Iterable[Block]":
         return cast("Iterable[Block]", self.blocks)
@@ -122,10 +208,69 @@ class Block(nn.Module):
         )
         self.join_feed_forward = Gate(width) if config.gate else torch.add
 
+    def layer(self) -> Any:
+        """This layer as a ``LAYER``, for steps of a whole stack in C.
+
+        Raises:
+            UnservedError: If C does not compute such a layer.
+        """
+        kinds = [type(module) for module in self.feed_forward.modules()]
+        kinds += [type(self.core), type(self.resize), self.join_core]
+        if kinds != PLAIN:
+            raise UnservedError
+        layer: Any = LAYER(width=self.output_size)
+        cast(FastWeight, self.core).into(layer)
+        norm, widen, activation, narrow = cast(Any, self.feed_forward)
+        if activation[0].approximate != "none":
+            raise UnservedError
+        layer.hidden = widen.out_features
+        layer.core_scale, layer.core_shift = places(self.core_norm, nn.LayerNorm)
+        layer.scale, layer.shift = places(norm, nn.LayerNorm)
+        layer.core_epsilon, layer.epsilon = self.core_norm.eps, norm.eps
+        layer.widen, layer.widen_bias = places(widen, nn.Linear)
+        layer.narrow, layer.narrow_bias = places(narrow, nn.Linear)
+        return layer
+
+    def unrolled(self, x: Float[Tensor, "B T D"], state: Any) -> tuple[Unrolled, LayerNumbers]:
+        """The tensors and numbers of this layer over a sequence like ``x`` from this state on.
+
+        Raises:
+            UnservedError: If C does not compute such a layer.
+        """
+        layer, core = self.layer(), cast(FastWeight, self.core)
+        if core.decay is not None or core.normed or (self.dropout.p and self.dropout.training):
+            raise UnservedError
+        weights = state.weights
+        if not (
+            scans_projections(core.rule, x, weights, core.kernel)
+            and weights.shape == (x.shape[0], *core.shape)
+        ):
+            raise UnservedError
+        beta = (None, None) if core.beta is None else (core.beta.weight, core.beta.bias)
+        if (layer.beta is None) != (layer.beta_bias is None) or not all(
+            getattr(layer, name) for name in NEEDED
+        ):
+            raise UnservedError
+        norm, widen, _, narrow = cast(Any, self.feed_forward)
+        parts = (weights, core.start, self.core_norm.weight, self.core_norm.bias)
+        parts += (core.project.weight, *beta, core.output.weight, norm.weight, norm.bias)
+        tensors = Unrolled._make((*parts, widen.weight, widen.bias, narrow.weight, narrow.bias))
+        numbers = (layer.max_beta, layer.core_epsilon, layer.epsilon)
+        return tensors, LayerNumbers(bool(layer.removes), *numbers)
+
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
         x = self.join_core(x, self.dropout(self.resize(y)))
         return self.join_feed_forward(x, self.dropout(self.feed_forward(x)))
+
+
+# Parameters without which a layer over a sequence is not computed in C.
+NEEDED = ("core_scale", "core_shift", "scale", "shift", "widen_bias", "narrow_bias")
+# What a layer that C computes is made of.
+PLAIN = [
+    *(nn.Sequential, nn.LayerNorm, nn.Linear, nn.Sequential, nn.GELU, nn.Dropout, nn.Linear),
+    *(FastWeight, nn.Identity, torch.add),
+]
 
 
 class BareBlock(nn.Module):
@@ -136,6 +281,18 @@ class BareBlock(nn.Module):
         self.core: MemoryCore[Any] = core.build(input_size)
         self.output_size = self.core.output_size
         self.core_norm = nn.Identity()
+
+    def layer(self) -> Any:
+        """C does not compute such layers.
+
+        Raises:
+            UnservedError: Always.
+        """
+        raise UnservedError
+
+    def unrolled(self, x: Float[Tensor, "B T D"], state: Any) -> tuple[Unrolled, LayerNumbers]:  # noqa: ARG002
+        """The same."""
+        return self.layer()
 
     def combine(self, _: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The output of the core."""

@@ -139,6 +139,15 @@ def in_one_precision(tree: Tree, like: Tensor) -> Tree:
     return map_tensors(convert, tree)
 
 
+def may_look(x: Tensor) -> bool:
+    """Whether the numbers of ``x`` may decide what is computed; otherwise masks serve all cases.
+
+    On a GPU reading a number waits for all queued work, and no graph of such work can be captured;
+    an exported program is made before there are numbers.
+    """
+    return not (x.is_cuda or torch.compiler.is_exporting())
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A block that computes in the precision of its inputs; free where autocast is off already."""
     if torch.is_autocast_enabled(device.type):

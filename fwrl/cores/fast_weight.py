@@ -1,7 +1,7 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
 from functools import partial
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,9 +14,18 @@ from fwrl.config import Count, Size, head_size, one_of
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
 from fwrl.cores.parts.layers import Decay, ShortConvolution
 from fwrl.cores.parts.normalised import normalised_scan, normalised_write
-from fwrl.feature_maps import FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
+from fwrl.feature_maps import EPSILON, FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
 from fwrl.feature_maps.random import Directions
-from fwrl.kernels import KERNELS, acts_natively, scan, scan_step, unit_silu
+from fwrl.kernels import (
+    KERNELS,
+    acts_natively,
+    scan,
+    scan_step,
+    scans_projections,
+    unit_silu,
+)
+from fwrl.kernels.native.projected_scan import projected_scan
+from fwrl.kernels.native.residual import UnservedError, place, places, plain
 from fwrl.kernels.native.scan import act
 from fwrl.state import FastWeights, at_least_float32, map_tensors
 from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
@@ -172,6 +181,10 @@ class FastWeight(MemoryCore[State]):
         # sums that decay too, but rounds otherwise than their runs so far
         served = self.rule.form == "error" or self.rule.decay == "none"
         self.fused = self.unit_silu and served and self.rule.beta != "implicit"
+        # neither sums of keys, nor inputs of before, nor several writes at a time
+        self.single = not (
+            config.attention_normaliser or config.short_convolution or self.writes > 1
+        )
         self.normed = config.output_norm != "none"
         self.output_norm = _output_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
@@ -197,7 +210,7 @@ class FastWeight(MemoryCore[State]):
 
     @override
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
-        if self.normalised or self.convolution is not None or self.writes > 1:
+        if not self.single:
             return super().step(x, state)
         if self.fused and acts_natively(self.rule, x, self.kernel):
             return self._act(x, state)
@@ -210,6 +223,12 @@ class FastWeight(MemoryCore[State]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], State]:
+        if (
+            self.fused
+            and self.single
+            and scans_projections(self.rule, x, state.weights, self.kernel)
+        ):
+            return self._scan_projections(x, state, starts)
         query, write, starts, recent = self._sequence(x, state, starts)
         weights = state.weights
         if self.normalised:
@@ -281,6 +300,46 @@ class FastWeight(MemoryCore[State]):
         if self.normed:
             values = self.output_norm(values.unflatten(-1, (self.heads, -1))).flatten(-2)
         return self.output(values), state._replace(weights=weights)
+
+    def into(self, layer: Any) -> None:
+        """Fill in this core's part of a ``LAYER``, for steps of a whole stack in C.
+
+        Raises:
+            UnservedError: If C does not compute such a core.
+        """
+        if not (self.fused and self.single and self.kernel in ("auto", "native")):
+            raise UnservedError
+        layer.heads, layer.keys, layer.values = self.heads, self.key_size, self.value_size
+        layer.removes, layer.max_beta = self.rule.form == "error", self.max_beta
+        layer.address_epsilon = EPSILON
+        layer.project, _ = places(self.project, nn.Linear)
+        layer.output, _ = places(self.output, nn.Linear)
+        if self.beta is not None:
+            layer.beta, layer.beta_bias = places(self.beta, nn.Linear)
+        if self.decay is not None:
+            decay = plain(self.decay, Decay)
+            layer.step, _ = places(decay.step, nn.Linear)
+            layer.log_rate, layer.step_bias = place(decay.log_rate), place(decay.step_bias)
+        if self.normed:
+            norm, kinds = self.output_norm, (nn.Identity, nn.RMSNorm, nn.LayerNorm)
+            layer.output_norm = kinds.index(type(norm))
+            layer.output_scale, _ = places(norm, type(norm))
+            layer.output_epsilon = norm.eps or torch.finfo(torch.float32).eps
+
+    def _scan_projections(
+        self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T E"], State]:
+        """``unroll`` in one pass from the projections to the reads."""
+        weight, bias = self.project.weight, None
+        if self.beta is not None:
+            weight, bias = torch.cat([weight, self.beta.weight]), self.beta.bias
+        # without a bias, which a product would first copy to all rows
+        projected = F.linear(x, weight)
+        decay = None if self.decay is None else self.decay(x)
+        values, weights = projected_scan(
+            self.rule, projected, bias, decay, state.weights, self.start, starts, self.max_beta
+        )
+        return self._out(values), state._replace(weights=weights)
 
     def _out(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.output(self.output_norm(values).flatten(start_dim=-2))

@@ -18,7 +18,7 @@ from fwrl.core import About, MemoryCore, MemoryCoreConfig, by_steps
 from fwrl.cores.parts.lstm import LSTMCell, LSTMState, unroll_lstm
 from fwrl.kernels import recurs_natively
 from fwrl.kernels.native import recurrences
-from fwrl.state import FastWeights, at_least_float32, without_autocast
+from fwrl.state import FastWeights, at_least_float32, may_look, without_autocast
 from fwrl.update_rules import Write, clipped_delta_rule, read
 
 
@@ -192,8 +192,8 @@ def _natively(
 
 
 def _are_whole(starts: Bool[Tensor, "B T"]) -> bool:
-    """Whether every stream begins at the first time and at no other."""
-    return bool(starts[:, 0].all()) and not bool(starts[:, 1:].any())
+    """Whether every stream is known to begin at the first time and at no other."""
+    return may_look(starts) and bool(starts[:, 0].all()) and not bool(starts[:, 1:].any())
 
 
 def recall_episode(asked: Asked) -> tuple[Float[Tensor, "B T V"], FastWeights]:

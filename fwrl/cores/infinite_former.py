@@ -16,6 +16,7 @@ from fwrl.cores.parts.continuous_memory import ContinuousMemory, mass_in_bins
 from fwrl.state import (
     at_least_float32,
     map_tensors,
+    may_look,
     take_rows,
     time_in_episode,
     where_state,
@@ -209,7 +210,7 @@ class InfiniteFormer(MemoryCore[State]):
         self, segment: Float[Tensor, "B D S"], full: Bool[Tensor, " B"], state: LongTerm
     ) -> LongTerm:
         """The memory after the segments of those rows whose window is full."""
-        if torch.compiler.is_exporting():
+        if not may_look(full):
             # how many rows it is cannot be known
             return where_state(full, self._folded(segment, state), state)
         rows = full.nonzero().squeeze(1)

@@ -24,7 +24,8 @@ class RWKV7Config(MemoryCoreConfig):
 
     Note:
         Left out: the mixing of each input with the one before it (``fast_weight`` has a short
-        convolution for that), the values of the first layer in all layers, and the output gate.
+        convolution for that), the values of the first layer in all layers, the output gate, and
+        the bonus that adds each time's own value to its read, weighted by query and key.
     """
 
     about: ClassVar[About] = About(

@@ -23,7 +23,7 @@ from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
 from fwrl.kernels.native.library import library, served
 from fwrl.kernels.triton import on_gpu
-from fwrl.state import FastWeights, in_one_precision, without_autocast
+from fwrl.state import FastWeights, in_one_precision, may_look, without_autocast
 from fwrl.update_rules import UPDATE_RULES, Rule, ScanInputs, UpdateRule, Write, read, rule_of
 
 logger = logging.getLogger("fwrl.kernels")
@@ -33,11 +33,10 @@ Scan = Callable[[Rule, ScanInputs], tuple[Tensor, Tensor]]
 
 def _chunked(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The scan in chunks, and by reference where a chunk may have let an undefined past through."""
-    if inputs.query.is_cuda and chunked.computes(rule):
-        # to ask whether all is finite would wait for all that the device has to do
-        return chunked_gradient.scan_apart(rule, inputs)
-    run = channelwise.scan if rule.decay == "feature" else chunked_gradient.scan
-    values, end = run(rule, inputs)
+    form = channelwise if rule.decay == "feature" else chunked_gradient
+    if not may_look(inputs.query):
+        return form.scan_apart(rule, inputs)
+    values, end = form.scan(rule, inputs)
     if not values.detach().sum().isfinite():
         # other episodes are excluded by products with zero, which keep a NaN
         logger.debug("%s: not finite, again by reference", rule.apply.__name__)
@@ -161,9 +160,45 @@ def acts_natively(rule: UpdateRule, x: Tensor, kernel: str = "auto") -> bool:
     return (_forced.get() or kernel) in ("auto", "native") and native.serves(rule_of(rule), x)
 
 
+def scans_projections(
+    rule: UpdateRule, x: Float[Tensor, "B T D"], state: FastWeights, kernel: str = "auto"
+) -> bool:
+    """Whether a sequence is scanned from its projections on, as the native kernel can.
+
+    Args:
+        rule: One of ``UPDATE_RULES`` or any other.
+        x: What is projected.
+        state: The fast weights before it.
+        kernel: The caller's wish.
+    """
+    if torch.compiler.is_exporting() or torch.is_autocast_enabled(x.device.type):
+        return False
+    rule = rule_of(rule)
+    wanted = (_forced.get() or kernel) in ("auto", "native")
+    chosen = wanted and native.serves(rule, x) and served(state)
+    if chosen:
+        logger.debug("%s over %d times: native", rule.apply.__name__, x.shape[1])
+    return chosen
+
+
 def recurs_natively(*tensors: Tensor) -> bool:
     """Whether a recurrence that has a form in C, and no other, runs on it with such tensors."""
     return _forced.get() in (None, "native") and served(*tensors)
+
+
+def steps_natively(*tensors: Tensor) -> bool:
+    """The same for one time of more than a recurrence: without gradients, in full precision."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return recurs_natively(*tensors) and not torch.is_autocast_enabled("cpu")
+
+
+def learns_natively(*tensors: Tensor) -> bool:
+    """The same for sequences that have gradients."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    wanted = any(each.requires_grad for each in tensors)
+    return wanted and recurs_natively(*tensors) and not torch.is_autocast_enabled("cpu")
 
 
 def _check(name: str) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -156,6 +157,10 @@ def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):
     torch.testing.assert_close(expected, truth, atol=1e-5, rtol=1e-5)
 
 
+# every structure is there once its module is
+MODULES = ("adam", "choices", "recurrences", "residual", "residual_unroll")
+
+
 def declared_fields():
     """The structures in c/calls.h: names and types of their fields."""
     text = re.sub(r"/\*.*?\*/", "", (loading.FOLDER / "calls.h").read_text(), flags=re.DOTALL)
@@ -175,6 +180,8 @@ def declared_fields():
 
 def test_every_call_has_the_fields_that_c_declares():
     declared = declared_fields()
+    for name in MODULES:
+        import_module(f"fwrl.kernels.native.{name}")
     types = {
         ctypes.c_int64: "int64_t",
         ctypes.c_double: "double",

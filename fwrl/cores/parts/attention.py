@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import ConfigError, head_size
-from fwrl.state import at_least_float32, map_tensors, tensors_in, without_autocast
+from fwrl.state import at_least_float32, map_tensors, may_look, tensors_in, without_autocast
 
 # One sequence or a nesting of sequences, each ``[B, T, ...]``.
 Sequences = TypeVar("Sequences")
@@ -129,8 +129,7 @@ def attend(
     sums = key.sum(dim=(-2, -1)) + value.sum(dim=(-2, -1))
     sums = sums + F.pad(query.sum(dim=(-2, -1)), (past, 0))
     undefined = ~sums.isfinite()
-    # a program that is exported has to serve both cases
-    any_undefined = torch.compiler.is_exporting() or bool(undefined.any())
+    any_undefined = not may_look(undefined) or bool(undefined.any())
     if any_undefined:
         # a product with a weight of zero would keep them
         hidden = undefined[..., None, None]

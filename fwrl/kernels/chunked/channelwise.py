@@ -8,7 +8,8 @@ matrices::
     (q[t] * exp(G[t] - G[m])) . (k[i] * exp(G[m] - G[i]))
 
 Where a chunk forgets more than ``exp(-MAX_EXPONENT)`` one of them overflows or vanishes. The second
-is then made infinite, the result is undefined, and the caller scans again by reference.
+is then made infinite, the result is undefined, and the caller scans again by reference. On a GPU,
+where to look would mean to wait, ``scan_apart`` bounds the decays instead.
 
 The delta rule with such decays (``kda``) solves the same triangular system as with one decay. The
 generalised delta rule (RWKV-7) looks up what it removes before the decay and at a key of its own::
@@ -22,6 +23,7 @@ chunk solves::
     (I + lower(P (rate P)^T * D')) R = P S[before t] + lower(P K^T * D') V
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,6 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fwrl.kernels.chunked.scan import Chunks, Passage, invert, pass_on, read_of, split, together
+from fwrl.kernels.chunked.undefined import clean, lose, lost_by
 from fwrl.state import FastWeights
 from fwrl.update_rules import Rule, ScanInputs
 
@@ -39,14 +42,42 @@ CHUNK_SIZE = 16
 # loses digits in the other.
 MAX_EXPONENT = 80.0
 
+# Where the result may not be looked at: times per chunk, and the decay that stronger ones count as.
+# Five of them, from the first time to the middle, are within the exponents; what one leaves is lost
+# in the rounding of what is written later.
+SHORT_CHUNK = 8
+STRONGEST = math.exp(-MAX_EXPONENT / 5)
+
 
 def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in about ``T / CHUNK_SIZE`` sequential steps.
 
     Undefined numbers where the decays of a chunk are too strong.
     """
+    return _scan(rule, inputs, CHUNK_SIZE)
+
+
+def scan_apart(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """``scan`` through which nothing undefined passes a start, and that no decay makes undefined.
+
+    For devices whose numbers are not to be looked at. Its chunks are shorter.
+    """
+    given = clean(inputs)
+    assert given.write.decay is not None, "these rules need decay"
+    given = given._replace(write=given.write._replace(decay=weaker(given.write.decay)))
+    return lose(lost_by(*inputs), *_scan(rule, given, SHORT_CHUNK))
+
+
+def weaker(decay: Float[Tensor, "B T H F"]) -> Float[Tensor, "B T H F"]:
+    """Decays that stay within the exponents over ``SHORT_CHUNK`` times, whatever they are."""
+    return decay.clamp_min(STRONGEST)
+
+
+def _scan(
+    rule: Rule, inputs: ScanInputs, size: int
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     state, query, write, starts, fresh = inputs
-    chunks = split(query, write, starts, CHUNK_SIZE)
+    chunks = split(query, write, starts, size)
     passage = _error if rule.form == "error" else _removal
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
     return read_of(pass_on(passage(chunks, fresh), state), query.shape[1])

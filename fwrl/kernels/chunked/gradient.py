@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.chunked.scan import MIN_DECAY, Chunks
-from fwrl.kernels.chunked.undefined import clean, lose
+from fwrl.kernels.chunked.undefined import clean, lose, lost_by
 from fwrl.state import FastWeights, without_autocast
 from fwrl.update_rules import Rule, ScanInputs, Write
 
@@ -43,8 +43,8 @@ def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], Fast
 
 def scan_apart(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """``scan`` through which nothing undefined passes a start, without asking the device for it."""
-    cleaned = clean(inputs._replace(write=chunked.prepared(rule, inputs.write)))
-    return lose(cleaned, *_scan(rule.form == "error", cleaned.inputs))
+    inputs = inputs._replace(write=chunked.prepared(rule, inputs.write))
+    return lose(lost_by(*inputs), *_scan(rule.form == "error", clean(inputs)))
 
 
 def _scan(removes: bool, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:

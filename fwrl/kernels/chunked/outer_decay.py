@@ -23,9 +23,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.core import by_steps
-from fwrl.kernels.chunked.channelwise import CHUNK_SIZE, leaving, pairs, reach_of
+from fwrl.kernels.chunked.channelwise import (
+    CHUNK_SIZE,
+    SHORT_CHUNK,
+    leaving,
+    pairs,
+    reach_of,
+    weaker,
+)
 from fwrl.kernels.chunked.scan import join, split
-from fwrl.state import FastWeights, without_autocast
+from fwrl.kernels.chunked.undefined import clean, lose, lost_by
+from fwrl.state import FastWeights, may_look, without_autocast
 from fwrl.update_rules import Write
 
 
@@ -52,11 +60,23 @@ def scan(
         if torch.compiler.is_exporting() or starts.shape[1] == 1:
             # acting: a chunk would gain nothing, and its result would have to be looked at
             return scan_by_steps(state, inputs, starts)
-        values, end = _in_chunks(state, inputs, starts)
+        if not may_look(starts):
+            return scan_apart(state, inputs, starts)
+        values, end = _in_chunks(state, inputs, starts, CHUNK_SIZE)
         if not values.detach().sum().isfinite():
             # an undefined past, or decays too strong for a chunk
             values, end = scan_by_steps(state, inputs, starts)
     return values, end
+
+
+def scan_apart(
+    state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
+    """``scan`` for devices whose numbers are not to be looked at, as in ``channelwise``."""
+    query, key, value, *decays = clean(inputs)
+    given = Inputs(query, key, value, *map(weaker, decays))
+    found = _in_chunks(clean(state), given, starts, SHORT_CHUNK)
+    return lose(lost_by(state, inputs.query, inputs[1:], starts), *found)
 
 
 def scan_by_steps(
@@ -73,12 +93,12 @@ def scan_by_steps(
 
 
 def _in_chunks(
-    state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"]
+    state: FastWeights, inputs: Inputs, starts: Bool[Tensor, "B T"], size: int
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     query, key, value, key_decay, value_decay = inputs
-    by_row = split(query, Write(key, value, decay=key_decay), starts, CHUNK_SIZE)
+    by_row = split(query, Write(key, value, decay=key_decay), starts, size)
     # the transpose: what is read and written along the columns are the values
-    by_column = split(value, Write(value, key, decay=value_decay), starts, CHUNK_SIZE)
+    by_column = split(value, Write(value, key, decay=value_decay), starts, size)
     rows, columns = reach_of(by_row), reach_of(by_column)
     weight = pairs(by_row, rows.later * by_row.query, rows.earlier * by_row.key)
     inside = columns.later * (weight @ (columns.earlier * by_row.value))

@@ -7,31 +7,34 @@ and outputs that depend on them by NaN after it.
 
 Note:
     Everything that a head reads is lost until the next start, while the reference loses only the
-    columns of the value that were undefined. ``outer_decay`` and ``channelwise`` still look. Fast
-    weights that overflow from finite inputs are not kept apart.
+    columns of the value that were undefined. Fast weights that overflow from finite inputs are not
+    kept apart.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fwrl.state import FastWeights, map_tensors, tensors_in
-from fwrl.update_rules import ScanInputs
+from fwrl.state import FastWeights, Tree, map_tensors, tensors_in
 
 
-class Cleaned(NamedTuple):
-    """The inputs with zeros in place of undefined numbers, and which outputs depend on these."""
+class Lost(NamedTuple):
+    """Which outputs of a scan depend on numbers that are not finite."""
 
-    inputs: ScanInputs
-    lost_values: Bool[Tensor, "B T H 1"]
-    lost_end: Bool[Tensor, "B H 1 1"]
+    values: Bool[Tensor, "B T H 1"]
+    end: Bool[Tensor, "B H 1 1"]
 
 
-def clean(inputs: ScanInputs) -> Cleaned:
-    """The inputs of a scan, made finite; the gradients of the numbers replaced are zero."""
-    state, query, write, starts, fresh = inputs
+def lost_by(
+    state: FastWeights,
+    query: Float[Tensor, "B T H K"],
+    write: Any,
+    starts: Bool[Tensor, "B T"],
+    fresh: Float[Tensor, "#B H K V"] | None = None,
+) -> Lost:
+    """The losses in a scan of these inputs; ``write`` is any nesting of tensors ``[B T H F]``."""
     time = torch.arange(1, starts.shape[1] + 1, device=starts.device)
     wrote = torch.stack([_undefined(field) for field in tensors_in(write)]).any(dim=0)
     last_undefined = torch.where(wrote, time[:, None, None], 0).cummax(dim=1).values
@@ -43,19 +46,19 @@ def clean(inputs: ScanInputs) -> Cleaned:
     else:
         begins = torch.where(last_start == 0, begins, _undefined(fresh.flatten(2)).unsqueeze(1))
     lost = begins | (last_undefined >= last_start.clamp_min(1))
-    return Cleaned(
-        map_tensors(_finite, inputs), lost | _undefined(query), lost[:, -1].unsqueeze(-1)
-    )
+    return Lost(lost | _undefined(query), lost[:, -1].unsqueeze(-1))
 
 
 def lose(
-    cleaned: Cleaned, values: Float[Tensor, "B T H V"], end: FastWeights
+    lost: Lost, values: Float[Tensor, "B T H V"], end: FastWeights
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The outputs of the scan, NaN in every head that depends on what was not finite."""
-    return (
-        torch.where(cleaned.lost_values, torch.nan, values),
-        torch.where(cleaned.lost_end, torch.nan, end),
-    )
+    return torch.where(lost.values, torch.nan, values), torch.where(lost.end, torch.nan, end)
+
+
+def clean(inputs: Tree) -> Tree:
+    """The inputs of a scan, made finite; the gradients of the numbers replaced are zero."""
+    return map_tensors(_finite, inputs)
 
 
 def _undefined(x: Float[Tensor, "*N F"]) -> Bool[Tensor, "*N 1"]:

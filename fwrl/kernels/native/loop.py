@@ -140,8 +140,8 @@ class Kernel(Generic[Inputs]):
         library.run(f"fwrl_{self.loop.name}_backward", call)
         saved = dict(zip(self.kept, kept, strict=True))
         for name, gradient in self.loop.in_torch.items():
-            if getattr(inputs, name) is not None:
-                found[name] = gradient(inputs, saved, found)
+            given = getattr(inputs, name) is not None
+            found[name] = gradient(inputs, saved, found) if given else new(0)
         return [found[name] for name in self.differentiable]
 
     def empty_gradients(self, inputs: Inputs) -> list[Tensor]:

@@ -32,6 +32,10 @@ MAX_COLUMNS = 32
 
 WARPS = 4
 
+# As many registers as a thread can have: left to itself, the assembler spills a few numbers into
+# slow memory where one more program then fits beside the others.
+REGISTERS = 255
+
 
 class Grid(NamedTuple):
     """How one scan is cut into programs."""
@@ -133,6 +137,7 @@ def _compiled_for(grid: Grid, removes: bool, given: list[Tensor | None]) -> dict
         "DECAYS": decay is not None,
         "FRESH": fresh is not None,
         "num_warps": WARPS,
+        "maxnreg": REGISTERS,
     }
 
 

@@ -17,9 +17,12 @@ LIBRARY = "libfwrl.so"
 # Sources that are compiled for each variant.
 FILES = (
     *("scan", "gru", "lstm", "recurrent_delta", "fast_recurrence", "fast_weight_memory"),
-    *("self_referential", "unit_silu"),
+    *("self_referential", "projected_scan", "unit_silu", "residual", "choices", "adam", "rows"),
 )
-HEADERS = ("activations", "calls", "groups", "heads", "parts", "products", "vectors", "weights")
+HEADERS = (
+    *("act", "activations", "calls", "groups", "heads", "lanes", "parts", "products", "spans"),
+    *("vectors", "weights"),
+)
 SOURCES = ("dispatch.c", *(f"{name}.c" for name in FILES), *(f"{name}.h" for name in HEADERS))
 # The instructions of each variant of the files that have several.
 VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
@@ -49,14 +52,15 @@ def build(folder: Path) -> Path:
     for variant in VARIANTS if platform.machine() in ("x86_64", "AMD64") else ["baseline"]:
         instructions = [f"-DVARIANT={variant}", *VARIANTS[variant]]
         files += [(f"{name}.c", f"{name}_{variant}", instructions) for name in FILES]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    # elsewhere: what a build that was killed has left lies in no repository and no wheel
+    with tempfile.TemporaryDirectory() as scratch:
         for source, name, own in files:
             target = Path(scratch, f"{name}.o")
             subprocess.run(
                 [compiler, *flags, *own, "-c", folder / source, "-o", target], check=True
             )
         parts = sorted(Path(scratch).glob("*.o"))
-        new = Path(scratch, LIBRARY)
+        new = folder / f"{LIBRARY}.{os.getpid()}"
         subprocess.run([compiler, "-shared", *parts, "-lm", "-o", new], check=True)
         # whoever has loaded the old one keeps it
         return new.replace(folder / LIBRARY)

@@ -1,5 +1,5 @@
-/* The argument of each function: inputs, and buffers for its results. ../recurrences.py, ../scan.py
-   and ../unit_silu.py declare the same fields; a test compares them. Every field takes eight bytes.
+/* The argument of each function: inputs, and buffers for its results. The modules in ..
+   declare the same fields; a test compares them. Every field takes eight bytes.
 
    B T H: streams, times, heads; N = ceil(T / interval). Tensors lie without gaps, unless they are a
    `Sequence`. `saved for backward` is null where no backward pass follows. from_x and to_x are only
@@ -50,6 +50,29 @@ typedef struct {
     float *to_fresh;
 } Scan;
 
+/* A scan from the projections of a layer on. */
+typedef struct {
+    Loop loop;
+    /* K V, floats of the projections of a time, and fresh states as in a scan */
+    int64_t keys, values, row, fresh_streams;
+    /* [B T row]: the queries of all heads, the keys, the values, and beta before its sigmoid and
+       without its bias [H]; no bias: no beta, and no numbers for it */
+    const float *projected, *bias;
+    /* [B T H]; null: 1 everywhere */
+    const float *decay;
+    /* [B H K V], and what episodes begin with */
+    const float *state, *fresh;
+    int64_t removes;
+    /* added to the squared length of an address; what the sigmoid of beta is multiplied by */
+    double epsilon, max_beta;
+    /* as those of a scan */
+    float *output, *end;
+    float *error, *checkpoints;
+    const float *from_output, *from_end;
+    float *to_projected, *to_decay, *to_state;
+    float *to_fresh;
+} ProjectedScan;
+
 /* One time step of a scan without gradients, from the projections on. */
 typedef struct {
     Loop loop;
@@ -67,6 +90,58 @@ typedef struct {
     /* [B H V], [B H K V] */
     float *output, *end;
 } Act;
+
+/* One layer of a residual stack: fast weights, and then a feed-forward network. */
+typedef struct {
+    /* numbers of a stream, and hidden units */
+    int64_t width, hidden;
+    /* H K V */
+    int64_t heads, keys, values;
+    /* whether the error is written; how reads are normalised: not, by their root mean square, or
+       by their mean and deviation */
+    int64_t removes, output_norm;
+    /* as in `Act` */
+    double address_epsilon, max_beta;
+    /* added to variances: of the core's input, of reads, of the feed-forward network's input */
+    double core_epsilon, output_epsilon, epsilon;
+    /* [width]; [H (2 K + V) width] */
+    const float *core_scale, *core_shift, *project;
+    /* [H width], [H]; null: 1 */
+    const float *beta, *beta_bias;
+    /* [H width], [H], [H]: the decay is exp(-rate softplus(step x + step_bias)); null: 1 */
+    const float *step, *log_rate, *step_bias;
+    /* [V], [width H V] */
+    const float *output_scale, *output;
+    /* [width]; [hidden width], [hidden]; [width hidden], [width] */
+    const float *scale, *shift, *widen, *widen_bias, *narrow, *narrow_bias;
+} Layer;
+
+/* A linear map: weight [outputs width], bias [outputs]. */
+typedef struct {
+    int64_t outputs;
+    const float *weight, *bias;
+} Map;
+
+/* One of several arrays. */
+typedef float *Numbers;
+
+/* One time of a residual stack without gradients, and of linear maps before and after it. */
+typedef struct {
+    Loop loop;
+    /* numbers of a stream, and of the input; how many layers, and maps of the output */
+    int64_t width, inputs, layers, maps;
+    /* added to the variance of the stream after all layers */
+    double epsilon;
+    /* [B inputs]; the map before the stack, [width inputs] and [width], or null */
+    const float *input, *before, *before_bias;
+    const Layer *layer;
+    /* [width] */
+    const float *scale, *shift;
+    const Map *map;
+    /* of each layer, [B H K V] before and after; of each map, [B outputs], or without maps only the
+       normed stream, [B width] */
+    const Numbers *states, *ends, *outputs;
+} Residual;
 
 typedef struct {
     Loop loop;
@@ -175,6 +250,60 @@ typedef struct {
     /* [B H K V], to be summed over the streams */
     float *to_fresh;
 } SelfReferential;
+
+/* The norm of each row of a sum, and its backward pass. All arrays are [rows width] or [width]. */
+typedef struct {
+    int64_t rows, width, threads;
+    double epsilon;
+    /* `sum` <- input + added + bias, where `added` (in whose place it may be) and bias may be null;
+       with neither, the sum is the input, and `sum` is not written */
+    const float *input, *added, *bias;
+    float *sum;
+    const float *scale, *shift;
+    float *output;
+    /* saved for backward, [rows]: the means, and one over the deviations */
+    float *mean, *inverse;
+    /* added to the gradient of the sum, which may take its place; null: nothing */
+    const float *from_output, *from_sum;
+    /* [width]: `to_bias` is the sum over the rows of `to_sum` */
+    float *to_sum, *to_scale, *to_shift, *to_bias;
+} SumNorm;
+
+/* GELU of rows [rows width] plus a bias, in place of them its slope; backward the gradient in place
+   of `output`, and its sum over the rows. */
+typedef struct {
+    int64_t rows, width, threads;
+    float *rows_in;
+    const float *bias;
+    float *output;
+    float *to_bias;
+} BiasGelu;
+
+/* Random choices, one for each factor. */
+typedef struct {
+    /* B A n */
+    int64_t streams, factors, choices;
+    /* [B A n]; the noise is exponential */
+    const float *log_probs, *noise;
+    /* [B A], and the sum of the log-probabilities of the choices, [B] */
+    int64_t *action;
+    float *log_prob;
+} Draw;
+
+/* A step of Adam along the joint gradient of several arrays, clipped to the norm `longest`. If that
+   gradient is not finite, only `norm` is filled. */
+typedef struct {
+    int64_t arrays;
+    int64_t threads;
+    double rate, mean_decay, square_decay, epsilon, longest;
+    /* numbers of each array */
+    const int64_t *sizes;
+    /* of each array: the parameters, their gradient, its running mean and that of its square, and
+       the number of steps so far */
+    const Numbers *values, *gradients, *means, *squares, *times;
+    /* of the joint gradient before it is clipped */
+    float *norm;
+} Adam;
 
 /* Many vectors, each scaled to unit length after SiLU. */
 typedef struct {

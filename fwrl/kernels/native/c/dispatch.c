@@ -18,7 +18,13 @@
     DO(variant, Call, name##_forward) DO(variant, Call, name##_backward)
 #define FOR_EACH_FUNCTION(DO, variant)                                                             \
     BOTH(DO, variant, Scan, scan)                                                                  \
+    BOTH(DO, variant, ProjectedScan, projected_scan)                                               \
     DO(variant, Act, act)                                                                          \
+    DO(variant, Residual, residual)                                                                \
+    DO(variant, Draw, draw)                                                                        \
+    DO(variant, Adam, adam)                                                                        \
+    BOTH(DO, variant, SumNorm, sum_norm)                                                           \
+    BOTH(DO, variant, BiasGelu, bias_gelu)                                                         \
     BOTH(DO, variant, GRU, gru)                                                                    \
     BOTH(DO, variant, LSTM, lstm)                                                                  \
     BOTH(DO, variant, RecurrentDelta, recurrent_delta)                                             \

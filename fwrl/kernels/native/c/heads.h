@@ -146,4 +146,14 @@ static void address_back(const Write *w, const float *S) {
         w->to_key[k] += along * w->key[k];
 }
 
+/* <G, S> - (k S) . e, the gradient of the decay; S: the weights before it. */
+static float decay_back(const Write *w, const float *S) {
+    vec total = {0};
+    for (int64_t row = 0; row < w->keys; row++)
+        for (int64_t v = 0; v < w->columns; v += WIDTH)
+            total += load(S + row * w->columns + v) *
+                     (load(w->G + row * w->columns + v) - w->key[row] * load(w->e + v));
+    return sum(total);
+}
+
 #endif

@@ -8,8 +8,7 @@
    This file is compiled once for each set of instructions (VARIANT), and dispatch.c chooses among
    them. */
 
-#include "activations.h"
-#include "heads.h"
+#include "act.h"
 
 /* Floats of a cache line, and times between the prefetch of a row and its use. */
 enum { LINE = 16, AHEAD = 4 };
@@ -63,52 +62,6 @@ static const float *fresh_of(const Scan *scan, Place at) {
         return NULL;
     int64_t b = scan->fresh_streams == 1 ? 0 : at.b;
     return scan->fresh + (b * at.heads + at.h) * scan->keys * scan->values;
-}
-
-/* One time that starts nothing. */
-typedef struct {
-    int64_t keys, values;
-    int64_t removes;
-    float a, b;
-    const float *query, *key, *value, *state;
-    float *output, *end;
-} Step;
-
-/* Scratch: three rows, and a matrix for weights whose rows do not fill whole vectors. */
-static void step(const Step *x, float *row, float *S) {
-    int64_t keys = x->keys, values = x->values, columns = padded(values);
-    float *error = row, *u = error + columns, *y = u + columns;
-    const float *T = x->state;
-    if (columns == values)
-        S = x->end;
-    else
-        pad_matrix(S, T, keys, values, columns), T = S;
-    memset(row, 0, 3 * columns * sizeof(float));
-    if (x->removes)
-        read_all(error, x->key, T, keys, columns);
-    for (int64_t v = 0; v < values; v++)
-        u[v] = x->b * (x->removes ? x->value[v] - x->a * error[v] : x->value[v]);
-    write_all(y, x->query, x->a, x->key, u, T, S, keys, columns);
-    memcpy(x->output, y, values * sizeof(float));
-    if (S != x->end)
-        unpad_matrix(x->end, S, keys, values, columns);
-}
-
-/* Scratch: three rows of values, two of keys, a matrix. */
-static void act_head(const void *call, Place at, float *scratch) {
-    const Act *act = call;
-    int64_t keys = act->keys, values = act->values, index = index_of(at);
-    float *query = scratch + 3 * padded(values), *key = query + padded(keys);
-    const float *queries = act->projected + at.b * act->row, *projected = queries + at.h * keys;
-    unit_silu(query, projected, keys, (float)act->epsilon);
-    unit_silu(key, projected + at.heads * keys, keys, (float)act->epsilon);
-    Step x = {keys, values, act->removes};
-    x.a = act->decay ? act->decay[index] : 1.0f;
-    x.b = act->logit ? (float)act->max_beta * sigmoid(act->logit[index]) : 1.0f;
-    x.query = query, x.key = key, x.value = queries + 2 * at.heads * keys + at.h * values;
-    x.state = act->state + index * keys * values, x.end = act->end + index * keys * values;
-    x.output = act->output + index * values;
-    step(&x, scratch, key + padded(keys));
 }
 
 /* The only time of a scan that starts nothing. Scratch: three rows and a matrix. */
@@ -182,16 +135,6 @@ static Scratch scratch_of(const Scan *scan, float *scratch) {
     scratch = lay_out(of_keys, 2, scratch, rows);
     lay_out(matrices, 4, scratch, rows * columns);
     return s;
-}
-
-/* <G, S> - (k S) . e, the gradient of the decay; S: the weights before it. */
-static float decay_back(const Write *w, const float *S) {
-    vec total = {0};
-    for (int64_t row = 0; row < w->keys; row++)
-        for (int64_t v = 0; v < w->columns; v += WIDTH)
-            total += load(S + row * w->columns + v) *
-                     (load(w->G + row * w->columns + v) - w->key[row] * load(w->e + v));
-    return sum(total);
 }
 
 /* One time backward: from the gradient of the weights S after it to that of T before it. */

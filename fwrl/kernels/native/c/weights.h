@@ -10,10 +10,20 @@
 
 INLINE int64_t padded(int64_t size) { return (size + WIDTH - 1) / WIDTH * WIDTH; }
 
+/* Copy a vector: shorter ones than those that a call is worth. */
+INLINE void copy(float *restrict to, const float *restrict from, int64_t size) {
+    int64_t i = 0;
+    for (; i + WIDTH <= size; i += WIDTH)
+        store(to + i, load(from + i));
+    for (; i < size; i++)
+        to[i] = from[i];
+}
+
 /* Copy a vector and pad it with zeros to this length. */
-INLINE void pad(float *to, const float *from, int64_t size, int64_t length) {
-    memcpy(to, from, size * sizeof(float));
-    memset(to + size, 0, (length - size) * sizeof(float));
+INLINE void pad(float *restrict to, const float *restrict from, int64_t size, int64_t length) {
+    copy(to, from, size);
+    for (int64_t i = size; i < length; i++)
+        to[i] = 0.0f;
 }
 
 /* Copy a matrix without gaps to one of padded rows; zeros if there is none. */
@@ -30,7 +40,7 @@ static void pad_matrix(float *to, const float *from, int64_t keys, int64_t value
 static void unpad_matrix(float *to, const float *from, int64_t keys, int64_t values,
                         int64_t columns) {
     for (int64_t k = 0; k < keys; k++)
-        memcpy(to + k * values, from + k * columns, values * sizeof(float));
+        copy(to + k * values, from + k * columns, values);
 }
 
 static void add_matrix(float *to, const float *from, int64_t keys, int64_t values,

@@ -1,0 +1,160 @@
+"""Learning with a whole stack whose parts between products are in C equals that in PyTorch."""
+
+import pytest
+import torch
+from torch import nn
+
+from fwrl import ResidualStack, StackConfig, use_kernel
+from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.kernels.native import library as loading
+
+pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
+
+# other sizes than whole vectors; one and several layers; every rule that C computes
+STACKS = {
+    "default": (StackConfig(width=32), FastWeightConfig()),
+    "deep": (StackConfig(width=40, layers=3), FastWeightConfig(max_beta=2)),
+    "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), FastWeightConfig()),
+    "narrow": (StackConfig(width=4, feed_forward=1), FastWeightConfig(heads=2)),
+    "sum": (StackConfig(width=40), FastWeightConfig(update_rule="sum")),
+    "other sizes": (StackConfig(width=20), FastWeightConfig(heads=3, key_size=5, value_size=33)),
+    "learned start": (
+        StackConfig(width=32, layers=2),
+        FastWeightConfig(learned_initial_state=True),
+    ),
+}
+# of these only the scan is in C
+OTHERS = {
+    "decay": (StackConfig(width=24), FastWeightConfig(update_rule="gated_delta")),
+    "normed reads": (StackConfig(width=24), FastWeightConfig(output_norm="rms")),
+    "gates": (StackConfig(width=24, gate=True), FastWeightConfig()),
+    "bare": (StackConfig(width=24, bare=True), FastWeightConfig()),
+}
+every_stack = pytest.mark.parametrize("name", STACKS)
+
+
+class Case:
+    """A stack, and sequences with starts and states that have gradients."""
+
+    def __init__(self, name="default", streams=3, times=50):
+        torch.manual_seed(0)
+        config, core = {**STACKS, **OTHERS}[name]
+        self.stack = ResidualStack(config, core)
+        for parameter in self.stack.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        self.x = torch.randn(streams, times, config.width, requires_grad=True)
+        self.starts = torch.rand(streams, times) < 0.1
+        states = self.stack.initial_state(streams)
+        self.state = tuple(
+            each._replace(weights=torch.randn_like(each.weights, requires_grad=True))
+            for each in states
+        )
+
+    def outputs(self):
+        y, state = self.stack.unroll(self.x, self.state, self.starts)
+        return [y, *(each.weights for each in state)]
+
+    def results(self):
+        """Outputs, and the gradients of all that has one."""
+        outputs = self.outputs()
+        generator = torch.Generator().manual_seed(1)
+        weights = [torch.randn(each.shape, generator=generator) for each in outputs]
+        loss = sum((one * two).sum() for one, two in zip(outputs, weights, strict=True))
+        leaves = [self.x, *(each.weights for each in self.state), *self.stack.parameters()]
+        return [each.detach() for each in outputs], torch.autograd.grad(loss, leaves)
+
+    def in_torch(self):
+        with use_kernel("reference"):
+            return self.results()
+
+
+@every_stack
+def test_outputs_and_gradients_equal_those_of_torch(name, variant, calls):
+    case = Case(name)
+    actual, expected = case.results(), case.in_torch()
+    for one, two in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
+        scale = float(two.abs().max()) or 1.0
+        torch.testing.assert_close(one / scale, two / scale, atol=2e-5, rtol=0)
+    layers = len(case.stack.blocks)
+    assert calls.count("fwrl_sum_norm_backward") == 2 * layers + 1
+    assert calls.count("fwrl_bias_gelu_forward") == layers
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_stacks_are_left_to_torch(name, calls):
+    Case(name).results()
+    assert "fwrl_sum_norm_forward" not in calls
+
+
+@pytest.mark.parametrize("change", ["hook", "dropout", "kernel", "bias", "bfloat16", "float64"])
+def test_other_computations_are_left_to_torch(change, calls):
+    case = Case("default")
+    block = case.stack.blocks[0]
+    if change == "hook":
+        block.core_norm.register_forward_hook(lambda *_: None)
+    elif change == "dropout":
+        block.dropout.p = 0.5
+    elif change == "kernel":
+        block.core.kernel = "chunked"
+    elif change == "bias":
+        block.feed_forward[1].bias = None
+    elif change == "float64":
+        case.stack, case.x = case.stack.double(), case.x.double()
+    with torch.autocast("cpu", torch.bfloat16, enabled=change == "bfloat16"):
+        case.outputs()
+    assert "fwrl_sum_norm_forward" not in calls
+
+
+def test_threads_change_nothing(monkeypatch):
+    monkeypatch.setattr(loading, "WORTH_A_THREAD", 1)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(Case("deep", streams=7).outputs())
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_nothing_undefined_leaves_its_stream(poison, variant):
+    clean = Case().outputs()
+    case = Case()
+    with torch.no_grad():
+        case.x[1, 7, 3] = poison
+    found = case.outputs()
+    for one, two in zip(found, clean, strict=True):
+        assert torch.equal(one[[0, 2]], two[[0, 2]])
+    assert torch.equal(found[0][1, :7], clean[0][1, :7])
+    assert found[0][1, 7].isnan().all()
+
+
+def test_what_is_given_is_left_as_it_was():
+    case = Case("deep")
+    before = [case.x.detach().clone(), *(each.weights.detach().clone() for each in case.state)]
+    outputs = case.outputs()
+    gradients = [torch.randn_like(each) for each in outputs]
+    copies = [each.clone() for each in gradients]
+    torch.autograd.backward(outputs, gradients)
+    assert all(map(torch.equal, gradients, copies))
+    after = [case.x, *(each.weights for each in case.state)]
+    assert all(map(torch.equal, before, after))
+
+
+def test_an_output_that_nothing_uses_has_no_gradient():
+    for used in (0, 1):
+        case, other = Case(), Case()
+        case.outputs()[used].sum().backward()
+        with use_kernel("reference"):
+            other.outputs()[used].sum().backward()
+        torch.testing.assert_close(case.x.grad, other.x.grad, atol=3e-4, rtol=3e-4)
+
+
+def test_a_parameter_changed_in_between_is_noticed():
+    case = Case()
+    y = case.outputs()[0]
+    with torch.no_grad():
+        case.stack.blocks[0].core.output.weight.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
