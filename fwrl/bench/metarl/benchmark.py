@@ -54,6 +54,7 @@ A2C = {
     "epochs": 1,
     "minibatches": 1,
     "learning_rate": 1e-3,
+    "learning_rate_schedule": "constant",
     "adam_epsilon": 1e-4,
     "discount": 0.9,
     "gae_lambda": 1.0,

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 
 from fwrl.bench.benchmark import Benchmark, Measurement, Row, UnfitError
+from fwrl.bench.speed.acting import measure_acting
 from fwrl.bench.speed.atari import measure_atari
 from fwrl.bench.speed.figure import draw_ratios
 from fwrl.bench.speed.kernels import measure_kernels, measure_throughput, parity_failure
 from fwrl.bench.speed.layers import (
-    measure_acting,
     measure_cores,
     measure_layer,
     measure_length,
     measure_memory,
 )
 from fwrl.bench.speed.settings import SpeedSettings
-from fwrl.bench.speed.training import WITHOUT_CONTRIB, has_contrib, measure_training, measure_update
+from fwrl.bench.speed.solve import SOLVERS, measure_solve
+from fwrl.bench.speed.trainers import missing, present
+from fwrl.bench.speed.training import measure_training, measure_update
 from fwrl.run.process import choose_device
 
 MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurement]] = {
@@ -40,27 +42,35 @@ MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurem
 
 
 def points(settings: SpeedSettings) -> list[Row]:
-    """A point for each group of rows, on a device and a number of threads."""
+    """A point for each group of rows, on a device and a number of threads.
+
+    Whoever solves a task, which takes long, is a point.
+    """
     device = choose_device(settings.device).type
+    solving = [{"peer": p, "shape": t} for t in settings.solve_tasks for p in present(SOLVERS)]
     return [
-        {"group": group, "device": device, "threads": threads, "seed": seed}
+        {"group": group, "device": device, "threads": threads, "seed": seed, **more}
         for seed in settings.seeds
         for group in settings.groups
         for threads in (
             settings.training_threads if group == "training" else (settings.num_threads,)
         )
+        for more in (solving if group == "solve" else [{}])
     ]
 
 
 def measure(settings: SpeedSettings, point: Row, _folder: Path) -> Measurement:
     """The rows of one group."""
     torch.set_num_threads(int(point["threads"]))
-    measure_group, device = MEASUREMENTS[str(point["group"])], torch.device(str(point["device"]))
-    return (yield from measure_group(settings, device, int(point["seed"])))
+    device, seed = torch.device(str(point["device"])), int(point["seed"])
+    if point["group"] == "solve":
+        trainer, task = str(point["peer"]), str(point["shape"])
+        return (yield from measure_solve(settings, device, seed, trainer, task))
+    return (yield from MEASUREMENTS[str(point["group"])](settings, device, seed))
 
 
 def check(settings: SpeedSettings) -> list[str]:
-    """Check that all kernels agree; returns a warning if rows will be left out.
+    """Check that all kernels agree; returns a line on each peer that is left out.
 
     Raises:
         UnfitError: If one does not: a wrong result has no speed.
@@ -68,7 +78,7 @@ def check(settings: SpeedSettings) -> list[str]:
     failure = parity_failure(choose_device(settings.device))
     if failure is not None:
         raise UnfitError(f"no speed without parity: {failure}")
-    return [] if has_contrib() or "training" not in settings.groups else [WITHOUT_CONTRIB]
+    return list(missing().values()) if {"training", "solve"} & {*settings.groups} else []
 
 
 def draw(_settings: SpeedSettings, rows: list[Row], path: Path) -> None:
@@ -86,6 +96,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 1,
         "minibatches": 2,
         "width": 32,
+        "solve_tasks": ("quickstart",),
+        "solve_budget": 0.02,
+        "solve_episodes": 4,
         "update_lengths": (16, 32),
         "update_envs": 2,
         "core_batch": 2,

@@ -9,8 +9,9 @@ from agents.policy import PolicyConfig, RewardConfig
 from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
 from fwrl.bench.benchmark import Measurement
 from fwrl.bench.speed.settings import SpeedSettings
-from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
-from fwrl.bench.speed.training import Agent, ppo_config
+from fwrl.bench.speed.timing import Compared, Run, Seconds, compare, in_turns
+from fwrl.bench.speed.trainers import Agent
+from fwrl.bench.speed.training import ppo_config
 from fwrl.config import ConfigError
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import StackConfig
@@ -18,23 +19,23 @@ from fwrl.state import map_tensors
 
 EMULATOR, ENCODER = "emulator alone", "convolutions alone"
 BOTH = "emulator and convolutions"
-# Width and heads of configs/atari/pong.yaml.
+# Width and heads of configs/atari/nature.yaml.
 WIDTH, HEADS = 256, 8
 
 
 def measure_atari(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
     """Training of an agent on Atari; the ratio is the peer's share of the training time."""
     config = AtariConfig(game=settings.game, num_envs=settings.atari_envs)
-    try:
-        envs, emulators = make_envs(config), make_envs(config)
-    except EnvConfigError as error:
-        raise ConfigError(str(error)) from None
     policy = PolicyConfig(
         stack=StackConfig(width=WIDTH),
         core=FastWeightConfig(heads=HEADS),
         reward=RewardConfig(clip=1.0),
     )
-    agent = Agent(envs, policy, ppo_config(settings), device, seed)
+    try:
+        emulators = make_envs(config)
+    except EnvConfigError as error:
+        raise ConfigError(str(error)) from None
+    agent = Agent(config, policy, ppo_config(settings), device, seed)
     name = f"training, {settings.game}"
     runs: dict[str, Run] = {
         name: agent.iterate,
@@ -42,8 +43,11 @@ def measure_atari(settings: SpeedSettings, device: torch.device, seed: int) -> M
         ENCODER: partial(_encode, agent),
     }
     times = yield from in_turns(runs, settings, device, settings.game)
-    times[BOTH] = [a + b for a, b in zip(times[EMULATOR], times[ENCODER], strict=True)]
-    envs.close()
+    times[BOTH] = [
+        Seconds(a.wall + b.wall, a.processor + b.processor)
+        for a, b in zip(times[EMULATOR], times[ENCODER], strict=True)
+    ]
+    agent.envs.close()
     emulators.close()
     count = settings.atari_envs
     shape = f"{count} environments, {settings.num_steps} steps, width {WIDTH}"

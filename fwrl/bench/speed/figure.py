@@ -16,6 +16,9 @@ from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.bench.speed.peers import CELL_LOOP
 
+RATIO = ("ratio", "low", "high")
+BY_PROCESSOR = ("processor_ratio", "processor_low", "processor_high")
+SECONDS = ("processor_total", "processor_total", "processor_total")
 # Inches: the height of a line, of what is around a panel and of an entry below it, and the width.
 LINE, AROUND, ENTRY, WIDTH = 0.3, 1.05, 0.22, 9.0
 SHAPES = (
@@ -35,6 +38,8 @@ class Group(NamedTuple):
     axis: str = "times as fast as the peer"
     # from 0 to 1, not against a peer
     share: bool = False
+    # the columns of the middle, the lower and the upper end
+    columns: tuple[str, str, str] = RATIO
 
 
 Words = dict[str, str]
@@ -54,7 +59,10 @@ def _words(row: Row) -> Words:
 
 
 GROUPS = {
-    "training": Group("Training the default agent", "peer"),
+    "training": Group(
+        "Training one layer", "peer", "times as fast in processor time", columns=BY_PROCESSOR
+    ),
+    "solve": Group("Training until a task is solved", "peer", "processor seconds", columns=SECONDS),
     "cores": Group("Every core, forward and backward", "name"),
     "kernels": Group("Scans, forward and backward", "rule"),
     "memory": Group(
@@ -76,6 +84,7 @@ NAMES = {"kernels": "kernel", "memory": "", "throughput": "", "atari": ""}
 # The groups in one file, by the end of its name.
 FILES = {
     "": ("training", "cores"),
+    "_solve": ("solve",),
     "_kernels": ("kernels", "memory"),
     "_lengths": ("update", "length", "acting"),
     "_shares": ("throughput", "atari"),
@@ -124,6 +133,9 @@ def draw_ratios(rows: Sequence[Row], path: Path) -> None:
 def _panel(name: str, rows: Sequence[Row]) -> Panel:
     """The panel of a group: words that all rows share are in its title, the others beside it."""
     group = GROUPS[name]
+    if not all(group.columns[0] in row for row in rows):
+        # a table of before there was a second clock
+        group = group._replace(axis="times as fast as the peer", columns=RATIO)
     words = [_words(row) for row in rows]
     shapes = [each["shape"].split(", ") for each in words]
     same = [part for part in shapes[0] if all(part in shape for shape in shapes)]
@@ -156,7 +168,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         shift = (place - (count - 1) / 2) * 0.72 / count
         for row in rows:
             height = heights[id(row)] + shift
-            ratio, low, high = (float(row[column]) for column in ("ratio", "low", "high"))
+            ratio, low, high = (float(row[column]) for column in panel.group.columns)
             note = str(row.get("note", ""))
             notes |= {note: None} if note else {}
             plot.interval(axes, (ratio, low, high), height, colour, marker, hollow=bool(note))
@@ -175,11 +187,17 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _scale(axes: Axes, panel: Panel) -> None:
-    axes.set_xlabel(f"{panel.group.axis}: median, lowest and highest round")
+    one = panel.group.columns == SECONDS
+    axes.set_xlabel(panel.group.axis + ("" if one else ": median, lowest and highest round"))
     rows = [row for line in panel.lines.values() for row in line]
-    lowest, highest = min(plot.numbers(rows, "low")), max(plot.numbers(rows, "high"))
+    _, low, high = panel.group.columns
+    lowest, highest = min(plot.numbers(rows, low)), max(plot.numbers(rows, high))
     if panel.group.share:
         axes.set_xlim(0, max(1.0, highest))
+        return
+    if one:
+        plot.log_axis(axes, 10, LogLocator(subs=(1, 2, 5)))
+        axes.set_xlim(lowest / 1.3, highest * 1.3)
         return
     axes.axvline(1.0, color="black", linewidth=1)
     wide = highest > 4 or lowest < 0.5

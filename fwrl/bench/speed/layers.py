@@ -1,9 +1,8 @@
-"""Single layers: all cores, the delta layer on several sizes, acting, and memory in use."""
+"""Single layers: all cores, the delta layer on several sizes, and memory in use."""
 
 from typing import Any
 
 import torch
-from torch import nn
 
 from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.kernels import described, kernels_of
@@ -98,38 +97,6 @@ def measure_length(settings: SpeedSettings, device: torch.device, seed: int) -> 
         )
         for times in others
     ]
-
-
-def measure_acting(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:
-    """One step of fast weights and of an LSTM, without gradients."""
-    width = settings.width
-    torch.manual_seed(seed)
-    core = FastWeightConfig(heads=settings.heads).build(width).to(device)
-    cell = nn.LSTMCell(width, width).to(device)
-    rows: list[Row] = []
-    for count in settings.acting_envs:
-        runs = _acting(core, cell, torch.randn(count, width, device=device))
-        times = yield from in_turns(runs, settings, device, f"{count} streams")
-        compared = Compared("fast_weight", "LSTMCell", f"B {count}, width {width}", "us")
-        rows.append(compare(compared, times["fast_weight"], times["LSTMCell"]))
-    return rows
-
-
-def _acting(core: MemoryCore[Any], cell: nn.LSTMCell, x: torch.Tensor) -> dict[str, Run]:
-    state = core.initial_state(x.shape[0], x.device)
-    hidden = (torch.zeros_like(x), torch.zeros_like(x))
-
-    def ours() -> None:
-        nonlocal state
-        with torch.no_grad():
-            _, state = core.step(x, state)
-
-    def theirs() -> None:
-        nonlocal hidden
-        with torch.no_grad():
-            hidden = cell(x, hidden)
-
-    return {"fast_weight": ours, "LSTMCell": theirs}
 
 
 def measure_memory(settings: SpeedSettings, device: torch.device, seed: int) -> Measurement:

@@ -2,12 +2,13 @@
 
 from typing import ClassVar, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from fwrl.bench.benchmark import Settings
 
 Group = Literal[
     "training",
+    "solve",
     "update",
     "cores",
     "layer",
@@ -19,6 +20,8 @@ Group = Literal[
     "atari",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
+# The tasks of the group solve, by the names of our configurations.
+SolveTask = Literal["quickstart", "repeat_previous_easy", "repeat_previous_medium"]
 # Streams, times, heads, and the size of a key and a value.
 Shape = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
@@ -26,7 +29,12 @@ Shape = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 class SpeedSettings(Settings):
     """The defaults are sizes usual in reinforcement learning; a group is a part of the table."""
 
-    axes: ClassVar[tuple[str, ...]] = ("groups", "training_threads", "seeds")
+    axes: ClassVar[tuple[str, ...]] = (
+        "groups",
+        "training_threads",
+        "solve_tasks",
+        "seeds",
+    )
 
     groups: tuple[Group, ...] = GROUPS
     """Parts of the table to measure."""
@@ -49,6 +57,16 @@ class SpeedSettings(Settings):
     """Minibatches in each pass, in training."""
     width: PositiveInt = 128
     """Width of policies, of all cores, and of the layers in acting."""
+    solve_tasks: tuple[SolveTask, ...] = get_args(SolveTask)
+    """Tasks to solve."""
+    solved: float = 0.95
+    """Evaluated return that solves a task."""
+    solve_budget: PositiveFloat = 1.0
+    """Steps that a trainer may take, in those of our configuration for the task."""
+    solve_every: PositiveInt = 20_000
+    """Steps from one evaluation to the next; what they take is not counted."""
+    solve_episodes: PositiveInt = 100
+    """Episodes of each evaluation."""
     update_lengths: tuple[PositiveInt, ...] = (128, 512, 1024, 2048, 4096)
     """Steps of a rollout, in update; the others are compared with the first."""
     update_envs: PositiveInt = 8

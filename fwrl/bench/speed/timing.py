@@ -10,9 +10,18 @@ import torch
 from fwrl.bench.benchmark import Progress, Row
 from fwrl.bench.speed.settings import SpeedSettings
 
+
+class Seconds(NamedTuple):
+    """A time by both clocks: on the wall, and of the processors that worked."""
+
+    wall: float
+    processor: float
+
+
+# A run that works in another process returns its Seconds there, which then count.
 Run = Callable[[], object]
-# Seconds of one call, round by round, for each run.
-Times = dict[str, list[float]]
+# The time of one call, round by round, for each run.
+Times = dict[str, list[Seconds]]
 
 # The number in each unit for so many seconds per unit of work.
 UNITS: Mapping[str, Callable[[float], float]] = {
@@ -21,6 +30,10 @@ UNITS: Mapping[str, Callable[[float], float]] = {
     "steps/s": lambda seconds: 1.0 / seconds,
     "GFLOP/s": lambda seconds: 1e-9 / seconds,
 }
+
+
+# The columns of a row that exist for processor time too.
+MEASURED = ("ours", "theirs", "ratio", "low", "high")
 
 
 class Compared(NamedTuple):
@@ -35,13 +48,13 @@ class Compared(NamedTuple):
 def in_turns(
     runs: Mapping[str, Run], settings: SpeedSettings, device: torch.device, note: str
 ) -> Generator[Progress, None, Times]:
-    """Seconds of a call of each run, after one or two calls that do not count."""
+    """The time of a call of each run, after one or two calls that do not count."""
     counts: dict[str, int] = {}
     for name, run in runs.items():
         yield Progress(0, settings.repeats, f"{note}, {name}")
         # a slow run needs no second call to warm up
-        if _seconds(run, 1, device) < settings.shortest:
-            once = max(_seconds(run, 1, device), 1e-7)
+        if _seconds(run, 1, device).wall < settings.shortest:
+            once = max(_seconds(run, 1, device).wall, 1e-7)
             counts[name] = max(1, round(settings.shortest / once))
     times: Times = {name: [] for name in runs}
     for round_ in range(settings.repeats):
@@ -51,13 +64,26 @@ def in_turns(
     return times
 
 
-def _seconds(run: Run, count: int, device: torch.device) -> float:
+def _seconds(run: Run, count: int, device: torch.device) -> Seconds:
     _wait(device)
-    began = time.perf_counter()
-    for _ in range(count):
-        run()
+    began = now()
+    told = [run() for _ in range(count)]
     _wait(device)
-    return (time.perf_counter() - began) / count
+    took = since(began)
+    elsewhere = [each for each in told if isinstance(each, Seconds)]
+    wall, processor = map(sum, zip(*elsewhere, strict=True)) if elsewhere else took
+    return Seconds(wall / count, processor / count)
+
+
+def now() -> Seconds:
+    """The two clocks of this process."""
+    return Seconds(time.perf_counter(), time.process_time())
+
+
+def since(began: Seconds) -> Seconds:
+    """The time since then."""
+    end = now()
+    return Seconds(end.wall - began.wall, end.processor - began.processor)
 
 
 def _wait(device: torch.device) -> None:
@@ -67,28 +93,35 @@ def _wait(device: torch.device) -> None:
 
 def compare(
     compared: Compared,
-    ours: Sequence[float],
-    theirs: Sequence[float],
+    ours: Sequence[Seconds],
+    theirs: Sequence[Seconds],
     work: int | float = 1,
     their_work: int | float | None = None,
 ) -> Row:
-    """A row of the table: the ratio says how many times as fast ours is.
+    """A row of the table: the ratio says how many times as fast ours is, on the wall's clock.
+
+    The columns that begin with ``processor`` say the same by processor time.
 
     Args:
         compared: The names.
-        ours: Seconds, round by round.
-        theirs: Seconds in the same rounds.
+        ours: The time, round by round.
+        theirs: The time in the same rounds.
         work: Steps or operations in one call of ours, or 1, as the unit asks.
         their_work: The same for one call of theirs; None: equal.
     """
-    show, more = UNITS[compared.unit], work if their_work is None else their_work
-    ratios = [(b / more) / (a / work) for a, b in zip(ours, theirs, strict=True)]
-    return row(
-        compared,
-        show(statistics.median(ours) / work),
-        show(statistics.median(theirs) / more),
-        ratios,
+    more = work if their_work is None else their_work
+    found, processor = (
+        _compared(compared, [a[clock] / work for a in ours], [b[clock] / more for b in theirs])
+        for clock in range(len(Seconds._fields))
     )
+    return found | {f"processor_{name}": processor[name] for name in MEASURED}
+
+
+def _compared(compared: Compared, ours: list[float], theirs: list[float]) -> Row:
+    """A row of the seconds that a unit of work took, round by round."""
+    show = UNITS[compared.unit]
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return row(compared, show(statistics.median(ours)), show(statistics.median(theirs)), ratios)
 
 
 def row(compared: Compared, ours: float, theirs: float, ratios: Sequence[float]) -> Row:
