@@ -93,8 +93,9 @@ def _by_level(path: Path) -> tuple[int, str]:
 
 def _level(task: Any, level: str) -> tuple[str, ...]:
     made = task(level=level)
+    actions, space = made.action_space, made.observation_space
     steps = made.length if isinstance(made, QuestionTask) else made.max_steps
-    return level, _space(made.observation_space), str(made.action_space.n), str(steps)
+    return level, _space(space), str(actions.n), str(steps)
 
 
 def _space(space: spaces.Space[Any]) -> str:
@@ -121,8 +122,22 @@ def _arguments(task: type[BatchedTask]) -> dict[str, str]:
 
 COLUMNS, CAPTION, GAP = 4, 30, 12
 # where the easiest level shows little
-OPTIONS = {"Concentration": {"level": "hard"}, "TMaze": {"corridor_length": 8}}
-STEPS = {"Autoencode": 54, "Concentration": 41, "KeyValueRecall": 10, "TMaze": 4}
+OPTIONS = {
+    "ColorCubes": {"grid_size": 4, "num_cubes": 5},
+    "Concentration": {"level": "hard"},
+    "EndlessTMaze": {"corridor_length": 6},
+    "TMaze": {"corridor_length": 8},
+}
+STEPS = {
+    "Autoencode": 54,
+    "ColorCubes": 3,
+    "Concentration": 41,
+    "EndlessTMaze": 2,
+    "KeyValueRecall": 10,
+    "TMaze": 4,
+}
+# the way through a maze, and no cube taken
+ACTIONS = {"TMaze": 3, "EndlessTMaze": 2, "ColorCubes": 2}
 
 
 def picture(name: str) -> Image.Image:
@@ -130,9 +145,9 @@ def picture(name: str) -> Image.Image:
     env = make_env(name, "rgb_array", **OPTIONS.get(name, {}))
     env.reset(seed=4)
     generator = np.random.default_rng(2)
+    actions: Any = env.action_space
     for _ in range(STEPS.get(name, 9)):
-        # the way through a maze is to the right
-        env.step(3 if name == "TMaze" else generator.integers(env.action_space.n))
+        env.step(ACTIONS.get(name, generator.integers(actions.n)))
     drawn = env.render()
     assert drawn is not None
     return Image.fromarray(drawn)

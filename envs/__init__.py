@@ -24,11 +24,14 @@ from envs.gymnasium_env import (
     register,
 )
 from envs.gymnasium_env import find_spec as find_env_spec
+from envs.on_device.config import OnDeviceConfig, make_on_device
+from envs.pettingzoo_env import PettingZooConfig, make_pettingzoo
 from envs.vector import ArrayTree, EnvStep, Restored, VectorEnv, map_arrays
 from envs.vector_adapter import from_gymnasium
 
 __all__ = [
     "ENVS",
+    "AnyEnvConfig",
     "ArrayTree",
     "AtariConfig",
     "EnvConfig",
@@ -36,6 +39,8 @@ __all__ = [
     "EnvFailure",
     "EnvStep",
     "GymnasiumConfig",
+    "OnDeviceConfig",
+    "PettingZooConfig",
     "Restored",
     "VectorEnv",
     "env_name",
@@ -49,6 +54,8 @@ __all__ = [
 ENVS: dict[str, Callable[[Any, int, bool, bool], VectorEnv]] = {
     "gymnasium": make_gymnasium,
     "atari": make_atari,
+    "on_device": make_on_device,
+    "pettingzoo": make_pettingzoo,
 }
 
 
@@ -59,15 +66,17 @@ def _gymnasium_unless_said(value: Any) -> Any:
     return value
 
 
+AnyEnvConfig: TypeAlias = GymnasiumConfig | AtariConfig | OnDeviceConfig | PettingZooConfig
+
 EnvConfig: TypeAlias = Annotated[
-    GymnasiumConfig | AtariConfig,
+    AnyEnvConfig,
     Field(discriminator="kind"),
     BeforeValidator(_gymnasium_unless_said),
 ]
 
 
 def make_envs(
-    config: GymnasiumConfig | AtariConfig,
+    config: AnyEnvConfig,
     num_envs: int | None = None,
     evaluation: bool = False,
     render: bool = False,
@@ -87,12 +96,12 @@ def make_envs(
     return ENVS[config.kind](config, count, evaluation, render)
 
 
-def env_name(config: GymnasiumConfig | AtariConfig) -> str:
+def env_name(config: AnyEnvConfig) -> str:
     """The environment's id, or the game's name."""
     return config.game if isinstance(config, AtariConfig) else config.id
 
 
-def most_steps(config: GymnasiumConfig | AtariConfig) -> int:
+def most_steps(config: AnyEnvConfig) -> int:
     """The most steps that an episode may have by its own limit; 0 if it has none.
 
     Raises:
@@ -100,7 +109,10 @@ def most_steps(config: GymnasiumConfig | AtariConfig) -> int:
     """
     if isinstance(config, AtariConfig):
         return config.max_episode_frames // config.frame_skip
-    return config.max_episode_steps or find_env_spec(config.id).max_episode_steps or 0
+    if isinstance(config, PettingZooConfig):
+        return config.max_episode_steps or 0
+    limit = config.max_episode_steps if isinstance(config, GymnasiumConfig) else None
+    return limit or find_env_spec(config.id).max_episode_steps or 0
 
 
 def env_names() -> dict[str, list[str]]:

@@ -14,28 +14,30 @@ from typing import Any, Literal, TypeAlias
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 
 from envs.config import NO_FAULTS, Config, EnvConfigError, nearest, one_line, summary
 from envs.vector import VectorEnv
 from envs.vector_adapter import adapted
 from envs.workers.in_process import OneByOne
 from envs.workers.in_workers import in_workers
-from envs.wrappers import ActionMask, with_numeric_mission
+from envs.wrappers import ActionMask, VisibleEntries, with_numeric_mission
 
 Scalar: TypeAlias = bool | int | float | str | None
 OptionValue: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
 
 # prefixes of ids that are registered when a package is imported
 PACKAGES = {"ALE/": "ale_py", "BabyAI-": "minigrid", "MiniGrid-": "minigrid", "popgym-": "popgym"}
+# prefix of the ids of environments that a program makes by a function of its own
+OF_PROGRAMS = "python/"
 # beginnings of ids, or of the modules that define environments, which need a package more than the
 # one that registers them -> that package, and what installs it
 PARTS = {
     "popgym-Labyrinth": ("mazelib", "mazelib"),
     "gymnasium.envs.box2d": ("Box2D", "gymnasium[box2d]"),
     "gymnasium.envs.mujoco": ("mujoco", "gymnasium[mujoco]"),
-    "gymnasium.envs.phys2d": ("jax", "gymnasium[jax]"),
-    "gymnasium.envs.tabular": ("jax", "gymnasium[jax]"),
+    "gymnasium.envs.phys2d": ("flax", "gymnasium[jax]"),
+    "gymnasium.envs.tabular": ("flax", "gymnasium[jax]"),
 }
 # POPGym registers these only where mazelib is installed
 LABYRINTHS = [
@@ -74,6 +76,9 @@ class GymnasiumConfig(Config):
     """Steps after which episodes are truncated; null: the id's own limit."""
     action_mask: bool = False
     """Whether to add info["action_mask"] to the observation."""
+    observation_indices: list[NonNegativeInt] | None = Field(default=None, min_length=1)
+    """Entries of a vector observation that are seen, such as positions without velocities; null:
+    all."""
     longest_replay: int = Field(default=100_000, ge=0)
     """Most steps of an episode that are recorded, to be replayed when a run continues; a longer
     episode is then replaced by a new one. Our own tasks need no replay."""
@@ -89,6 +94,13 @@ class GymnasiumConfig(Config):
         # Gymnasium's wrappers of old environments, which import whatever their options name
         if value.startswith(("GymV21Environment", "GymV26Environment")):
             raise ValueError(f"{value!r} asks to import code; register the environment itself")
+        return value
+
+    @field_validator("observation_indices")
+    @classmethod
+    def _each_once(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"{value} names an entry twice; once is enough")
         return value
 
     @field_validator("options")
@@ -134,6 +146,11 @@ def find_spec(env_id: str) -> EnvSpec:
     words = lacking(env_id)
     if words is not None:
         raise EnvConfigError(f"{env_id!r} needs another package; `pip install {words!r}` brings it")
+    if env_id not in gymnasium.registry and env_id.startswith(OF_PROGRAMS):
+        raise EnvConfigError(
+            f"{env_id!r} is made by a function of a Python program; give it there, as "
+            "fwrl.load(RUN, env=FUNCTION)"
+        )
     if env_id not in gymnasium.registry:
         raise EnvConfigError(f"no environment {env_id!r}; {nearest(env_id, gymnasium.registry)}")
     return gymnasium.registry[env_id]
@@ -175,7 +192,7 @@ def _make_here(
     """N environments in this process, which may be that of a worker."""
     batched = spec.vector_entry_point is not None and spec.id.startswith("fwrl/")
     try:
-        if batched and config.max_episode_steps is None and not config.action_mask:
+        if batched and not _wrapped(config):
             arguments = _arguments(spec, config, render)
             return adapted(gymnasium.make_vec(spec, num_envs, **arguments))
         make = partial(_make_one, spec, config, render)
@@ -192,12 +209,19 @@ def _make_here(
         raise EnvConfigError(f"{config.id}: cannot be built: {summary(error)}") from error
 
 
+def _wrapped(config: GymnasiumConfig) -> bool:
+    changed = (config.max_episode_steps, config.observation_indices)
+    return config.action_mask or any(value is not None for value in changed)
+
+
 def _make_one(spec: EnvSpec, config: GymnasiumConfig, render: bool) -> gymnasium.Env[Any, Any]:
     arguments = _arguments(spec, config, render)
     env: gymnasium.Env[Any, Any] = gymnasium.make(
         spec, config.max_episode_steps, disable_env_checker=True, **arguments
     )
     env = with_numeric_mission(env)
+    if config.observation_indices is not None:
+        env = VisibleEntries(env, config.observation_indices)
     return ActionMask(env) if config.action_mask else env
 
 

@@ -40,6 +40,8 @@ class EnvStep(NamedTuple):
         faults: One line on each environment that failed, by row. If its step failed, the row is
             truncated with reward 0, and its final observation is the previous one. If only the
             reset failed at first, the row is as the step left it. Either way an episode opens.
+        vacant: Where no agent acted, as it had left before; what ends there is no episode. None if
+            every slot had its agent.
     """
 
     observation: ArrayTree
@@ -49,6 +51,7 @@ class EnvStep(NamedTuple):
     final_observation: ArrayTree | None
     success: Bool[np.ndarray, " N"] | None = None
     faults: Mapping[int, str] = MappingProxyType({})
+    vacant: Bool[np.ndarray, " N"] | None = None
 
 
 class Restored(NamedTuple):
@@ -124,6 +127,9 @@ class VectorEnv(Protocol):
 
 def map_arrays(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """The nesting of ``tree`` with ``function`` applied to its arrays, and those of the others."""
+    if type(tree) is np.ndarray:
+        # by far the most frequent
+        return function(tree, *others)
     if isinstance(tree, Mapping):
         items = cast(Mapping[str, Any], tree).items()
         return {key: map_arrays(function, v, *(other[key] for other in others)) for key, v in items}

@@ -88,17 +88,11 @@ class _FromGymnasium(VectorEnv):
         observation = map_arrays(np.array, observation)
         terminated = np.array(terminated, np.bool_)
         truncated = np.array(truncated, np.bool_)
-        ended = terminated | truncated
-        return EnvStep(
-            observation,
-            np.array(reward, np.float32),
-            terminated,
-            truncated,
-            _final_observation(self._observations, observation, ended, info)
-            if ended.any()
-            else None,
-            _success(info) if ended.any() else None,
-        )
+        reward, ended = np.array(reward, np.float32), terminated | truncated
+        if not np.count_nonzero(ended):
+            return EnvStep(observation, reward, terminated, truncated, None)
+        final = _final_observation(self._observations, observation, ended, info)
+        return EnvStep(observation, reward, terminated, truncated, final, _success(info))
 
     @override
     def render(self) -> NDArray[np.uint8] | None:

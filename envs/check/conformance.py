@@ -15,7 +15,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs import AtariConfig, GymnasiumConfig, make_envs
+from envs import (
+    AnyEnvConfig,
+    AtariConfig,
+    GymnasiumConfig,
+    OnDeviceConfig,
+    PettingZooConfig,
+    make_envs,
+)
 from envs.check.properties import LOOKED_AT, Finding, findings
 from envs.check.random_play import Trajectory, play_randomly
 from envs.check.strict_wrapper import Complaints
@@ -73,14 +80,12 @@ class Report(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    config: GymnasiumConfig | AtariConfig
+    config: AnyEnvConfig
     seed: int
     found: Complaints
 
 
-def check(
-    config: GymnasiumConfig | AtariConfig, seed: int = 0, episodes: int = 5, steps: int = 2000
-) -> Report:
+def check(config: AnyEnvConfig, seed: int = 0, episodes: int = 5, steps: int = 2000) -> Report:
     """Check the environments of a configuration, in this process.
 
     Args:
@@ -92,7 +97,8 @@ def check(
     Raises:
         EnvConfigError: If the environments cannot be built as configured.
     """
-    update: dict[str, Any] = {"longest_replay": max(config.longest_replay, steps + 1)}
+    longest = None if isinstance(config, OnDeviceConfig) else config.longest_replay
+    update: dict[str, Any] = {} if longest is None else {"longest_replay": max(longest, steps + 1)}
     if isinstance(config, GymnasiumConfig):
         update["workers"] = 0
     plan = _Plan(config.model_copy(update=update), seed, Complaints())
@@ -105,8 +111,8 @@ def check(
             return Report(findings(plan.found), observation_space=envs.observation_space)
         exact = _others_do_the_same(plan, trajectory)
         seen = _seen(trajectory.record)
-        if exact and seen.longest > config.longest_replay:
-            what = f"but episodes longer than longest_replay={config.longest_replay} begin anew"
+        if exact and longest is not None and seen.longest > longest:
+            what = f"but episodes longer than longest_replay={longest} begin anew"
             plan.found.add("exact", f"exact, {what}; one had {seen.longest} steps", "note")
         costs = _costs(plan)
     if costs is None:
@@ -132,7 +138,7 @@ def _play_randomly(plan: _Plan, envs: VectorEnv, episodes: int, steps: int) -> T
     if not trajectory.record.ended().any():
         what = f"no episode ended within {len(trajectory.actions)} steps; --steps makes them more"
         plan.found.add("ends", what, "note")
-    elif isinstance(plan.config, AtariConfig):
+    elif not isinstance(plan.config, GymnasiumConfig):
         # ale-py has no single environment whose last observations could be compared
         plan.found.add("ends", "there is a last observation wherever an episode ended", "ok")
     for name in LOOKED_AT:
@@ -198,12 +204,16 @@ def _one_by_one(plan: _Plan, trajectory: Trajectory) -> None:
         return
     ended = trajectory.record.ended()
     numbers = trajectory.record.numbers()
-    for row in range(NUM_ENVS):
-        alone = _alone(plan, trajectory, row)
-        difference = first_difference(alone.columns, numbers[:, [row]], alone.numbers())
+    # an environment of many agents has a row for each of them
+    share = ended.shape[1] // NUM_ENVS
+    for number in range(NUM_ENVS):
+        rows = slice(number * share, (number + 1) * share)
+        alone = _alone(plan, plan.seed + number, trajectory, rows)
+        difference = first_difference(alone.columns, numbers[:, rows], alone.numbers())
         if difference is None:
             continue
-        step, _, what = difference
+        step, row, what = difference
+        row += rows.start
         at_an_end = step > 0 and ended[step - 1, row] and what not in ("terminated", "truncated")
         name = "ends" if at_an_end else "alone"
         where = Difference(step, row, what)
@@ -215,9 +225,9 @@ def _breaks(found: Complaints) -> bool:
     return found.broken("runs") or found.broken("finite")
 
 
-def _alone(plan: _Plan, trajectory: Trajectory, row: int) -> Record:
-    seed, actions = plan.seed + row, trajectory.actions[:, row]
-    if isinstance(plan.config, AtariConfig):
+def _alone(plan: _Plan, seed: int, trajectory: Trajectory, rows: slice) -> Record:
+    actions = trajectory.actions[:, rows]
+    if not isinstance(plan.config, GymnasiumConfig):
         return _from_seed(plan, seed, actions)
     with closing(make_envs(_single(plan.config), 1)) as single:
         assert isinstance(single, OneByOne)
@@ -225,7 +235,7 @@ def _alone(plan: _Plan, trajectory: Trajectory, row: int) -> Record:
         seeds: Iterator[int | None] = (episode_seed(seed, number) for number in count())
         if not isinstance(trajectory.envs, OneByOne):
             seeds = chain([seed], repeat(None))
-        return play_one(single.envs[0], seeds, actions)
+        return play_one(single.envs[0], seeds, actions[:, 0])
 
 
 def _single(config: GymnasiumConfig) -> GymnasiumConfig:
@@ -237,7 +247,7 @@ def _single(config: GymnasiumConfig) -> GymnasiumConfig:
 
 def _from_seed(plan: _Plan, seed: int, actions: NDArray[Any]) -> Record:
     with closing(make_envs(plan.config, 1)) as envs:
-        return play(envs, envs.reset(seed), actions[:, None])
+        return play(envs, envs.reset(seed), actions)
 
 
 def _another_seed(plan: _Plan, trajectory: Trajectory) -> None:
@@ -273,8 +283,10 @@ def _episodes_apart(plan: _Plan, trajectory: Trajectory, state: State) -> str | 
     Environments whose state is in arrays replay no episodes, so there is nothing to compare.
     """
     lives = isinstance(plan.config, AtariConfig) and plan.config.life_loss_terminates
+    agents = isinstance(plan.config, PettingZooConfig)
     # where a life is lost, or an episode broke, the next episode has another seed
-    if "episode" not in state or lives or _breaks(plan.found):
+    # and of many agents nobody sees when all have left
+    if "episode" not in state or lives or agents or _breaks(plan.found):
         return None
     ended, numbers = trajectory.record.ended(), len(trajectory.actions)
     for row in range(NUM_ENVS):
@@ -282,7 +294,7 @@ def _episodes_apart(plan: _Plan, trajectory: Trajectory, state: State) -> str | 
         borders = list(pairwise([0, *ends, numbers]))
         for number, (start, end) in list(enumerate(borders))[-MOST_EPISODES:]:
             seed = episode_seed(int(state["seed"][row]), number)
-            again = _from_seed(plan, seed, trajectory.actions[start:end, row])
+            again = _from_seed(plan, seed, trajectory.actions[start:end, [row]])
             before = trajectory.record.since(start)[: end - start, [row]]
             difference = first_difference(again.columns, before, again.numbers())
             if difference is not None:

@@ -8,8 +8,10 @@ import gymnasium
 from envs.tasks.autoencode import Autoencode
 from envs.tasks.batched import BatchedTask, TaskEnv, TaskVectorEnv
 from envs.tasks.cart_pole import NoisyStatelessCartPole, StatelessCartPole
+from envs.tasks.color_cubes import ColorCubes
 from envs.tasks.concentration import Concentration
 from envs.tasks.count_recall import CountRecall
+from envs.tasks.endless_t_maze import EndlessTMaze
 from envs.tasks.graph_meta_rl import GraphMetaRL
 from envs.tasks.higher_lower import HigherLower
 from envs.tasks.key_value_recall import KeyValueRecall
@@ -30,8 +32,10 @@ __all__ = [
 # each is constructed with ``num_envs`` and keywords of its own
 TASKS: dict[str, type[BatchedTask]] = {
     "Autoencode": Autoencode,
+    "ColorCubes": ColorCubes,
     "Concentration": Concentration,
     "CountRecall": CountRecall,
+    "EndlessTMaze": EndlessTMaze,
     "GraphMetaRL": GraphMetaRL,
     "HigherLower": HigherLower,
     "KeyValueRecall": KeyValueRecall,

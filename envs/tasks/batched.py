@@ -142,7 +142,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         observation = self.task.observe()
         last = terminated | truncated
         info: dict[str, Any] = {}
-        if last.any():
+        if np.count_nonzero(last):
             final_info = self._final_info(last)
             info = {"final_obs": observation, "_final_obs": last} | final_info
             info |= {"final_info": final_info, "_final_info": last}

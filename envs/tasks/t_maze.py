@@ -137,6 +137,7 @@ class TMaze(BatchedTask):
             squares=self.corridor_length,
             position=position,
             cue=cue,
+            note=f"square {position + 1} of {self.corridor_length}",
             cue_is_seen=bool((looks[UP] != looks[DOWN]).any()),
             arm=arm if self._turned[row] else None,
             time_left=1 - int(self._time[row]) / self.time_limit,

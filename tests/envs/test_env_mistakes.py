@@ -55,6 +55,8 @@ def test_spaces_that_are_no_arrays_are_refused(space, at):
         ({"id": "MiniGrid-MemoryS11-v0", "options": {"sise": 1}}, "no option 'sise'.*size"),
         ({"id": "MiniGrid-MemoryS11-v0", "options": {"size": "big"}}, "MiniGrid-MemoryS11-v0 with"),
         ({"id": "Pendulum-v1", "action_mask": True}, "cannot be masked"),
+        ({"id": "CartPole-v1", "observation_indices": [0, 4]}, "no entry 4; the last is 3"),
+        ({"id": "fwrl/RepeatFirst-v0", "observation_indices": [0]}, "has no entries to choose"),
         ({"id": "Breaking-v0", "workers": 2, "options": {"observation": "x"}}, "'x'"),
     ],
 )
@@ -62,6 +64,12 @@ def test_mistakes_are_one_line_that_says_what_is_right(config, message):
     with pytest.raises(EnvConfigError, match=message) as error:
         make_envs(GymnasiumConfig(**config), 2)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("indices", [[], [-1], [1, 0, 1], [0.5]])
+def test_entries_that_are_no_choice(indices):
+    with pytest.raises(ValidationError):
+        GymnasiumConfig(id="CartPole-v1", observation_indices=indices)
 
 
 def test_an_extra_that_is_not_installed_is_named(monkeypatch):
@@ -131,7 +139,7 @@ def test_kind_is_gymnasium_unless_said():
     adapter = TypeAdapter(envs.EnvConfig)
     assert adapter.validate_python({"id": "CartPole-v1"}) == GymnasiumConfig(id="CartPole-v1")
     assert adapter.validate_python({"kind": "atari", "game": "pong"}).kind == "atari"
-    assert set(envs.ENVS) == {"gymnasium", "atari"}
+    assert set(envs.ENVS) == {"gymnasium", "atari", "on_device", "pettingzoo"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,7 +11,11 @@ from envs import GymnasiumConfig, from_gymnasium, make_envs
 from envs.tasks import TASKS, make_vector_env
 from envs.workers.replay import EpisodeLog, episode_seed, fingerprints, join_states, split_state
 
-TASK_OPTIONS = {"TMaze": {"corridor_length": 5, "time_limit": 30}}
+TASK_OPTIONS = {
+    "ColorCubes": {"level": "hard"},
+    "EndlessTMaze": {"lengths": "uniform"},
+    "TMaze": {"corridor_length": 5, "time_limit": 30},
+}
 
 
 @pytest.mark.parametrize("name", TASKS)

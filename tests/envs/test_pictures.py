@@ -19,14 +19,21 @@ PARAMETERS = {
     "StatelessCartPole": {"max_steps": 25},
     "TMaze": {"corridor_length": 12, "time_limit": 25},
 }
+WITHOUT_LEVELS = ("EndlessTMaze", "GraphMetaRL", "TMaze")
 EVERY_LEVEL = [
-    *((name, {"level": level}) for name in TASKS if name not in ("GraphMetaRL", "TMaze")
+    *((name, {"level": level}) for name in TASKS if name not in WITHOUT_LEVELS
       for level in ("easy", "medium", "hard")),
     ("CountRecall", {"kind": "colors"}),
+    ("ColorCubes", {"grid_size": 8, "num_cubes": 8}),
+    ("EndlessTMaze", {"lengths": "uniform"}),
+    ("EndlessTMaze", {"corridor_length": 1, "num_corridors": 100}),
     ("GraphMetaRL", {"split": "fresh"}),
     ("TMaze", {"variant": "bakker", "corridor_length": 2}),
     ("TMaze", {"corridor_length": 1000}),
 ]  # fmt: skip
+
+# the other one ends most episodes
+NUM_ACTIONS = {"ColorCubes": 4}
 
 every_task = pytest.mark.parametrize("name", TASKS)
 
@@ -54,7 +61,8 @@ def has(picture, color):
 def test_every_step_makes_another_picture_of_the_same_size(name):
     env = drawing_env(name)
     generator = np.random.default_rng(0)
-    drawn = list(pictures(env, generator.integers(env.action_space.n, size=300)))
+    num_actions = NUM_ACTIONS.get(name, env.action_space.n)
+    drawn = list(pictures(env, generator.integers(num_actions, size=300)))
     assert len(drawn) > 10
     for picture in drawn:
         assert picture.dtype == np.uint8

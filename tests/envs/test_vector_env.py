@@ -235,6 +235,31 @@ def test_action_masks_become_part_of_the_observation():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_some_entries_of_a_vector_are_seen(workers):
+    seen = GymnasiumConfig(id="CartPole-v1", workers=workers, observation_indices=[2, 0])
+    few, all_of_them = make_envs(seen, 2), make_envs(GymnasiumConfig(id="CartPole-v1"), 2)
+    whole = all_of_them.observation_space
+    assert few.observation_space == spaces.Box(whole.low[[2, 0]], whole.high[[2, 0]])
+    np.testing.assert_array_equal(few.reset(7), all_of_them.reset(7)[:, [2, 0]])
+    ended = False
+    for _ in range(20):
+        ours, theirs = (envs.step(np.ones(2, int)) for envs in (few, all_of_them))
+        np.testing.assert_array_equal(ours.observation, theirs.observation[:, [2, 0]])
+        if theirs.final_observation is not None:
+            ended = True
+            last = theirs.final_observation[:, [2, 0]]
+            np.testing.assert_array_equal(ours.final_observation, last)
+    assert ended
+
+
+def test_some_entries_of_a_task_in_batches_are_seen():
+    task = {"id": "fwrl/NoisyStatelessCartPole-v0"}
+    seen = make_envs(GymnasiumConfig(**task, observation_indices=[1]), 2)
+    assert seen.observation_space.shape == (1,)
+    assert seen.reset(7).shape == (2, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_render_shows_slot_zero(workers):
     two = make_counting_envs(2, workers, render=True)
     two.reset(7)
@@ -268,4 +293,4 @@ def test_success_is_none_where_nobody_says():
     steps = play(make_envs(GymnasiumConfig(id="CartPole-v1"), 2), 60)
     assert any(step.terminated.any() for step in steps)
     assert all(step.success is None for step in steps)
-    assert EnvStep._field_defaults == {"success": None, "faults": {}}
+    assert EnvStep._field_defaults == {"success": None, "faults": {}, "vacant": None}

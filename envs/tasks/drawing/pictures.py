@@ -124,6 +124,8 @@ class Maze(NamedTuple):
     position: int
     cue: int
     """The right arm."""
+    note: str
+    """Where the agent is, in words."""
     cue_is_seen: bool
     """Whether the agent sees the cue now."""
     arm: int | None
@@ -144,8 +146,7 @@ def t_maze(maze: Maze) -> Picture:
     _draw_sign(canvas, float(squares[0]), maze)
     if maze.arm is None:
         canvas.disc((float(squares[maze.position]), CORRIDOR_Y), 9, BLUE)
-        note = f"square {maze.position + 1} of {maze.squares}"
-        canvas.text((WIDTH / 2, NOTE_Y), note, 13, GRAY)
+        canvas.text((WIDTH / 2, NOTE_Y), maze.note, 13, GRAY)
     else:
         right = maze.arm == maze.cue
         y = CORRIDOR_Y + SIDE * (1.5 if maze.arm else -1.5)
@@ -178,6 +179,78 @@ def _draw_sign(canvas: Canvas, x: float, maze: Maze) -> None:
     canvas.box((x - 12, y - 14), (24, 28), WHITE, color, radius=4)
     length = 9 if maze.cue else -9
     canvas.arrow((x, y - length), (x, y + length), color)
+
+
+# the side of a grid, and the colours of its cubes, told apart by the colour-blind (Okabe and Ito
+# 2008), in the order of their numbers
+GRID_SIDE, GRID_TOP = 152, 42
+CUBE_COLORS: tuple[Color, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+    (90, 90, 90),
+)
+
+
+class Cubes(NamedTuple):
+    """A square grid with cubes on some of its cells, which are numbered row by row."""
+
+    grid_size: int
+    cells: Sequence[int]
+    """The cell of each cube."""
+    colors_are_seen: bool
+    """Whether the agent sees the cubes in their colours now."""
+    cells_are_seen: bool
+    """Whether the agent sees where cubes lie now; where it does not, they are drawn small."""
+    agent: int
+    target: int
+    """The number of the cube that is wanted."""
+    right: bool | None
+    """Whether the cube just taken was the right one; None if none was taken."""
+    note: str
+    time_left: Real
+
+
+def cubes_on_grid(cubes: Cubes) -> Picture:
+    """The grid with its cubes and the agent, and beside it the cube that is wanted."""
+    canvas = Canvas("Take the cube of this colour", cubes.time_left)
+    pitch = GRID_SIDE / cubes.grid_size
+    left = MARGIN + 28
+    canvas.box((left - 1, GRID_TOP - 1), (GRID_SIDE + 2, GRID_SIDE + 2), WHITE, GRAY)
+    for number in range(1, cubes.grid_size):
+        x, y = left + number * pitch, GRID_TOP + number * pitch
+        canvas.line([(x, GRID_TOP), (x, GRID_TOP + GRID_SIDE)], FAINT, 1)
+        canvas.line([(left, y), (left + GRID_SIDE, y)], FAINT, 1)
+
+    def middle(cell: int) -> Point:
+        row, column = divmod(cell, cubes.grid_size)
+        return left + (column + 0.5) * pitch, GRID_TOP + (row + 0.5) * pitch
+
+    for number, cell in enumerate(cubes.cells):
+        _draw_cube(canvas, middle(cell), (0.62 if cubes.cells_are_seen else 0.3) * pitch, number)
+        if cubes.cells_are_seen and not cubes.colors_are_seen:
+            canvas.disc(middle(cell), 0.12 * pitch, FAINT)
+    edge = {None: BLUE, True: GREEN, False: RED}[cubes.right]
+    x, y = middle(cubes.agent)
+    half = 0.42 * pitch
+    corners = [(x - half, y - half), (x + half, y - half), (x + half, y + half)]
+    canvas.line([*corners, (x - half, y + half), (x - half, y - half - 1)], edge, 4)
+    beside = left + GRID_SIDE + 58
+    _draw_cube(canvas, (beside, GRID_TOP + GRID_SIDE / 2), 44, cubes.target)
+    if cubes.right is not None:
+        canvas.mark((beside, GRID_TOP + GRID_SIDE / 2 + 48), cubes.right)
+    canvas.text((WIDTH / 2, NOTE_Y + 8), cubes.note, 13, GRAY)
+    return canvas.pixels()
+
+
+def _draw_cube(canvas: Canvas, middle: Point, size: Real, number: int) -> None:
+    x, y = middle
+    color = CUBE_COLORS[number % len(CUBE_COLORS)]
+    canvas.box((x - size / 2, y - size / 2), (size, size), color, radius=0.12 * size)
 
 
 TRACK_Y, PIVOT_Y = 184, 158
