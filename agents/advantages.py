@@ -32,3 +32,26 @@ def gae(
         later = torch.addcmul(error_t, keep_t, later)
         advantage.append(later)
     return torch.stack(advantage[::-1], dim=1)
+
+
+def discounted_sums(
+    reward: Float[Tensor, "N T"],
+    last: Bool[Tensor, "N T"],
+    before: Float[Tensor, " N"],
+    discount: float,
+) -> Float[Tensor, "N T"]:
+    """The discounted sum of an episode's rewards up to and with each step, for normalisers.
+
+    Args:
+        reward: The reward of the action taken at ``t``.
+        last: Where the action ended an episode; the sum begins anew after it.
+        before: The sum before the first step, of episodes that go on.
+        discount: Per step, in [0, 1].
+    """
+    keep = discount * (~last).to(reward.dtype)
+    total = reward[:, 0] + discount * before
+    sums = [total]
+    for reward_t, keep_t in zip(reward.unbind(1)[1:], keep.unbind(1), strict=False):
+        total = torch.addcmul(reward_t, keep_t, total)
+        sums.append(total)
+    return torch.stack(sums, dim=1)

@@ -5,27 +5,27 @@ uint8 until they are encoded.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
-from agents.normalisers import RunningMoments
+from agents.frames import frames_as_channels
+from agents.normalisers import RunningMoments, bounded
+from agents.picture_encoders import Grid, Image, orthogonal
 from agents.pictures import Picture, picture_in
 from agents.spaces import MOST_CHOICES, one_line
-from fwrl.config import Config, ConfigError
+from fwrl.config import Config, ConfigError, Size
 
-# Numbers that enter the network are cut off here. A stack that normalises nothing bears less.
-LARGEST, LARGEST_BARE = 1e12, 1e6
-# Symbols of a map that each have a channel of their own; larger ones are grades of brightness.
-MOST_SYMBOLS = 16
+# Observations that may be seen together.
+MOST_FRAMES = 256
 # Numbers of an embedded symbol.
 EMBEDDING = 32
 
@@ -35,10 +35,15 @@ class EncoderConfig(Config):
 
     former: ClassVar[Mapping[str, Any]] = {"channels": "before", "one_hot_up_to": MOST_CHOICES}
 
-    image: Literal["auto", "nature", "impala", "grid", "vector"] = "auto"
+    frame_stack: int = Field(default=1, ge=1, le=MOST_FRAMES)
+    """Observations that are seen together: the present one and those before it, of which the policy
+    remembers as many as it needs. An episode's first one stands for those that would be before it.
+    Pictures become one picture with the channels of all."""
+    image: Literal["auto", "nature", "small", "impala", "grid", "vector"] = "auto"
     """The network for pictures. ``auto`` chooses by the shorter side: ``nature`` from 36 pixels,
-    ``impala`` from 16, and below ``grid``, for maps of symbols such as MiniGrid's view. With
-    ``vector`` nothing is read as a picture."""
+    ``impala`` from 16, and below ``grid``, for maps of symbols such as MiniGrid's view. ``small``
+    is ``nature`` with half the channels, several times as fast. With ``vector`` nothing is read as
+    a picture."""
     channels: Literal["auto", "first", "last", "before"] = "auto"
     """The axis of a picture's channels; ``auto`` tells it by the shape. Shape, type and bounds tell
     what is a picture; ``before`` takes only bytes along three axes for one, divides all by 255 and
@@ -48,10 +53,18 @@ class EncoderConfig(Config):
     feature of their own; symbols of a larger alphabet are embedded."""
     image_features: int = Field(default=512, ge=1, le=2**18)
     """Size of an image's feature vector."""
+    registered: str | None = None
+    """Name of an encoder of one's own for the whole observation, which a module has registered
+    that the command imports (``--import MODULE``); None: the ones above."""
+    hidden: tuple[Size, ...] = Field(default=(), max_length=64)
+    """Sizes of dense layers between all features and the memory, each followed by a ReLU."""
     previous_action: bool = True
     """Whether the previous action is among the features; zeros when an episode begins."""
     previous_reward: bool = True
     """Whether the previous reward is among the features; zero when an episode begins."""
+    normalise_reward: bool | None = None
+    """Divide the previous reward by the running standard deviation of the discounted return, kept
+    inside the policy; null: unless ``critic.head`` is ``linear``."""
     time_frequencies: int = Field(default=0, ge=0, le=64)
     """Number of sines, and of cosines, of the time since the episode began; their frequencies fall
     from 1 radian per step towards (excluded) 1/10,000. 0: none."""
@@ -59,11 +72,6 @@ class EncoderConfig(Config):
     """Running mean and variance of vector observations, kept inside the policy."""
     bfloat16: bool = False
     """Compute the encoder (and nothing else) in bfloat16; slower where the processor lacks it."""
-
-
-def bounded(x: Float[Tensor, "*any"], largest: float = LARGEST) -> Float[Tensor, "*any"]:
-    """Numbers cut off where sums of their squares would leave the range of 32 bits."""
-    return x.clamp(-largest, largest)
 
 
 class Flat(nn.Module):
@@ -94,13 +102,15 @@ class OneHot(nn.Module):
         self.axes, self.sizes = axes, sizes
         self.output_size = sum(sizes)
         offsets = np.cumsum([0, *sizes[:-1]]) - np.array(starts)
+        self.shifted = bool(offsets.any())
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
     @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        offsets = cast(Tensor, self.offsets)
         leading = observation.shape[: observation.dim() - self.axes]
-        index = observation.reshape(*leading, offsets.numel()).long() + offsets
+        index = observation.reshape(*leading, len(self.sizes)).long()
+        if self.shifted:
+            index = index + cast(Tensor, self.offsets)
         features = torch.zeros(*index.shape[:-1], self.output_size, device=index.device)
         return features.scatter_(-1, index, 1.0)
 
@@ -142,130 +152,27 @@ class Embedded(nn.Module):
         return torch.cat([features, small], dim=-1)
 
 
-class Grid(nn.Module):
-    """A small map of symbols such as MiniGrid's view: a code for each symbol, two convolutions."""
+class Frames(nn.Module):
+    """Several frames of one part of the observation, ``[..., N, *shape]``."""
 
-    def __init__(self, picture: Picture, features: int, graded: bool) -> None:
+    def __init__(self, encoder: nn.Module, count: int, picture: Picture | None) -> None:
+        """The frames as one picture, or else each by itself.
+
+        Args:
+            encoder: The encoder of the picture of all frames, or of one frame.
+            count: N.
+            picture: The reading of one frame; None if it is no picture.
+        """
         super().__init__()
-        self.picture = picture
-        codes = symbol_codes(int(picture.high), graded)
-        self.register_buffer("codes", codes, persistent=False)
-        self.network = nn.Sequential(
-            nn.Conv2d(picture.channels * codes.shape[1], 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * picture.height * picture.width, features),
-            nn.ReLU(),
-        )
-        self.output_size = features
+        self.encoder, self.count, self.picture = encoder, count, picture
+        size = cast(int, encoder.output_size)
+        self.output_size = size if picture is not None else count * size
 
     @override
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        symbols, leading = in_rows(observation, self.picture, last=True)
-        codes = cast(Tensor, self.codes)
-        planes = F.embedding(symbols.long().clamp(0, len(codes) - 1), codes)
-        planes = planes.flatten(-2).movedim(-1, 1)
-        return self.network(planes).reshape(*leading, self.output_size)
-
-
-def symbol_codes(largest: int, graded: bool) -> Float[Tensor, "symbols channels"]:
-    """A row for each symbol up to the largest: one-hot for the first ones.
-
-    MiniGrid declares 255 but knows eleven objects, six colours and three states. Where there are
-    more, they are grades of brightness: shares of two neighbouring channels, below zero so that
-    they are like none of the first. If not ``graded``, they are all the last of the first.
-    """
-    size = min(largest + 1, MOST_SYMBOLS)
-    symbols = torch.arange(largest + 1)
-    codes = F.one_hot(symbols.clamp(max=size - 1), size).float()
-    if graded and largest >= size:
-        grade = symbols[size:, None] * ((size - 1) / largest)
-        codes[size:] = -(1 - (grade - torch.arange(size)).abs()).clamp(min=0)
-    return codes
-
-
-class Image(nn.Module):
-    """A convolutional network for pictures with channels first, last or absent."""
-
-    def __init__(self, picture: Picture, features: int) -> None:
-        super().__init__()
-        self.picture = picture
-        channels = picture.channels
-        body = nature(channels) if picture.network == "nature" else impala(channels)
-        with torch.no_grad():
-            size = body(torch.zeros(1, channels, picture.height, picture.width)).numel()
-        summary = _orthogonal(nn.Linear(size, features))
-        self.network = nn.Sequential(body, nn.Flatten(), summary, nn.ReLU())
-        self.output_size = features
-
-    @override
-    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        pixels, leading = in_rows(observation, self.picture, last=False)
-        low, high = self.picture.low, self.picture.high
-        pixels = bounded(pixels.float()) if pixels.is_floating_point() else pixels.float()
-        pixels = pixels if low == 0 else pixels - low
-        return self.network(pixels.div(high - low)).float().reshape(*leading, self.output_size)
-
-
-def in_rows(observation: Tensor, picture: Picture, last: bool) -> tuple[Tensor, torch.Size]:
-    """Pictures along one axis, with channels last or first, and the axes that they had before."""
-    axis = picture.channel_axis
-    axes = 2 if axis is None else 3
-    leading = observation.shape[: observation.dim() - axes]
-    pixels = observation.reshape(-1, *observation.shape[observation.dim() - axes :])
-    if axis is None:
-        return pixels.unsqueeze(-1 if last else 1), leading
-    if last:
-        return (pixels if axis else pixels.movedim(1, -1)), leading
-    return (pixels.movedim(-1, 1) if axis else pixels), leading
-
-
-def nature(channels: int) -> nn.Sequential:
-    """The convolutions of the DQN paper (Mnih et al. 2015), orthogonally initialised."""
-    return nn.Sequential(
-        _orthogonal(nn.Conv2d(channels, 32, 8, stride=4)),
-        nn.ReLU(),
-        _orthogonal(nn.Conv2d(32, 64, 4, stride=2)),
-        nn.ReLU(),
-        _orthogonal(nn.Conv2d(64, 64, 3)),
-        nn.ReLU(),
-    )
-
-
-def _orthogonal(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """The layer, initialised to preserve the variance of its input through a ReLU."""
-    nn.init.orthogonal_(layer.weight, math.sqrt(2))
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    return layer
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions with a skip connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    @override
-    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
-        return x + self.second(F.relu(self.first(F.relu(x))))
-
-
-def impala(channels: int) -> nn.Sequential:
-    """The large residual network of IMPALA (Espeholt et al. 2018): 16, 32, 32 channels."""
-    layers: list[nn.Module] = []
-    for width in (16, 32, 32):
-        layers += [
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.MaxPool2d(3, stride=2, padding=1),
-            ResidualBlock(width),
-            ResidualBlock(width),
-        ]
-        channels = width
-    return nn.Sequential(*layers, nn.ReLU())
+        if self.picture is None:
+            return self.encoder(observation).flatten(-2)
+        return self.encoder(frames_as_channels(observation, self.picture.channel_axis))
 
 
 class Parts(nn.Module):
@@ -288,6 +195,9 @@ def update_moments(encoder: nn.Module, observation: Any) -> None:
     match encoder:
         case Flat() if encoder.moments is not None:
             encoder.moments.update(encoder.flatten(observation))
+        case Frames():
+            # of single observations, as they come
+            update_moments(encoder.encoder, observation)
         case Parts():
             for key, part in zip(encoder.keys, encoder.parts, strict=True):
                 update_moments(part, observation[key])
@@ -300,6 +210,9 @@ def reading(encoder: nn.Module) -> str:
     match encoder:
         case Grid() | Image():
             return str(encoder.picture)
+        case Frames():
+            one = encoder.picture
+            return f"{encoder.count} frames, each {one or reading(encoder.encoder)}"
         case OneHot() | Embedded():
             many, how = len(encoder.sizes), ", embedded" * isinstance(encoder, Embedded)
             what = f"one of {encoder.sizes[0]:,} symbols" if many == 1 else f"{many:,} symbols"
@@ -307,17 +220,93 @@ def reading(encoder: nn.Module) -> str:
         case Parts():
             parts = zip(encoder.keys, encoder.parts, strict=True)
             return "; ".join(f"{key}: {reading(part)}" for key, part in parts)
-        case _:
-            size = cast(int, encoder.output_size)
+        case Flat():
+            size = encoder.output_size
             return f"vector of {size:,}" if size != 1 else "number"
+        case _:
+            return f"{cast(int, encoder.output_size):,} features by {type(encoder).__name__}"
+
+
+# Encoders that imported modules have registered, by name.
+_REGISTERED: dict[str, Callable[[spaces.Space[Any]], nn.Module]] = {}
+
+
+def register_encoder(name: str, make: Callable[[spaces.Space[Any]], nn.Module]) -> None:
+    """Register an encoder for ``encoder.registered``, from a module that commands import.
+
+    Args:
+        name: How configurations call it.
+        make: Makes the encoder for an observation space: a module with an ``output_size`` that maps
+            tensors with any leading axes, nested as in the space, to features with the same axes.
+            With a frame stack the space is that of N observations, as ``batch_space`` makes it.
+
+    Raises:
+        ValueError: If another one has this name.
+    """
+    if _REGISTERED.get(name, make) is not make:
+        raise ValueError(f"another encoder is registered as {name!r}")
+    _REGISTERED[name] = make
 
 
 def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
     """The encoder for a space, a module with an ``output_size``.
 
+    With a frame stack it reads ``[..., N, *shape]`` in place of ``[..., *shape]``.
+
     Raises:
         ConfigError: If no encoder takes the space.
     """
+    if config.registered is None:
+        return _built_in(space, config)
+    name, make = config.registered, _REGISTERED.get(config.registered)
+    if make is None:
+        known = f"one of {', '.join(_REGISTERED)}" if _REGISTERED else "registered, but none is"
+        raise ConfigError(
+            f"encoder.registered is {name!r}; it should be {known}; the module that registers it "
+            "is imported by `--import MODULE`"
+        )
+    try:
+        encoder = make(batch_space(space, config.frame_stack) if config.frame_stack > 1 else space)
+        size = cast(Any, encoder).output_size
+    # its author may raise anything
+    except Exception as error:
+        raise ConfigError(
+            f"encoder.registered is {name!r}: {type(error).__name__}: {error}"
+        ) from error
+    if type(size) is not int:
+        raise ConfigError(
+            f"encoder.registered is {name!r}: its output_size is {size!r}; it should be a number"
+        )
+    return encoder
+
+
+def _built_in(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
+    match space:
+        case spaces.Dict() if space.spaces:
+            return Parts({name: _built_in(part, config) for name, part in space.spaces.items()})
+        case spaces.Tuple() if space.spaces:
+            return Parts({i: _built_in(part, config) for i, part in enumerate(space.spaces)})
+        case _:
+            return _leaf_encoder(space, config)
+
+
+def _leaf_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
+    """The encoder for a space without parts, of which it reads one frame or several."""
+    count, picture = config.frame_stack, None
+    if isinstance(space, spaces.Box):
+        picture = picture_in(space, config.image, config.channels)
+    if count == 1:
+        return _one_frame(space, picture, config)
+    if picture is None:
+        return Frames(_one_frame(space, None, config), count, None)
+    axis = 0 if picture.channel_axis is None else picture.channel_axis
+    together = picture._replace(channels=count * picture.channels, channel_axis=axis)
+    return Frames(_one_frame(space, together, config), count, picture)
+
+
+def _one_frame(
+    space: spaces.Space[Any], picture: Picture | None, config: EncoderConfig
+) -> nn.Module:
     match space:
         case spaces.Discrete():
             return _symbols([int(space.n)], [int(space.start)], 0, config.one_hot_up_to)
@@ -327,16 +316,11 @@ def make_encoder(space: spaces.Space[Any], config: EncoderConfig) -> nn.Module:
         case spaces.MultiBinary():
             return Flat(spaces.Box(0, 1, space.shape), normalise=False)
         case spaces.Box():
-            picture = picture_in(space, config.image, config.channels)
             if picture is None:
                 return Flat(space, config.normalise_observations)
             if picture.network == "grid":
                 return Grid(picture, config.image_features, graded=config.channels != "before")
             return Image(picture, config.image_features)
-        case spaces.Dict() if space.spaces:
-            return Parts({name: make_encoder(part, config) for name, part in space.spaces.items()})
-        case spaces.Tuple() if space.spaces:
-            return Parts({i: make_encoder(part, config) for i, part in enumerate(space.spaces)})
         case _:
             raise ConfigError(
                 f"env: no encoder takes the observation space {one_line(space)}; it should be made "
@@ -348,6 +332,14 @@ def _symbols(sizes: list[int], starts: list[int], axes: int, limit: int) -> nn.M
     if max(sizes) <= limit:
         return OneHot(sizes, starts, axes)
     return Embedded(sizes, starts, axes, limit)
+
+
+def dense_layers(input_size: int, sizes: Sequence[int]) -> nn.Sequential:
+    """Dense layers of these sizes, each followed by a ReLU; none is the identity."""
+    layers: list[nn.Module] = []
+    for before, size in zip([input_size, *sizes], sizes, strict=False):
+        layers += [orthogonal(nn.Linear(before, size)), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def sines(elapsed: Shaped[Tensor, "*B"], frequencies: int) -> Float[Tensor, "*B F"]:

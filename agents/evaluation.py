@@ -54,7 +54,7 @@ def act(
     policy: RecurrentPolicy, envs: VectorEnv, seed: int, deterministic: bool = True
 ) -> Iterator[Acted]:
     """Act without end and yield every step; the caller stops iterating."""
-    inputs, memory, _ = start(envs, policy, seed)
+    inputs, memory, *_ = start(envs, policy, seed)
     while True:
         # not around the yield: whether the caller computes gradients is its own affair
         with torch.no_grad():

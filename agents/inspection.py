@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.actions import Distribution
+from agents.distributions import Distribution
 from agents.evaluation import EvaluationError
-from agents.policy import PolicyInput, RecurrentPolicy
+from agents.policy import PolicyInput, PolicyMemory, RecurrentPolicy
 from agents.rollout import VectorEnv, following_inputs, start
 from agents.spaces import ACTION_MASK
 from fwrl.core import MemoryCore, Reads
 from fwrl.inspection.measures import memory_measures
 from fwrl.inspection.reads import is_linear, join, reads_of, remark
 from fwrl.inspection.recall_map import RecallMap, influence, recall_map
-from fwrl.state import map_tensors, tensors_in
+from fwrl.state import at_least_float32, map_tensors, take_rows, tensors_in
 
 # Steps of an episode above which gradients are only computed if there is nothing else to show.
 LONG = 256
@@ -74,14 +74,14 @@ def play_episodes(
     max_steps: int,
     deterministic: bool = True,
 ) -> Iterator[Played]:
-    """Episode after episode of the only slot, each for at most ``max_steps`` steps.
+    """Episode after episode of the first slot, each for at most ``max_steps`` steps.
 
     An episode that was cut is the last one.
 
     Raises:
         EvaluationError: If the environment fails, as nothing of its episode can then be explained.
     """
-    inputs, memory, _ = start(envs, policy, seed)
+    inputs, memory, *_ = start(envs, policy, seed)
     ended = True
     while ended:
         played, inputs, memory = _play(policy, envs, inputs, memory, max_steps, deterministic)
@@ -109,9 +109,11 @@ def _play(
         output, memory = policy.step(inputs, memory)
         action = output.action.mode() if deterministic else output.action.sample()
         step = envs.step(policy.to_environment(action, output, inputs))
-        for fault in step.faults.values():
-            raise EvaluationError(f"the environment failed in this episode: {fault}")
-        columns.append((inputs, output.action, action, output.value, _norms(memory)))
+        if 0 in step.faults:
+            raise EvaluationError(f"the environment failed in this episode: {step.faults[0]}")
+        # other slots are those of other agents
+        shown = take_rows((inputs, output.action, action, output.value), slice(1))
+        columns.append((*shown, _norms(take_rows(memory.layers, slice(1)))))
         rewards.append(float(step.reward[0]))
         inputs = following_inputs(policy, inputs, action, step)
         ended = bool(inputs.starts[0])
@@ -122,9 +124,9 @@ def _play(
     return played, inputs, memory
 
 
-def _norms(memory: tuple[Any, ...]) -> Float[Tensor, "1 L"]:
+def _norms(layers: tuple[Any, ...]) -> Float[Tensor, "1 L"]:
     """The norms of the states of the layers; 0 where there is no state."""
-    squares = [sum(leaf.square().sum() for leaf in tensors_in(state)) for state in memory]
+    squares = [sum(leaf.square().sum() for leaf in tensors_in(state)) for state in layers]
     return torch.tensor([[float(square) ** 0.5 for square in squares]])
 
 
@@ -147,7 +149,9 @@ class Watched(NamedTuple):
 
 
 @torch.no_grad()
-def watch(policy: RecurrentPolicy, inputs: PolicyInput, state: Any) -> tuple[list[Watched], Any]:
+def watch(
+    policy: RecurrentPolicy, inputs: PolicyInput, state: PolicyMemory
+) -> tuple[list[Watched], PolicyMemory]:
     """The cores of all layers, watched while the policy reads inputs, and its state after them.
 
     The policy computes exactly what it computes unwatched.
@@ -163,7 +167,7 @@ def watch(policy: RecurrentPolicy, inputs: PolicyInput, state: Any) -> tuple[lis
         watched.append(Watched(core, reads_of(core, x, before, inputs.starts)))
         return core.unroll(x, before, inputs.starts)
 
-    _, after = policy.stack.through(policy.encode(inputs), state, advance)
+    _, after = policy.trunk(inputs, state, advance)
     return watched, after
 
 
@@ -180,15 +184,17 @@ def influence_on_actions(policy: RecurrentPolicy, played: Played) -> Float[Tenso
     Shares of the lengths of gradients through the whole policy, for any memory.
     """
     inputs = played.inputs
-    with torch.no_grad():
-        x = policy.encode(inputs)
+    with torch.no_grad(), policy.autocast():
+        x = policy.encode(inputs, policy.initial_state(1))
 
     def outcome(copies: Float[Tensor, "R T D"]) -> Float[Tensor, "R T"]:
         rows, times = copies.shape[:2]
         repeat = partial(_copies, rows=rows, times=times)
-        y, _ = policy.stack.unroll(copies, policy.initial_state(rows), repeat(inputs.starts))
+        with policy.autocast():
+            layers = policy.initial_state(rows).layers
+            y, _ = policy.stack.unroll(copies, layers, repeat(inputs.starts))
         mask = repeat(inputs.observation[ACTION_MASK]) if policy.masked else None
-        return policy.head(y, mask).log_prob(repeat(played.action))
+        return policy.head(at_least_float32(y), mask).log_prob(repeat(played.action))
 
     return influence(outcome, x)
 
@@ -212,7 +218,7 @@ class Followed(NamedTuple):
 
     times: int
     layers: Sequence[Watched]
-    state: Any
+    state: PolicyMemory
 
     @property
     def exact(self) -> bool:

@@ -6,6 +6,14 @@ from torch import Tensor, nn
 
 from agents.distributed import moments
 
+# Numbers that enter the network are cut off here. A stack that normalises nothing bears less.
+LARGEST, LARGEST_BARE = 1e12, 1e6
+
+
+def bounded(x: Float[Tensor, "*any"], largest: float = LARGEST) -> Float[Tensor, "*any"]:
+    """Numbers cut off where sums of their squares would leave the range of 32 bits."""
+    return x.clamp(-largest, largest)
+
 
 class RunningMoments(nn.Module):
     """Mean and variance of all rows so far, feature by feature (Chan et al. 1979).

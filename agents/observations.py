@@ -1,11 +1,40 @@
-"""Observations that a program hands to a policy by itself, read by their shapes."""
+"""Observations as tensors; those that a program hands to a policy, read by their shapes."""
 
 from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from jaxtyping import Shaped
 from numpy.typing import NDArray
+from torch import Tensor
+
+# PyTorch stores these types and computes with others.
+WIDER = {
+    np.dtype(np.uint16): np.dtype(np.int32),
+    np.dtype(np.uint32): np.dtype(np.int64),
+    np.dtype(np.uint64): np.dtype(np.float64),
+}
+
+
+def to_tensors(tree: Any, device: torch.device) -> Any:
+    """The same nesting with tensors on the device in place of arrays."""
+    if isinstance(tree, dict):
+        return {key: to_tensors(part, device) for key, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(to_tensors(part, device) for part in tree)
+    return as_tensor(tree, device)
+
+
+def as_tensor(array: NDArray[Any] | Tensor, device: torch.device) -> Shaped[Tensor, "..."]:
+    """An array as a tensor on the device, of a wider type where PyTorch computes with no such."""
+    if isinstance(array, Tensor):
+        return array.to(device, non_blocking=True)
+    wider = WIDER.get(array.dtype)
+    array = array if wider is None else array.astype(wider)
+    tensor = torch.as_tensor(array)
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
 
 
 def read_observation(space: spaces.Space[Any], observation: Any) -> tuple[Any, bool]:

@@ -4,6 +4,7 @@ Running the file needs neither PyTorch nor this library. The outputs ``next_memo
 the inputs ``memory.*`` of the next one; where ``elapsed`` is 0 the memory is reset inside.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Generator, Iterator, Mapping
@@ -15,15 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space
 from torch import Tensor, nn
 from typing_extensions import override
 
-from agents.actions import Categorical, Gaussian
-from agents.policy import PolicyInput, RecurrentPolicy
+from agents.policy import PolicyInput, PolicyMemory, RecurrentPolicy
 from agents.rollout import to_tensors
-from agents.saving import DOCUMENT, policy_document
+from agents.saving import DOCUMENT, actor_of, policy_document
 from fwrl.config import ConfigError
 from fwrl.files.plain_files import replace_plain
 from fwrl.kernels import use_kernel
@@ -46,18 +45,21 @@ class Example(NamedTuple):
     """The arguments of a step."""
 
     inputs: PolicyInput
-    memory: Any
+    memory: PolicyMemory
 
 
 def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
     """Write one step of a policy as one ONNX file, whole or not at all.
 
     The policy is on the CPU, in ``eval`` mode. The number of streams is left open; ``document`` is
-    stored with it as JSON. The result is run once and compared with PyTorch.
+    stored with it as JSON. The result is run once and compared with PyTorch. Everything is computed
+    in float32, also for a policy that was trained in bfloat16: ONNX Runtime has no such products
+    for CPUs. A critic that reads more than the actor is left out, and with it the output ``value``.
 
     Raises:
         ConfigError: If packages are missing, or the policy cannot be exported.
     """
+    policy = actor_of(policy)
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -70,7 +72,7 @@ def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]
             "write it as safetensors"
         )
     example = _example(policy, ROWS)
-    step = _Step(policy, example)
+    step = _Step(_in_float32(policy), example)
     step.training = policy.training
     names = step.input_names()
     twice = [name for name in names if names.count(name) > 1]
@@ -84,6 +86,14 @@ def export_onnx(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]
         # with another number of streams than was traced
         _check(data, step, _example(policy, ROWS + 1))
     replace_plain(path, data)
+
+
+def _in_float32(policy: RecurrentPolicy) -> RecurrentPolicy:
+    """A policy of the same parameters."""
+    same, config = copy.copy(policy), policy.config
+    encoder = config.encoder.model_copy(update={"bfloat16": False})
+    same.config = config.model_copy(update={"precision": "float32", "encoder": encoder})
+    return same
 
 
 class _Step(nn.Module):
@@ -106,23 +116,24 @@ class _Step(nn.Module):
             return torch.zeros(batch, *leaf.shape[1:], dtype=leaf.dtype)
 
         inputs, memory = map_tensors(take, self.shapes)
-        reward = self.policy.learned_reward(inputs.previous_reward)
+        reward = self.policy.reward_feature(inputs.previous_reward)
         output, memory = self.policy.step(inputs._replace(previous_reward=reward), memory)
         # two outputs must not be the same tensor
         action = output.action.mode().clone()
         acted = self.policy.head.environment_action(action)
-        return (*output.action, action, output.value, acted, *filter(_holds, tensors_in(memory)))
+        value = () if self.policy.config.without_critic else (output.value,)
+        return (*output.action, action, *value, acted, *filter(_holds, tensors_in(memory)))
 
     def input_names(self) -> list[str]:
         """The names of the leaves, in order."""
         inputs, memory = self.shapes
-        return [*_names(inputs), *_names(memory, "memory")]
+        return [*_names(inputs), *_memory_names(memory, "memory")]
 
     def output_names(self) -> list[str]:
         """The names of a step's outputs, in order."""
-        distribution = Gaussian if isinstance(self.policy.action_space, Box) else Categorical
-        memory = _names(self.shapes[1], "next_memory")
-        return [*distribution._fields, "action", "value", GIVEN, *memory]
+        memory = _memory_names(self.shapes[1], "next_memory")
+        value = [] if self.policy.config.without_critic else ["value"]
+        return [*self.policy.head.kind._fields, "action", *value, GIVEN, *memory]
 
 
 def _translate(step: _Step, example: Example) -> Any:
@@ -211,8 +222,18 @@ def _holds(leaf: Tensor) -> bool:
     return leaf.shape[1:].numel() > 0
 
 
+def _memory_names(memory: PolicyMemory, place: str) -> Iterator[str]:
+    """The names of a policy's state: the layers have numbers, and the rest its own name."""
+    yield from _names(memory.layers, place)
+    yield from _names(memory.frames, f"{place}.frames")
+    if memory.critic is not None:
+        yield from _memory_names(memory.critic, f"{place}.critic")
+
+
 def _names(tree: Any, place: str = "") -> Iterator[str]:
     """The path to each leaf that holds numbers, as its name."""
+    if tree is None:
+        return
     if isinstance(tree, Tensor):
         if _holds(tree):
             yield place

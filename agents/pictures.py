@@ -21,7 +21,7 @@ from fwrl.config import ConfigError
 
 # The shortest side of an image that each network takes. ``nature`` would reduce a smaller one to
 # nothing; images smaller than a thumbnail are maps of symbols.
-MINIMUM_SIDE = {"nature": 36, "impala": 16, "grid": 1}
+MINIMUM_SIDE = {"nature": 36, "small": 36, "impala": 16, "grid": 1}
 # Channels of grey, of colour, and of colour with transparency.
 USUAL_CHANNELS = (1, 3, 4)
 # The shortest side of a map that is not of bytes along three axes.

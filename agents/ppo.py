@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from agents.actions import GaussianHead
+from agents.critic import Critic
 from agents.distributed import (
     average,
     average_gradients,
@@ -22,15 +23,20 @@ from agents.distributed import (
     num_processes,
     start_mean_and_std,
 )
-from agents.policy import RecurrentPolicy
+from agents.policy import PolicyOutput, RecurrentPolicy
 from agents.rollout import Rollout, explained_variance
 from fwrl.config import Config
 from fwrl.feature_maps.random import redraw_when_due
+from fwrl.kernels.native.adam import clipped_step
 
 
 class PPOConfig(Config):
     """Hyperparameters. The defaults suit vector observations; Atari has its own file."""
 
+    former: ClassVar[Mapping[str, Any]] = {
+        "learning_rate": 3e-4,
+        "learning_rate_schedule": "constant",
+    }
     synonyms: ClassVar[Mapping[str, str]] = {
         "n_steps": "num_steps",
         "rollout": "num_steps",
@@ -61,9 +67,9 @@ class PPOConfig(Config):
     minibatches: int = Field(default=4, ge=1)
     """Updates per pass, each on whole rows of a rollout. There are ``env.num_envs`` rows, times
     the segments that ``sequence_length`` makes."""
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Step size of Adam at the start of the run."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """``linear`` falls to zero at the end of the run."""
     adam_epsilon: float = Field(default=1e-5, gt=0)
     """Added to the denominator of Adam's step."""
@@ -114,37 +120,66 @@ def schedule(config: PPOConfig, remaining: float) -> Schedule:
     )
 
 
+class Losses(NamedTuple):
+    """The terms of PPO's loss, and the ratios of new to old probabilities."""
+
+    policy: Float[Tensor, ""]
+    value: Float[Tensor, ""]
+    entropy: Float[Tensor, ""]
+    log_ratio: Float[Tensor, "N T"]
+    ratio: Float[Tensor, "N T"]
+
+
+def losses(
+    critic: Critic,
+    output: PolicyOutput,
+    batch: Rollout,
+    advantage: Float[Tensor, "N T"],
+    config: PPOConfig,
+    clip: float,
+) -> Losses:
+    """The terms of the loss, of what the policy says now about a batch.
+
+    Args:
+        critic: The policy's.
+        output: The policy's.
+        batch: The steps that were taken.
+        advantage: Of the actions, normalised if that is configured.
+        config: The hyperparameters.
+        clip: The present clipping range.
+    """
+    log_ratio = output.action.log_prob(batch.action) - batch.log_prob
+    ratio = log_ratio.exp()
+    surrogate = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    value = critic.loss(output.raw_value, batch.value, batch.value_target, config.value_clip)
+    entropy = output.action.entropy().mean()
+    return Losses(-surrogate.mean(), value, entropy, log_ratio, ratio)
+
+
 def ppo_loss(
     policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, clip: float
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The clipped surrogate loss, and metrics to log."""
-    advantage = batch.advantage
+    advantage = batch.advantage / policy.critic.unit()
     varies = advantage.numel() * num_processes() > 1
     # communication with other processes overlaps with the policy's computation
     moments = start_mean_and_std(advantage) if config.normalise_advantage and varies else None
     output, _ = policy.unroll(batch.inputs, batch.memory)
-    log_ratio = output.action.log_prob(batch.action) - batch.log_prob
-    ratio = log_ratio.exp()
+    output = policy.after(output, batch.noise)
     if moments is not None:
         mean, std = moments()
         advantage = (advantage - mean) / (std + 1e-8)
-    policy_loss = -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
-
-    error = (output.value - batch.value_target).square()
-    if config.value_clip is not None:
-        moved = (output.value - batch.value).clamp(-config.value_clip, config.value_clip)
-        error = torch.max(error, (batch.value + moved - batch.value_target).square())
-    value_loss = error.mean()
-    entropy = output.action.entropy().mean()
-    loss = policy_loss + config.value_weight * value_loss - config.entropy_weight * entropy
+    found = losses(policy.critic, output, batch, advantage, config, clip)
+    entropy, log_ratio = found.entropy, found.log_ratio
+    loss = found.policy + config.value_weight * found.value - config.entropy_weight * entropy
     metrics = {
         "train/loss": loss,
-        "train/policy_gradient_loss": policy_loss,
-        "train/value_loss": value_loss,
+        "train/policy_gradient_loss": found.policy,
+        "train/value_loss": found.value,
         "train/entropy_loss": -entropy,
         # the low-variance estimator of Schulman's note "Approximating KL divergence" (2020)
-        "train/approx_kl": (ratio - 1 - log_ratio).mean(),
-        "train/clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
+        "train/approx_kl": (found.ratio - 1 - log_ratio).mean(),
+        "train/clip_fraction": ((found.ratio - 1).abs() > clip).float().mean(),
     }
     return loss, {name: metric.detach() for name, metric in metrics.items()}
 
@@ -161,8 +196,9 @@ def ppo_update(
     A minibatch whose gradient contains NaN or infinity is skipped, and counted.
 
     Args:
-        policy: The policy. After the updates its normalisers include the rollout, unless a
-            minibatch was skipped, and its random features are redrawn if that is due.
+        policy: The policy. Its critic's statistics include the rollout first. After the updates
+            its normalisers do, unless a minibatch was skipped, and its random features are redrawn
+            if that is due.
         optimizer: The optimiser of the policy's parameters.
         rollout: A rollout of this policy.
         config: The hyperparameters.
@@ -174,8 +210,8 @@ def ppo_update(
     now = schedule(config, remaining)
     for group in optimizer.param_groups:
         group["lr"] = now.learning_rate
+    policy.critic.include(rollout.value_target, policy.value)
     limit = math.inf if config.target_kl is None else 1.5 * config.target_kl
-    longest = config.max_grad_norm or math.inf
     history: list[dict[str, Tensor]] = []
     norms: list[Tensor] = []
     for batch in _all_minibatches(rollout, config):
@@ -184,36 +220,60 @@ def ppo_update(
         # only if needed: reading a number from a GPU waits for all queued work
         if limit < math.inf and average(metrics["train/approx_kl"]) > limit:
             break
-        optimizer.zero_grad()
-        loss.backward()
-        average_gradients(policy.parameters())
-        norms.append(nn.utils.clip_grad_norm_(policy.parameters(), longest).detach())
-        _step_if(norms[-1].isfinite(), optimizer)
-    skipped = int((~torch.stack(norms).isfinite()).sum()) if norms else 0
+        norms.append(gradient_step(policy, optimizer, loss, config))
+    found = _measured(policy, rollout, history, norms)
+    skipped = int(found.pop("health/skipped_updates", 0.0))
     if not skipped:
         policy.update_normalisers(rollout.inputs.observation, rollout.discounted)
     # not between minibatches, which replay actions chosen with one set of features
     if redraw_when_due(policy):
         copy_from_first(policy)
-    means = {
-        name: torch.stack([metrics[name] for metrics in history]).mean().item()
-        for name in history[0]
+    return found | {
+        "train/learning_rate": now.learning_rate,
+        "train/clip_range": now.clip,
+        "train/n_updates": float(len(norms) - skipped),
+        "health/skipped_updates": float(skipped),
     }
-    variance = explained_variance(rollout.value, rollout.value_target).item()
-    head = policy.head
-    spread = {"train/std": head.std} if isinstance(head, GaussianHead) else {}
-    return (
-        means
-        | spread
-        | {
-            "train/explained_variance": variance,
-            "train/learning_rate": now.learning_rate,
-            "train/clip_range": now.clip,
-            "train/grad_norm": torch.stack(norms).mean().item() if norms else math.nan,
-            "train/n_updates": float(len(norms) - skipped),
-            "health/skipped_updates": float(skipped),
-        }
-    )
+
+
+def _measured(
+    policy: RecurrentPolicy, rollout: Rollout, history: list[dict[str, Tensor]], norms: list[Tensor]
+) -> dict[str, float]:
+    """The metrics of an update, for one transfer to the host."""
+    numbers = {
+        name: torch.stack([metrics[name] for metrics in history]).mean() for name in history[0]
+    }
+    numbers["train/explained_variance"] = explained_variance(rollout.value, rollout.value_target)
+    if isinstance(policy.head, GaussianHead):
+        numbers["train/std"] = policy.head.std
+    if norms:
+        stacked = torch.stack(norms)
+        numbers["train/grad_norm"] = stacked.mean()
+        numbers["health/skipped_updates"] = (~stacked.isfinite()).sum()
+    else:
+        numbers["train/grad_norm"] = torch.full_like(rollout.value[0, 0], math.nan)
+    return dict(zip(numbers, on_host(list(numbers.values())), strict=True))
+
+
+def on_host(numbers: list[Tensor]) -> list[float]:
+    """Single numbers of a device, all at once."""
+    return torch.stack([number.detach().double() for number in numbers]).tolist()
+
+
+def gradient_step(
+    policy: RecurrentPolicy, optimizer: Optimizer, loss: Float[Tensor, ""], config: PPOConfig
+) -> Float[Tensor, ""]:
+    """Change the policy by the gradient of a loss, if that is finite; returns its norm."""
+    optimizer.zero_grad()
+    loss.backward()
+    average_gradients(policy.parameters())
+    norm = clipped_step(optimizer, config.max_grad_norm)
+    if norm is not None:
+        return norm
+    longest = config.max_grad_norm or math.inf
+    norm = nn.utils.clip_grad_norm_(policy.parameters(), longest).detach()
+    _step_if(norm.isfinite(), optimizer)
+    return norm
 
 
 def _step_if(finite: Bool[Tensor, ""], optimizer: Optimizer) -> None:

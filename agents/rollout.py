@@ -20,18 +20,13 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.advantages import gae
+from agents.advantages import discounted_sums, gae
+from agents.observations import as_tensor, to_tensors
+from agents.on_device import DeviceEnv, DeviceStep, HostStep, ended, fetched
 from agents.policy import PolicyInput, RecurrentPolicy
-from agents.spaces import arranged, difference
+from agents.spaces import arranged, difference, without_keys
 from fwrl.config import ConfigError
 from fwrl.state import map_tensors, take_rows
-
-# PyTorch stores these types and computes with others.
-WIDER = {
-    np.dtype(np.uint16): np.dtype(np.int32),
-    np.dtype(np.uint32): np.dtype(np.int64),
-    np.dtype(np.uint64): np.dtype(np.float64),
-}
 
 
 @runtime_checkable
@@ -73,6 +68,11 @@ class EnvStep(Protocol):
         """One line on the error of each environment that failed, by row; it opens a new episode."""
         ...
 
+    @property
+    def vacant(self) -> NDArray[np.bool_] | None:
+        """Flags over N: no agent acted there, and what ends is no episode; None if all acted."""
+        ...
+
 
 @runtime_checkable
 class VectorEnv(Protocol):
@@ -109,6 +109,8 @@ class Carry(NamedTuple):
     memory: Any
     discounted: Float[Tensor, " N"]
     """The discounted sum of the rewards since the episode began, for the reward normaliser."""
+    noise: Float[Tensor, "N A"] | None = None
+    """The noise of the last actions, where that of the next ones is correlated with it."""
 
 
 class Episodes(NamedTuple):
@@ -137,6 +139,8 @@ class Rollout(NamedTuple):
     value: Float[Tensor, "N T"]
     advantage: Float[Tensor, "N T"]
     discounted: Float[Tensor, "N T"]
+    noise: Float[Tensor, "N T A"] | None = None
+    """The noise of the action before each one, where it is correlated."""
 
     @property
     def value_target(self) -> Float[Tensor, "N T"]:
@@ -166,7 +170,7 @@ class EpisodeCounter:
         self.lengths = np.zeros(num_envs, dtype=np.int64)
 
     def count(
-        self, step: EnvStep, episodes: Episodes, wanted: NDArray[np.bool_] | None = None
+        self, step: EnvStep | HostStep, episodes: Episodes, wanted: NDArray[np.bool_] | None = None
     ) -> NDArray[np.bool_]:
         """Add a step, and append the episodes that it ended to ``episodes``.
 
@@ -179,7 +183,9 @@ class EpisodeCounter:
         if step.faults:
             episodes.faults.extend(step.faults.values())
             chosen = chosen & ~np.isin(np.arange(len(last)), list(step.faults))
-        if last.any():
+        if step.vacant is not None:
+            chosen = chosen & ~step.vacant
+        if np.count_nonzero(last):
             episodes.returns.extend(self.returns[chosen].tolist())
             episodes.lengths.extend(self.lengths[chosen].tolist())
             success = step.success if step.success is not None else np.full(len(last), None)
@@ -205,13 +211,18 @@ def start(envs: VectorEnv, policy: RecurrentPolicy, seed: int) -> Carry:
         torch.zeros(count, device=device),
         torch.zeros(count, dtype=torch.int64, device=device),
     )
-    return Carry(inputs, policy.initial_state(count), torch.zeros(count, device=device))
+    noise = (
+        torch.zeros_like(inputs.previous_action) if policy.config.action.noise_correlation else None
+    )
+    return Carry(inputs, policy.initial_state(count), torch.zeros(count, device=device), noise)
 
 
 def misfit(
     policy: RecurrentPolicy, observations: spaces.Space[Any], actions: spaces.Space[Any]
 ) -> str | None:
     """How the spaces of environments differ from those of a policy; None if they are the same."""
+    if policy.config.without_critic:
+        observations = without_keys(observations, policy.config.critic.observation)
     pairs = {
         "observations": (policy.observation_space, observations),
         "actions": (policy.action_space, actions),
@@ -241,113 +252,136 @@ def collect(
     ``counter`` keeps the returns of episodes that go on into the next rollout.
     If ``exact``, each stream acts by itself, so that an exact ``unroll`` gives the same numbers.
     """
-    inputs, memory, discounted = carry
+    inputs, memory, discounted, noise = carry
     segment = sequence_length or num_steps
     columns: list[tuple[Any, ...]] = []
     memories: list[Any] = []
-    episodes = Episodes.none()
+    episodes, zeros = Episodes.none(), torch.zeros_like(discounted)
+    on_device = envs if isinstance(envs, DeviceEnv) else None
+    later: list[DeviceStep] = []
     for t in range(num_steps):
-        if t % segment == 0:
+        opens_segment = t % segment == 0
+        if opens_segment:
             memories.append(memory)
-        output, memory = policy.step(inputs, memory, exact)
-        action = output.action.sample()
-        step = envs.step(policy.to_environment(action, output, inputs))
-        counter.count(step, episodes)
+        output, memory = policy.step(inputs, memory, exact, overwrite=not opens_segment)
+        before = noise
+        action, log_prob = policy.after(output, before).action.draw()
+        noise = policy.noise(output, action)
+        if on_device is not None:
+            step = on_device.step_on_device(policy.head.environment_action(action))
+            later.append(step)
+        else:
+            step = envs.step(policy.to_environment(action, output, inputs))
+            counter.count(step, episodes)
         following = following_inputs(policy, inputs, action, step)
-        reward, last = following.previous_reward, following.starts
-        discounted = discount * discounted + reward
-        bootstrap = _bootstrap_value(policy, step, memory, following, inputs.elapsed + 1)
-        log_prob = output.action.log_prob(action)
-        columns.append(
-            (inputs, action, log_prob, output.value, reward, last, bootstrap, discounted)
-        )
-        discounted = discounted.masked_fill(last, 0.0)
+        bootstrap = _bootstrap_value(policy, step, memory, following, inputs.elapsed, zeros)
+        reward = policy.learned_reward(as_tensor(step.reward, policy.device).float())
+        elapsed = following.elapsed
+        columns.append((inputs, action, log_prob, output.value, reward, elapsed, bootstrap, before))
         inputs = following
     after = policy.step(inputs, memory)[0].value
-    rollout = _assemble(columns, memories, after, policy, discount, gae_lambda, segment)
-    return rollout, Carry(inputs, memory, discounted), episodes
+    rollout, discounted = _assemble(
+        columns, memories, discounted, after, policy, discount, gae_lambda, segment
+    )
+    if later:
+        policy.check_finite(rollout.value.sum() + rollout.log_prob.sum(), rollout.inputs)
+        for step in fetched(later):
+            counter.count(step, episodes)
+    return rollout, Carry(inputs, memory, discounted, noise), episodes
 
 
 def following_inputs(
-    policy: RecurrentPolicy, inputs: PolicyInput, action: Shaped[Tensor, "N A"], step: EnvStep
+    policy: RecurrentPolicy,
+    inputs: PolicyInput,
+    action: Shaped[Tensor, "N A"],
+    step: EnvStep | DeviceStep,
 ) -> PolicyInput:
     """The policy's next inputs after a step; they open an episode where the step ended one."""
-    last = _as_tensor(step.terminated | step.truncated, policy.device)
-    return PolicyInput(
-        observed(policy, step.observation),
-        action,
-        policy.learned_reward(_as_tensor(step.reward, policy.device).float()),
-        (inputs.elapsed + 1).masked_fill(last, 0),
-    )
+    device, elapsed = inputs.elapsed.device, inputs.elapsed + 1
+    last = ended(step)
+    if isinstance(last, Tensor) or np.count_nonzero(last):
+        elapsed = elapsed.masked_fill(as_tensor(last, device), 0)
+    reward = policy.reward_feature(as_tensor(step.reward, device).float())
+    return PolicyInput(observed(policy, step.observation), action, reward, elapsed)
 
 
 def _bootstrap_value(
     policy: RecurrentPolicy,
-    step: EnvStep,
+    step: EnvStep | DeviceStep,
     memory: Any,
     following: PolicyInput,
     elapsed: Int[Tensor, " N"],
+    zeros: Float[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
     """The bootstrap value of the final observation where an episode was truncated, else 0.
 
     The memory state after it is discarded: in that row the next episode has already begun.
     """
-    value = torch.zeros_like(following.previous_reward)
+    if step.truncated is None:
+        return zeros
     truncated = step.truncated & ~step.terminated
-    if truncated.any():
-        rows = _as_tensor(np.flatnonzero(truncated), policy.device)
-        final = observed(policy, step.final_observation)
-        inputs = take_rows(following._replace(observation=final, elapsed=elapsed), rows)
-        value[rows] = policy.step(inputs, take_rows(memory, rows))[0].value
+    on_device = isinstance(truncated, Tensor)
+    if not on_device and not np.count_nonzero(truncated):
+        return zeros
+    final = observed(policy, step.final_observation)
+    inputs = following._replace(observation=final, elapsed=elapsed + 1)
+    if on_device:
+        # to ask for the rows would wait for the device
+        return torch.where(truncated, policy.step(inputs, memory)[0].value, zeros)
+    rows, value = as_tensor(np.flatnonzero(truncated), policy.device), zeros.clone()
+    value[rows] = policy.step(take_rows(inputs, rows), take_rows(memory, rows))[0].value
     return value
 
 
 def _assemble(
     columns: list[tuple[Any, ...]],
     memories: list[Any],
+    before: Float[Tensor, " N"],
     after: Float[Tensor, " N"],
     policy: RecurrentPolicy,
     discount: float,
     gae_lambda: float,
     segment: int,
-) -> Rollout:
-    """Stack the columns, estimate advantages, and cut the streams into equal segments."""
-    inputs, action, log_prob, value, reward, last, bootstrap, discounted = map_tensors(
+) -> tuple[Rollout, Float[Tensor, " N"]]:
+    """Stack the columns, estimate advantages, and cut the streams into equal segments.
+
+    Args:
+        columns: Of every step what the policy read and what followed.
+        memories: At the first step of each segment.
+        before: The discounted sum of the rewards before the first step.
+        after: The value after the last step.
+        policy: The policy.
+        discount: As in ``collect``.
+        gae_lambda: As in ``collect``.
+        segment: The number of steps in each.
+
+    Returns:
+        The rollout, and the discounted sum of the rewards after the last step.
+    """
+    inputs, action, log_prob, value, reward, elapsed, bootstrap, noise = map_tensors(
         lambda *steps: torch.stack(steps, dim=1), *columns
     )
+    last = elapsed == 0
+    discounted = discounted_sums(reward, last, before, discount)
+    rest = discounted[:, -1].masked_fill(last[:, -1], 0.0)
     later = torch.cat([value[:, 1:], after.unsqueeze(1)], dim=1)
     next_value = torch.where(last, bootstrap, later)
-    if policy.return_moments is not None:
+    if policy.return_moments is not None and policy.config.reward.normalise:
         reward = reward / policy.return_moments.scale()
     advantage = gae(reward, value, next_value, last, discount, gae_lambda)
 
     def cut(leaf: Tensor) -> Tensor:
         return leaf.unflatten(1, (-1, segment)).flatten(0, 1)
 
-    whole = (inputs, action, log_prob, value, advantage, discounted)
-    inputs, action, log_prob, value, advantage, discounted = map_tensors(cut, whole)
+    whole = (inputs, action, log_prob, value, advantage, discounted, noise)
+    inputs, *numbers = map_tensors(cut, whole)
     memory = map_tensors(lambda *segments: torch.stack(segments, dim=1).flatten(0, 1), *memories)
-    return Rollout(inputs, memory, action, log_prob, value, advantage, discounted)
+    return Rollout._make((inputs, memory, *numbers)), rest
 
 
 def observed(policy: RecurrentPolicy, observation: Any) -> Any:
     """Observations as the policy reads them: tensors, with keys in the order of its space."""
     return to_tensors(arranged(observation, policy.observation_space), policy.device)
-
-
-def to_tensors(tree: Any, device: torch.device) -> Any:
-    """The same nesting with tensors on the device in place of arrays."""
-    if isinstance(tree, dict):
-        return {key: to_tensors(part, device) for key, part in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(to_tensors(part, device) for part in tree)
-    return _as_tensor(tree, device)
-
-
-def _as_tensor(array: NDArray[Any], device: torch.device) -> Shaped[Tensor, "..."]:
-    wider = WIDER.get(array.dtype)
-    array = array if wider is None else array.astype(wider)
-    return torch.as_tensor(array).to(device, non_blocking=True)
 
 
 def explained_variance(

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.policy import PolicyConfig, RecurrentPolicy
-from agents.spaces import one_line, read_back, space_from_json, space_to_json
+from agents.spaces import one_line, read_back, space_from_json, space_to_json, without_keys
 from fwrl.config import ConfigError, validate_stored
 from fwrl.files.checkpoint import (
     MANIFEST,
@@ -171,8 +171,31 @@ def _load_saved(folder: Path) -> Saved:
     return Saved(folder, document, policy.eval())
 
 
+def actor_of(policy: RecurrentPolicy) -> RecurrentPolicy:
+    """A policy that acts alike and needs nothing that only the critic reads.
+
+    It is the policy itself where its critic reads no more than the actor; otherwise it has no
+    critic, and shares the parameters that it needs.
+    """
+    hidden = policy.config.critic.observation
+    if not hidden or policy.config.without_critic:
+        return policy
+    config = policy.config.model_copy(update={"without_critic": True})
+    with torch.random.fork_rng(devices=[]):
+        seen = without_keys(policy.observation_space, hidden)
+        actor = RecurrentPolicy(seen, policy.action_space, config).to(policy.device)
+    names = actor.state_dict().keys()
+    tensors = {name: leaf for name, leaf in policy.state_dict().items() if name in names}
+    actor.load_state_dict(tensors, assign=True)
+    return actor.train(policy.training)
+
+
 def export_policy(path: Path, policy: RecurrentPolicy, document: Mapping[str, Any]) -> None:
-    """Write a policy and a JSON document as one file, whole or not at all; replaces ``path``."""
+    """Write a policy and a JSON document as one file, whole or not at all; replaces ``path``.
+
+    A critic that reads more than the actor is left out.
+    """
+    policy = actor_of(policy)
     text = policy_document(policy, document)
     tensors = policy.state_dict()
     metadata = {DOCUMENT: text, "sha256": _digest(text, tensors)}

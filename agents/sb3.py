@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from typing_extensions import override
 
 from agents.observations import read_observation
 from agents.policy import PolicyInput, RecurrentPolicy
 from agents.rollout import misfit, to_tensors
-from agents.saving import load_policy
+from agents.saving import actor_of, load_policy
 from fwrl.state import tensors_in
 
 
@@ -46,10 +47,13 @@ class RewardMemory(VecEnvWrapper):
 
 
 class SB3Policy:
-    """A policy with the ``predict`` of Stable-Baselines3's recurrent policies."""
+    """A policy with the ``predict`` of Stable-Baselines3's recurrent policies.
+
+    Keys of the observation that only its critic reads may be missing.
+    """
 
     def __init__(self, policy: RecurrentPolicy) -> None:
-        self.policy = policy
+        self.policy = policy = actor_of(policy)
         self.observation_space = policy.observation_space
         self.action_space = policy.action_space
         self._rewards: RewardMemory | None = None
@@ -61,6 +65,7 @@ class SB3Policy:
         state: PredictState | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
+        previous_reward: ArrayLike | None = None,
     ) -> tuple[NDArray[Any] | np.integer[Any], PredictState]:
         """Actions for N environments or for one, and the state for the next call.
 
@@ -70,10 +75,12 @@ class SB3Policy:
             state: The state from the last call; None opens episodes everywhere.
             episode_start: Where an episode opens; None: nowhere, if there is a state.
             deterministic: Choose the most probable action instead of sampling.
+            previous_reward: The reward of the last action, if the policy reads it (by default it
+                does) and nothing is watched.
 
         Raises:
             ValueError: If the observation, the state or the starts do not fit the policy or each
-                other, or the policy reads the previous reward and ``watch`` was not called.
+                other, or the policy reads the previous reward and is not told.
         """
         policy = self.policy
         arrays, single = read_observation(self.observation_space, observation)
@@ -88,7 +95,7 @@ class SB3Policy:
             starts = torch.as_tensor(episode_start).to(policy.device, torch.bool)
             _check_count("episode_start", starts.numel(), count)
             elapsed = elapsed.masked_fill(starts.reshape(count), 0)
-        reward = self._previous_reward(elapsed)
+        reward = self._previous_reward(elapsed, previous_reward)
         inputs = PolicyInput(tensors, state.previous_action, reward, elapsed)
         output, memory = policy.step(inputs, state.memory)
         action = output.action.mode() if deterministic else output.action.sample()
@@ -108,19 +115,23 @@ class SB3Policy:
         self._rewards = RewardMemory(vec_env)
         return self._rewards
 
-    def _previous_reward(self, elapsed: torch.Tensor) -> torch.Tensor:
-        if not self.policy.config.encoder.previous_reward:
+    def _previous_reward(
+        self, elapsed: torch.Tensor, given: ArrayLike | None
+    ) -> Float[torch.Tensor, " N"]:
+        if given is None and self._rewards is not None:
+            given = self._rewards.rewards
+        if not self.policy.config.encoder.previous_reward or (
+            given is None and bool((elapsed == 0).all())
+        ):
             return torch.zeros(elapsed.shape, device=elapsed.device)
-        if self._rewards is None:
-            if bool((elapsed == 0).all()):
-                return torch.zeros(elapsed.shape, device=elapsed.device)
+        if given is None:
             raise ValueError(
-                "this policy reads the previous reward, which predict is not given; "
+                "this policy reads the previous reward; say predict(..., previous_reward=reward), "
                 "use env = model.watch(env), or train with encoder.previous_reward=false"
             )
-        reward = torch.as_tensor(self._rewards.rewards).to(elapsed.device).float()
-        _check_count("the rewards of the environments that are watched", len(reward), len(elapsed))
-        return self.policy.learned_reward(reward)
+        reward = torch.as_tensor(np.asarray(given, np.float32).reshape(-1)).to(elapsed.device)
+        _check_count("previous_reward", len(reward), len(elapsed))
+        return self.policy.reward_feature(reward)
 
 
 def load(path: Path | str, checkpoint: str = "best", device: str = "cpu") -> SB3Policy:

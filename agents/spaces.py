@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -55,8 +55,14 @@ def split_mask(space: spaces.Space[Any]) -> tuple[spaces.Space[Any], spaces.Spac
     """The part of an observation space to encode, and the space of its action mask, if any."""
     if not isinstance(space, spaces.Dict) or ACTION_MASK not in space.spaces:
         return space, None
-    parts = [(name, part) for name, part in space.spaces.items() if name != ACTION_MASK]
-    return spaces.Dict(parts), space.spaces[ACTION_MASK]
+    return without_keys(space, [ACTION_MASK]), space.spaces[ACTION_MASK]
+
+
+def without_keys(space: spaces.Space[Any], keys: Sequence[str]) -> spaces.Space[Any]:
+    """A Dict space without these keys; another space as it is."""
+    if not isinstance(space, spaces.Dict):
+        return space
+    return spaces.Dict([(name, part) for name, part in space.items() if name not in keys])
 
 
 def read_back(space: spaces.Space[Any]) -> spaces.Space[Any]:

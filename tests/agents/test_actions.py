@@ -4,7 +4,8 @@ import torch
 from gymnasium import spaces
 from torch import distributions
 
-from agents.actions import Gaussian, make_head
+from agents.actions import IMPOSSIBLE, Categorical, Gaussian, make_head
+from fwrl import use_kernel
 from fwrl.config import ConfigError
 
 DISCRETE = {
@@ -47,6 +48,27 @@ def test_log_prob_entropy_and_mode_equal_torch_distributions(space, sizes, leadi
     torch.testing.assert_close(found.entropy(), sum(peer.entropy() for peer in expected))
     mode = torch.stack([peer.probs.argmax(-1) for peer in expected], -1)
     assert torch.equal(found.mode(), mode)
+
+
+# one factor and several; fewer choices than a vector has lanes, more than are looked at together
+@pytest.mark.parametrize("shape", [(64, 1, 4), (16, 3, 7), (8, 2, 200), (20_000, 2, 5), (0, 1, 4)])
+@torch.no_grad()
+def test_a_draw_in_c_is_that_of_torch(shape, variant):
+    torch.manual_seed(0)
+    log_probs = torch.log_softmax(2 * torch.randn(shape), -1)
+    log_probs[1:2, :, 1] = torch.nan
+    log_probs[2:3, :, 1:] = IMPOSSIBLE
+    distribution, drawn = Categorical(log_probs), []
+    for kernel in ("native", "reference"):
+        torch.manual_seed(1)
+        with use_kernel(kernel):
+            drawn.append((*distribution.draw(), torch.rand(1)))
+    (action, *others), (expected, *expected_others) = drawn
+    assert torch.equal(action, expected)
+    torch.testing.assert_close(others, expected_others, equal_nan=True)
+    torch.manual_seed(1)
+    assert torch.equal(distribution.sample(), action)
+    torch.testing.assert_close(others[0], distribution.log_prob(action), equal_nan=True)
 
 
 @discrete

@@ -8,13 +8,12 @@ from gymnasium.vector.utils import batch_space
 
 from agents.encoders import (
     EncoderConfig,
-    Grid,
-    Image,
     make_encoder,
     reading,
     sines,
     update_moments,
 )
+from agents.picture_encoders import Grid, Image, SpaceToDepthConv, space_to_depth
 from agents.policy import PolicyConfig, RecurrentPolicy
 from agents.rollout import to_tensors
 from fwrl.config import ConfigError
@@ -248,3 +247,63 @@ def test_the_largest_one_hot_alphabet_can_be_said():
         assert "embedded" in reading(make_encoder(space, EncoderConfig(one_hot_up_to=1023)))
     config = EncoderConfig(one_hot_up_to=2**24)
     assert make_encoder(spaces.Discrete(5000), config).output_size == 5000
+
+
+@pytest.mark.parametrize("shape", [(40, 44), (1, 40, 44), (3, 40, 44), (40, 44, 3), (40, 44, 1)])
+def test_convolutions_read_the_channels_of_a_pixel_side_by_side(shape):
+    space = spaces.Box(0, 255, shape, np.uint8)
+    encoder, seen = make_encoder(space, EncoderConfig(image_features=8)), []
+    encoder.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    pixels = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
+    encoder(pixels)
+    (read,) = seen
+    assert read.stride(1) == 1
+    whole = pixels.flatten(0, 1)
+    if len(shape) == 2:
+        whole = whole.unsqueeze(1)
+    elif shape[-1] < 4:
+        whole = whole.movedim(-1, 1)
+    torch.testing.assert_close(read, space_to_depth(whole / 255, 4))
+
+
+def test_the_small_network_has_half_the_channels_of_nature():
+    space = spaces.Box(0, 255, (84, 84), np.uint8)
+    sizes = {}
+    for name in ("nature", "small"):
+        body = make_encoder(space, EncoderConfig(image=name)).network[0]
+        sizes[name] = [(part.out_channels, part.kernel_size, part.stride) for part in body[::2]]
+    assert [(channels // 2, *rest) for channels, *rest in sizes["nature"]] == sizes["small"]
+
+
+@pytest.mark.parametrize("shape", [(1, 84, 84), (3, 210, 160), (2, 85, 87), (4, 99, 86)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_blocks_of_pixels_as_channels_change_no_convolution(shape, dtype):
+    channels = shape[0]
+    layer = SpaceToDepthConv(channels, 5, 8, stride=4).double()
+    pixels = torch.randint(0, 256, (2, *shape[1:], channels)).to(dtype).movedim(-1, 1)
+    blocks = space_to_depth(pixels, 4)
+    assert torch.equal(
+        torch.pixel_unshuffle(pixels[:, :1, :84, :84], 4), blocks_of_first(blocks, channels)
+    )
+    found = layer(blocks.double())
+    expected = torch.nn.functional.conv2d(pixels.double(), layer.weight, layer.bias, stride=4)
+    gradients = [torch.autograd.grad(y.sin().sum(), layer.weight)[0] for y in (found, expected)]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*gradients)
+
+
+def blocks_of_first(blocks, channels):
+    """The upper left of the first channel, in the order of pixel_unshuffle."""
+    return blocks[:, ::channels, :21, :21]
+
+
+def test_bytes_become_the_same_shares_in_both_precisions():
+    encoder = make_encoder(spaces.Box(0, 255, (84, 84, 1), np.uint8), EncoderConfig(image="small"))
+    pixels = torch.arange(256).repeat(28)[: 84 * 84].to(torch.uint8).reshape(1, 84, 84, 1)
+    seen = []
+    encoder.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        encoder(pixels)
+        with torch.autocast("cpu", torch.bfloat16):
+            encoder(pixels)
+    assert torch.equal(seen[0].bfloat16(), seen[1])

@@ -25,8 +25,12 @@ TESTS = Path(__file__).parents[1]
 QUICK = "fast_weight", "lstm"
 REFUSED = "differs", "branches", "sticky"
 SPACES = "picture", "map", "ids", "continuous", "half", "double", "masked", "unequal"
-OPTIONS = "exact", "convolution", "householder", "normaliser", "input gate", "window"
-SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS
+OPTIONS = "exact", "convolution", "householder", "normaliser", "input gate", "window", "bfloat16"
+PARTS = (
+    *("frames", "frames of pictures", "hidden", "squashed", "beta"),
+    *("popart", "two_hot", "own critic", "privileged critic"),
+)
+SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS, *PARTS
 
 
 def run(*words):

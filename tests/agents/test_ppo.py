@@ -11,6 +11,7 @@ from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import CORES, use_kernel
+from fwrl.state import tensors_in
 
 NUM_STEPS = 12
 
@@ -59,6 +60,40 @@ def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel)
     else:
         with use_kernel(kernel):
             check(exact=True)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("kind", CORES)
+def test_bfloat16_acts_and_replays_alike(kind):
+    torch.manual_seed(0)
+    policy = small_policy(ScheduledEnv(EPISODES), kind, precision="bfloat16")
+    # as in training: each weight is converted once for a rollout
+    with torch.no_grad(), policy.autocast():
+        rollout = make_rollout(policy)
+    output, state = policy.unroll(rollout.inputs, rollout.memory)
+    assert {leaf.dtype for leaf in tensors_in((output, state))} <= {torch.float32, torch.int64}
+    ratio = (output.action.log_prob(rollout.action) - rollout.log_prob).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-2, rtol=0)
+    exact = small_policy(ScheduledEnv(EPISODES), kind)
+    exact.load_state_dict(policy.state_dict())
+    wanted, _ = exact.unroll(rollout.inputs, rollout.memory)
+    torch.testing.assert_close(output.value, wanted.value, atol=0.1, rtol=0.1)
+    if kind != "none":
+        assert not torch.equal(output.value, wanted.value)
+    output.value.sum().backward()
+    assert {p.grad.dtype for p in policy.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_weights_that_changed_are_converted_again(policy):
+    policy = small_policy(ScheduledEnv(EPISODES), precision="bfloat16")
+    before, after = make_rollout(policy), []
+    optimizer = make_optimizer(policy, PPOConfig(learning_rate=0.1))
+    for _ in range(2):
+        output, _ = policy.unroll(before.inputs, before.memory)
+        after.append(output.value.detach())
+        output.value.square().mean().backward()
+        optimizer.step()
+    assert not torch.equal(*after)
 
 
 def test_a_forgotten_memory_would_show(policy):
@@ -190,11 +225,11 @@ def test_target_kl_stops_the_updates(policy):
 
 
 def test_schedules():
-    constant = PPOConfig(learning_rate=0.1, clip=0.3)
+    constant = PPOConfig(learning_rate=0.1, learning_rate_schedule="constant", clip=0.3)
     assert schedule(constant, 1.0) == schedule(constant, 0.0) == (0.1, 0.3)
     rate = PPOConfig(learning_rate=0.1, clip=0.3, learning_rate_schedule="linear")
     assert schedule(rate, 0.25) == pytest.approx((0.025, 0.3))
-    clip = PPOConfig(learning_rate=0.1, clip=0.3, clip_schedule="linear")
+    clip = constant.model_copy(update={"clip_schedule": "linear"})
     assert schedule(clip, 0.25) == pytest.approx((0.1, 0.075))
     # a run that went a little further than planned
     assert schedule(rate, -0.1).learning_rate == 0

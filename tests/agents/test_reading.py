@@ -7,7 +7,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.encoders import EncoderConfig, make_encoder, reading, symbol_codes
+from agents.encoders import EncoderConfig, make_encoder, reading
+from agents.picture_encoders import symbol_codes
 from fwrl.config import ConfigError
 
 

@@ -27,7 +27,7 @@ SMALL = """
 env: {env}
 core: {core}
 stack: {{width: 16}}
-encoder: {{normalise_observations: {floats}, image_features: 32, time_frequencies: 2}}
+encoder: {{normalise_observations: {floats}, image_features: 32, time_frequencies: 2{more}}}
 reward: {{normalise: true}}
 ppo: {{num_steps: 16, minibatches: 2, epochs: 2, learning_rate_schedule: linear}}
 evaluation: {{every_steps: {every}, episodes: 2, num_envs: 2}}
@@ -49,6 +49,26 @@ TRAININGS = {
         512,
         1024,
     ),
+    "bfloat16": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "delta_delta", 512, 2048),
+    "pendulum": ("{id: Pendulum-v1, num_envs: 4}", True, "gru", 512, 1536),
+    "frames": ("{id: CartPole-v1, num_envs: 4}", True, "fast_weight", 512, 1536),
+    "popart": ("{id: CartPole-v1, num_envs: 4}", True, "fast_weight", 512, 1536),
+    "two_hot": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "fast_weight", 512, 1536),
+    "own_critic": ("{id: CartPole-v1, num_envs: 4}", True, "fast_weight", 512, 1536),
+}
+# More lines of the configuration of some.
+MORE = {
+    "bfloat16": "precision: bfloat16\n",
+    "popart": "critic: {head: popart}\n",
+    "two_hot": "critic: {head: two_hot}\n",
+    "own_critic": "critic: {memory: own}\n",
+    "pendulum": "action: {distribution: squashed, noise_correlation: 0.9}\n",
+}
+# More keys of their encoders.
+ENCODERS = {
+    "frames": ", frame_stack: 3, hidden: [24]",
+    "popart": ", normalise_reward: true",
+    "two_hot": ", normalise_reward: true",
 }
 # Metrics and tensors that measure time or count events of one process.
 VOLATILE = ("time/", "health/")
@@ -62,7 +82,8 @@ def write_config(name, folder, minutes=10):
     path = folder / f"{name}.yaml"
     core = "{kind: " + core + "}"
     values = {"floats": str(floats).lower(), "every": every, "steps": steps, "minutes": minutes}
-    path.write_text(SMALL.format(env=env, core=core, **values))
+    values["more"] = ENCODERS.get(name, "")
+    path.write_text(SMALL.format(env=env, core=core, **values) + MORE.get(name, ""))
     return path
 
 

@@ -16,10 +16,13 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
+from agents.actions import ActionConfig
+from agents.critic import CriticConfig
 from agents.encoders import EncoderConfig
 from agents.onnx_export import export_onnx
 from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy, RewardConfig
 from agents.rollout import to_tensors
+from agents.saving import actor_of
 from fwrl.config import ConfigError
 from fwrl.cores import CORES
 from fwrl.stack import StackConfig
@@ -28,6 +31,7 @@ from fwrl.state import tensors_in
 VECTOR = spaces.Box(-9, 9, (3,))
 NESTED = spaces.Dict({"seen": VECTOR, "sign": spaces.Discrete(4, start=-1)})
 MASKED = spaces.Dict({"action_mask": spaces.MultiBinary(5), "seen": VECTOR})
+CHOICES, RANGES = spaces.Discrete(3), spaces.Box(-2, 5, (2,))
 SPACES = {
     "picture": (spaces.Box(0, 255, (36, 40, 3), np.uint8), spaces.Discrete(3)),
     "map": (spaces.Box(0, 10, (5, 5, 2), np.uint8), spaces.Discrete(3)),
@@ -46,6 +50,28 @@ OPTIONS = {
     "input gate": ("infinite_former", {"input_gate": True, "window": 4, "segment": 3}),
     "sticky": ("infinite_former", {"sticky": True}),
     "window": ("window_attention", {"window": 5, "positions": "relative"}),
+    "bfloat16": ("fast_weight", {}),
+}
+SCALED = {"encoder": EncoderConfig(time_frequencies=2, normalise_reward=True)}
+# Options of other parts of the policy, and their spaces.
+PARTS = {
+    "frames": ({"encoder": EncoderConfig(frame_stack=3, time_frequencies=2)}, NESTED, CHOICES),
+    "frames of pictures": (
+        {"encoder": EncoderConfig(frame_stack=2, image_features=32)},
+        SPACES["picture"][0],
+        CHOICES,
+    ),
+    "squashed": ({"action": ActionConfig(distribution="squashed")}, NESTED, RANGES),
+    "beta": ({"action": ActionConfig(distribution="beta")}, NESTED, RANGES),
+    "hidden": ({"encoder": EncoderConfig(hidden=(24, 16))}, NESTED, CHOICES),
+    "popart": (SCALED | {"critic": CriticConfig(head="popart")}, NESTED, CHOICES),
+    "two_hot": (SCALED | {"critic": CriticConfig(head="two_hot")}, NESTED, CHOICES),
+    "own critic": ({"critic": CriticConfig(head="linear", memory="own")}, NESTED, CHOICES),
+    "privileged critic": (
+        SCALED | {"critic": CriticConfig(memory="own", observation=("sign",))},
+        NESTED,
+        CHOICES,
+    ),
 }
 REFUSED = "differs", "branches", "sticky"
 # number of streams -> number of steps; two streams are traced
@@ -56,15 +82,22 @@ def build_policy(name):
     """A policy whose actions and values depend strongly on its past observations."""
     torch.manual_seed(0)
     kind, options = OPTIONS.get(name, (name if name in CORES else "fast_weight", {}))
-    seen, actions = SPACES.get(name, (NESTED, spaces.Discrete(3)))
+    seen, actions = SPACES.get(name, (NESTED, CHOICES))
+    parts, seen, actions = PARTS.get(name, ({}, seen, actions))
+    parts = {"encoder": EncoderConfig(time_frequencies=2, image_features=32)} | parts
     config = PolicyConfig(
-        encoder=EncoderConfig(time_frequencies=2, image_features=32),
+        **parts,
         core=CORES[kind](**options),
         stack=StackConfig(width=16),
         reward=RewardConfig(scale=0.5, clip=0.7),
+        precision="bfloat16" if name == "bfloat16" else "float32",
     )
     policy = RecurrentPolicy(seen, actions, config).eval()
     getattr(policy.head, "linear", getattr(policy.head, "mean", None)).weight.data.mul_(50.0)
+    if policy.config.encoder.normalise_reward:
+        policy.value.weight.data.normal_(0.0, 0.1)
+        policy.critic.include(7.0 + torch.randn(2, 9), policy.value)
+        policy.return_moments.update(torch.randn(9, 1))
     return policy
 
 
@@ -92,17 +125,19 @@ def largest_differences(policy, session, rows, steps):
         seen = to_tensors(space.sample(), policy.device)
         for leaf in theirs:
             # nothing from before an episode start may be read
-            leaf[(elapsed == 0).numpy()] = np.nan
+            leaf[(elapsed == 0).numpy()] = np.nan if leaf.dtype.kind == "f" else 77
         given = [leaf.numpy() for leaf in tensors_in((seen, action, reward, elapsed))]
         said = session.run(None, dict(zip(names, [*given, *theirs], strict=True)))
-        inputs = PolicyInput(seen, action, (reward * 0.5).clamp(-0.7, 0.7), elapsed)
+        inputs = PolicyInput(seen, action, policy.reward_feature(reward), elapsed)
         output, memory = policy.step(inputs, memory)
         chosen = len(output.action)
-        best = output.action.mode()
-        acted = said.pop(chosen + 2)
+        best, values = output.action.mode(), [] if policy.config.without_critic else [output.value]
+        before_memory = chosen + 1 + len(values)
+        acted = said.pop(before_memory)
         assert all(map(policy.action_space.contains, acted)), (policy.action_space, acted)
-        assert np.allclose(acted, policy.head.to_environment(torch.from_numpy(said[chosen])))
-        ours = [*output.action, best, output.value, *tensors_in(memory)]
+        given = policy.head.to_environment(torch.from_numpy(said[chosen]))
+        assert np.allclose(acted, given, atol=1e-5)
+        ours = [*output.action, best, *values, *tensors_in(memory)]
         if isinstance(policy.action_space, spaces.Discrete | spaces.MultiDiscrete):
             # either of two equally good actions may be chosen: compare their probabilities
             said[chosen] = output.action.log_prob(torch.from_numpy(said[chosen])).numpy()
@@ -113,9 +148,9 @@ def largest_differences(policy, session, rows, steps):
             assert a.dtype == b.dtype
             difference = np.abs(a - b) / np.maximum(1, np.abs(b))
             assert np.isfinite(difference).all()
-            kept = place > chosen + 1
+            kept = place >= before_memory
             farthest[kept] = max(farthest[kept], float(difference.max(initial=0)))
-        theirs = [leaf.copy() for leaf in said[chosen + 2 :]]
+        theirs = [leaf.copy() for leaf in said[before_memory:]]
         starts += int((elapsed == 0).sum())
     return farthest, starts
 
@@ -130,6 +165,9 @@ def compare_export(name):
     model = onnx.load(folder / "policy.onnx")
     onnx.checker.check_model(model)
     text = (folder / "policy.onnx").read_bytes().decode(errors="replace")
+    # files compute in float32 whatever a policy was trained in
+    policy = actor_of(policy)
+    policy.config = policy.config.model_copy(update={"precision": "float32"})
     found = [largest_differences(policy, session, rows, steps) for rows, steps in STREAMS.items()]
     return {
         "inputs": {each.name: [each.type, *each.shape] for each in session.get_inputs()},

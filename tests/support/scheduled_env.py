@@ -20,6 +20,7 @@ class ScheduledStep(NamedTuple):
     final_observation: object
     success: np.ndarray | None
     faults: Mapping[int, str] = MappingProxyType({})
+    vacant: np.ndarray | None = None
 
 
 class ScheduledEnv:
@@ -28,12 +29,14 @@ class ScheduledEnv:
     The ending ``t`` terminates, ``c`` truncates, ``b`` does both at once.
     """
 
-    def __init__(self, episodes, num_actions=3, nest=None, space=None, says_success=False):
+    def __init__(
+        self, episodes, num_actions=3, nest=None, space=None, actions=None, says_success=False
+    ):
         self.episodes = episodes
         self.num_envs = len(episodes)
         self.nest = nest or (lambda rows: rows)
         self.observation_space = space or spaces.Box(-1e6, 1e6, (3,))
-        self.action_space = spaces.Discrete(num_actions)
+        self.action_space = actions or spaces.Discrete(num_actions)
         self.render_fps = 30.0
         self.says_success = says_success
         self.actions, self.seeds = [], []
