@@ -1,0 +1,1 @@
+"""Trainings and trained agents from a program: all that the commands do, in one import."""
