@@ -5,7 +5,6 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +52,10 @@ Imports = Annotated[
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A YAML file; `fwrl list configs` shows ours.")],
+    config: Annotated[
+        Path,
+        typer.Argument(help="A YAML file (`fwrl list configs` shows ours), or CartPole-v1."),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="such as core.kind=lstm seed=1"),
@@ -67,12 +69,12 @@ def train(
     """Train an agent; an existing run of the same configuration continues."""
     path = find_readable(config)
 
-    from agents.distributed import from_first, is_first, leave, restarted
-    from fwrl.run.build import join, prepare
+    from agents.distributed import is_first, leave
     from fwrl.run.config import load_run_config
-    from fwrl.run.directory import as_begun, claimed, default_run_directory, open_run
+    from fwrl.run.diagnosis import in_one_line
+    from fwrl.run.directory import default_run_directory
     from fwrl.run.last_resort import ending_in_time
-    from fwrl.run.loop import train
+    from fwrl.run.launch import launch
     from fwrl.run.modules import import_modules, import_words
     from fwrl.run.process import keep_freed_memory
     from fwrl.run.signals import stop_signals
@@ -82,26 +84,16 @@ def train(
     run_config = load_run_config(path, changes)
     import_modules(imports or [])
     directory = run_dir or default_run_directory(path, changes)
-    anew = fresh and not restarted()
-    run_config = run_config if anew else as_begun(directory, run_config)
-    with ExitStack() as stack:
-        received = stack.enter_context(stop_signals())
-        resort = stack.enter_context(ending_in_time(lambda: _say_stopped(received)))
-        join(run_config)
-        setup = prepare(run_config)
-
-        def open_it() -> bytes:
-            # processes that a launcher starts again after a failure continue what was saved
-            stack.enter_context(claimed(directory, anew))
-            return b"yes" if open_run(directory, run_config) else b""
-
-        continued = bool(from_first(open_it))
-        console = Output(lambda: received.append(signal.SIGPIPE), quiet=not is_first())
-        code = train(run_config, setup, directory, continued, received, resort, console)
+    with stop_signals() as received, ending_in_time(lambda: _say_stopped(received)) as resort:
+        console = Output(lambda: received.append(signal.SIGPIPE))
+        code = launch(run_config, directory, fresh, received, resort, console)
     if is_first() and code == STOPPED:
         _say_stopped(received)
     elif is_first() and code == FINISHED:
         words = shlex.join([str(directory), *import_words(imports or [])])
+        remark = in_one_line(directory)
+        if remark:
+            tell(f"{directory}: {remark}")
         tell(f"fwrl evaluate {words}\n{shlex.join(['tensorboard', '--logdir', str(directory)])}")
     leave()
     raise typer.Exit(code)
@@ -195,6 +187,24 @@ def inspect(
     import_modules(imports or [])
     wish = Wish(checkpoint, episodes, seed, max_steps, stochastic)
     tell(str(inspect_run(run, out, wish)))
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    control: Annotated[
+        Path | None, typer.Option(help="The run of the same training with core.kind=none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say why a training does not learn, from what it has logged, and what to try."""
+    check_exists(run)
+
+    from fwrl.run.diagnosis import as_json as written
+    from fwrl.run.diagnosis import diagnose, in_words
+
+    found = diagnose(run, control)
+    tell(written(run, found) if as_json else in_words(run, found))
 
 
 @app.command()

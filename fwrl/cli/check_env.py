@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from envs import AtariConfig, EnvConfig, EnvConfigError, GymnasiumConfig, env_name, env_names
+from envs import AnyEnvConfig, EnvConfig, EnvConfigError, env_name, env_names
 from envs.atari import atari_games
 from envs.check.conformance import Report, check
 from envs.config import nearest
@@ -31,7 +31,7 @@ class _Environments(Config):
     """The environments."""
 
 
-def find_env(name: str, overrides: Sequence[str]) -> GymnasiumConfig | AtariConfig:
+def find_env(name: str, overrides: Sequence[str]) -> AnyEnvConfig:
     """The configuration of a Gymnasium id, an Atari game, or a YAML file with a part ``env``.
 
     ``overrides`` are keys of that part, with or without ``env.`` before them.
@@ -65,9 +65,7 @@ def _named(name: str) -> Any:
     raise ConfigError(f"no environment {name!r}; {nearest(name, known)}")
 
 
-def check_env(
-    config: GymnasiumConfig | AtariConfig, seed: int, episodes: int, steps: int
-) -> Report:
+def check_env(config: AnyEnvConfig, seed: int, episodes: int, steps: int) -> Report:
     """The report on these environments.
 
     Raises:
@@ -84,7 +82,7 @@ def exit_code(report: Report) -> int:
     return 0 if report.faithful else BREAKS
 
 
-def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
+def as_json(config: AnyEnvConfig, report: Report) -> str:
     """The report as one JSON object."""
     seen, costs = report.seen, report.costs
     result = {
@@ -101,7 +99,7 @@ def as_json(config: GymnasiumConfig | AtariConfig, report: Report) -> str:
     return json.dumps(without_infinities(result))
 
 
-def show(config: GymnasiumConfig | AtariConfig, report: Report, console: Console) -> None:
+def show(config: AnyEnvConfig, report: Report, console: Console) -> None:
     """Print the report as a table, or in plain lines without a terminal."""
     rows = [(f.name, f.verdict, f.what) for f in report.findings]
     if console.is_terminal:

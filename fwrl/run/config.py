@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from agents.actions import ActionConfig
+from agents.critic import CriticConfig
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, RewardConfig
 from agents.ppo import PPOConfig
@@ -14,7 +16,7 @@ from envs import EnvConfig
 from fwrl.config import Config, ConfigError, validate, validate_stored
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeightConfig
-from fwrl.run.yaml_files import apply_overrides, find_config, flat, read_yaml
+from fwrl.run.yaml_files import apply_overrides, find_config, flat, read_config
 from fwrl.stack import StackConfig
 
 
@@ -67,8 +69,12 @@ class RunConfig(Config):
     """The layers around the memory."""
     encoder: EncoderConfig = EncoderConfig()
     """The encoder, which makes features of observations and of the last action and reward."""
+    action: ActionConfig = ActionConfig()
+    """How actions in a Box of real numbers are drawn."""
     reward: RewardConfig = RewardConfig()
     """How the learner scales rewards."""
+    critic: CriticConfig = CriticConfig()
+    """The critic: how values are learned."""
     ppo: PPOConfig = PPOConfig()
     """The algorithm: rollouts, updates and losses."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -79,6 +85,10 @@ class RunConfig(Config):
     """Environment steps of the training, over all environments of all processes."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """The seed of parameters, environments and sampled actions."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """The precision of the matrix products in encoder and memory, for acting and learning alike;
+    parameters, states, sums, losses and the optimiser are float32. ``auto`` measures at the start
+    of a run whether bfloat16 is faster there; the run keeps what it chose."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to train on; ``auto`` takes CUDA if it is available."""
     num_threads: int = Field(default=1, ge=1, le=2**10)
@@ -88,9 +98,26 @@ class RunConfig(Config):
     @property
     def policy(self) -> PolicyConfig:
         """The part of the configuration that a checkpoint needs to build the policy again."""
+        if self.precision == "auto":
+            raise ConfigError("precision is 'auto'; a policy needs 'float32' or 'bfloat16'")
         return PolicyConfig(
-            encoder=self.encoder, core=self.core, stack=self.stack, reward=self.reward
+            encoder=self.encoder,
+            core=self.core,
+            stack=self.stack,
+            action=self.action,
+            reward=self.reward,
+            critic=self.critic,
+            precision=self.precision,
         )
+
+    @model_validator(mode="after")
+    def _only_numbers_are_clipped(self) -> "RunConfig":
+        if self.critic.head == "two_hot" and self.ppo.value_clip is not None:
+            raise ValueError(
+                f"ppo.value_clip is {self.ppo.value_clip}; critic.head 'two_hot' clips no values, "
+                "it should be null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_minibatch_has_a_row(self) -> "RunConfig":
@@ -133,12 +160,12 @@ def changes(saved: Any, config: RunConfig) -> list[str]:
 
 
 def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a file, with ``key=value`` overrides.
+    """The configuration in a file, or of an environment's id, with ``key=value`` overrides.
 
     Raises:
         ConfigError: One line that says where, what is wrong and what would be right.
     """
-    values = read_yaml(Path(path))
+    values = read_config(Path(path))
     apply_overrides(values, overrides)
     return validate(RunConfig, values)
 
@@ -146,7 +173,7 @@ def load_run_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfi
 def base_values(config: str | dict[str, Any]) -> dict[str, Any]:
     """The values in a configuration file, or a copy of those that stand in its place."""
     return (
-        read_yaml(find_config(Path(config))) if isinstance(config, str) else copy.deepcopy(config)
+        read_config(find_config(Path(config))) if isinstance(config, str) else copy.deepcopy(config)
     )
 
 

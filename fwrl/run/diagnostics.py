@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 from agents.policy import RecurrentPolicy
+from agents.ppo import PPOConfig
 from agents.rollout import Rollout
 from envs import make_envs
 from fwrl.run.config import RunConfig
+from fwrl.run.learner_log import learner_metrics
 from fwrl.run.log import RunLog
 from fwrl.run.memory_log import memory_metrics, state_pictures
 from fwrl.run.signals import Interrupted, interrupt_steps
@@ -36,14 +38,17 @@ def _count_error(log: RunLog | None) -> None:
         log.errors += 1
 
 
-def measured(log: RunLog | None, policy: RecurrentPolicy, rollout: Rollout) -> dict[str, float]:
-    """``memory/*`` over the first rows of a rollout; NaN where a measure is undefined.
+def measured(
+    log: RunLog | None, policy: RecurrentPolicy, rollout: Rollout, config: PPOConfig
+) -> dict[str, float]:
+    """``memory/*`` and more over the first rows of a rollout; NaN where a measure is undefined.
 
     The log is None in all processes but the first.
     """
     metrics: dict[str, float] = {}
     with _harmless(log):
-        metrics = memory_metrics(policy, rollout)
+        metrics |= memory_metrics(policy, rollout)
+        metrics |= learner_metrics(policy, rollout, config)
         if any(math.isnan(value) for value in metrics.values()):
             _count_error(log)
     return metrics

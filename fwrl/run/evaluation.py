@@ -12,7 +12,7 @@ import torch
 from agents.evaluation import LONGEST_EPISODE, evaluate, summarise
 from agents.policy import RecurrentPolicy
 from agents.rollout import misfit
-from agents.saving import load_policy, load_saved, read_exported
+from agents.saving import actor_of, load_policy, load_saved, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs, most_steps
 from fwrl.config import ConfigError, validate, validate_stored
 from fwrl.files.checkpoint import CheckpointError
@@ -108,17 +108,40 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     return result
 
 
+def film_run(run: Path, request: Request) -> Path:
+    """A video of one episode, in the folder that ``request.video`` names; returns its file.
+
+    Raises:
+        ConfigError: If the environment cannot be made here, or draws no pictures.
+        CheckpointError: If there is no such checkpoint, or it is damaged.
+    """
+    trained = _find(run, request.checkpoint)
+    torch.set_num_threads(trained.config.num_threads)
+    return Path(_write_video(trained, request)["video"])
+
+
 def _find(run: Path, checkpoint: str) -> Trained:
-    """The policy of a checkpoint of a run, or of an exported file."""
+    """The policy of a checkpoint of a run, or of an exported file, to act."""
+    config = stored_config(run)
+    if is_exported(run):
+        return Trained(run, config, steps_of(read_exported(run), run), load_policy(run))
+    folder, document, policy = load_saved(run, checkpoint)
+    return Trained(folder, config, steps_of(document, folder), actor_of(policy))
+
+
+def stored_config(run: Path) -> RunConfig:
+    """The configuration of a run, or of that which an exported file comes from.
+
+    Raises:
+        ConfigError: If the directory is no run.
+        CheckpointError: If it is not an exported file, or describes no run.
+    """
     if not is_exported(run):
-        config, (folder, document, policy) = read_run_config(run), load_saved(run, checkpoint)
-        return Trained(folder, config, steps_of(document, folder), policy)
-    document = read_exported(run)
+        return read_run_config(run)
     try:
-        config = validate_stored(RunConfig, document.get("run"), str(run))
+        return validate_stored(RunConfig, read_exported(run).get("run"), str(run))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    return Trained(run, config, steps_of(document, run), load_policy(run))
 
 
 def elsewhere(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

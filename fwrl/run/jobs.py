@@ -16,6 +16,7 @@ from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.directory import as_begun, claimed, open_directory
 from fwrl.run.exit_codes import STOPPED
 from fwrl.run.modules import import_words
+from fwrl.run.precision import settled
 from fwrl.run.process import choose_device
 
 # The file in a run's directory with the output of its process.
@@ -35,7 +36,8 @@ def prepare_directory(directory: Path, config: RunConfig) -> None:
         ConfigError: If it holds another run, or another process works in it.
     """
     with claimed(directory):
-        open_directory(directory, as_begun(directory, config), MAY_CHANGE, "choose another --out")
+        config = settled(as_begun(directory, config), directory)
+        open_directory(directory, config, MAY_CHANGE, "choose another --out")
 
 
 def train_words(directory: Path, imports: Sequence[str]) -> list[str]:

@@ -33,8 +33,12 @@ from fwrl.state import tensors_in
 # Name -> meaning. Names are Stable-Baselines3's where it has one; docs/metrics.md is made of this.
 METRICS: dict[str, str] = {
     "rollout/ep_rew_mean": "mean return of the last 100 training episodes, of unclipped rewards",
+    "rollout/ep_rew_std": "standard deviation of these returns",
     "rollout/ep_len_mean": "mean length of the last 100 training episodes, in steps",
     "rollout/success_rate": "share of these that succeeded, if any is reported to",
+    "rollout/large_reward_share": "share of the steps whose reward is at least half the largest in "
+    "size; this and the following are measured at each evaluation",
+    "rollout/observation_share": "share of the numbers in an observation that ever change",
     "eval/mean_reward": "mean return of an evaluation, on separate environments and seeds",
     "eval/mean_ep_length": "mean length of its episodes, in steps",
     "eval/success_rate": "share of its episodes that succeeded, if any is reported to",
@@ -61,6 +65,9 @@ METRICS: dict[str, str] = {
     "train/std": "mean standard deviation of the actions, where they are real numbers, in units of "
     "half their range",
     "train/value_loss": "mean squared error of the critic",
+    "train/value_gradient_ratio": "length of the value loss's gradient where both heads read the "
+    "memory, divided by the policy loss's; measured at each evaluation, unless the critic has a "
+    "memory of its own or none",
     "memory/state_norm": "root mean square of the numbers in the memory's state",
     "memory/beta": "mean write strength over steps and heads, before the update rule changes it; "
     "this and the following are measured at each evaluation, for fast-weight memories",
@@ -97,6 +104,8 @@ LAYOUT = {
 # The results on TensorBoard's page of hyper-parameters.
 RESULTS = ("eval/mean_reward", "rollout/ep_rew_mean")
 VIDEO_FPS = 10.0
+# Training episodes whose mean is logged.
+RECENT = 100
 # made at run time
 PROTOCOL: Any = summary_pb2
 SUMMARIES = PROTOCOL.Summary
@@ -105,7 +114,7 @@ SUMMARIES = PROTOCOL.Summary
 class RecentEpisodes:
     """The last training episodes, whose means are the training curves."""
 
-    def __init__(self, count: int = 100) -> None:
+    def __init__(self, count: int = RECENT) -> None:
         self.returns: deque[float] = deque(maxlen=count)
         self.lengths: deque[int] = deque(maxlen=count)
         self.successes: deque[bool | None] = deque(maxlen=count)
@@ -120,6 +129,8 @@ class RecentEpisodes:
         """Means under the names of ``METRICS``; empty before the first episode has ended."""
         columns = {"rollout/ep_rew_mean": self.returns, "rollout/ep_len_mean": self.lengths}
         means = {name: float(np.mean(column)) for name, column in columns.items() if column}
+        if self.returns:
+            means["rollout/ep_rew_std"] = float(np.std(self.returns))
         rate = success_rate(self.successes)
         return means if rate is None else {**means, "rollout/success_rate": rate}
 

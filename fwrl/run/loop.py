@@ -28,6 +28,7 @@ from fwrl.run.diagnostics import measured, show_film, show_memory
 from fwrl.run.directory import keep_config
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
 from fwrl.run.faults import FaultReport
+from fwrl.run.iteration import Iteration, OnIteration, look_at
 from fwrl.run.last_resort import LastResort
 from fwrl.run.log import RunLog, cut_logs, evaluation_metrics, gather_episodes, state_norm
 from fwrl.run.progress import ProgressReport, say
@@ -68,6 +69,7 @@ class Job(NamedTuple):
     received: list[int]
     """The signals so far."""
     say: Callable[[str], None]
+    on_iteration: OnIteration | None
 
 
 def train(
@@ -78,6 +80,7 @@ def train(
     received: list[int],
     resort: LastResort,
     console: Console,
+    on_iteration: OnIteration | None = None,
 ) -> int:
     """Train until ``total_steps``, or until a signal comes; returns the exit code.
 
@@ -89,6 +92,7 @@ def train(
         received: Signals; the first one stops the training.
         resort: Told how to save, should the training not stop in time.
         console: Where to report.
+        on_iteration: Called after each iteration.
 
     Raises:
         CheckpointError: If there are checkpoints and none of them can be used.
@@ -120,10 +124,13 @@ def train(
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         if distributed.num_processes() == 1:
             resort.save = saver.save_at_last
-        faults = FaultReport(tell)
-        evaluated = setup.evaluation_envs
+        faults, evaluated = FaultReport(tell), setup.evaluation_envs
         try:
-            return _train(Job(config, run, evaluated, log, saver, report, faults, received, tell))
+            return _train(
+                Job(
+                    config, run, evaluated, log, saver, report, faults, received, tell, on_iteration
+                )
+            )
         finally:
             resort.save = None
             report.close()
@@ -191,8 +198,10 @@ def _loop(job: Job) -> int:
             metrics = metrics | _evaluate(job)
         run.pending = None
         with saver.lock:
-            _log(job, metrics)
+            metrics = _log(job, metrics)
             saver.reached(run)
+        made = Iteration(run.counters.steps, metrics, run.learner.policy)
+        look_at(made, job.on_iteration, job.received)
         late, stop, lost, moved = distributed.any_process(
             saver.late, bool(job.received), saver.lost, saver.moved
         )
@@ -219,7 +228,7 @@ def _iterate(job: Job) -> tuple[dict[str, float], str | None]:
     metrics = _count(job, episodes, metrics)
     hopeless = job.faults.nothing_but(episodes, _steps_of_an_iteration(job))
     if _evaluation_is_due(job):
-        metrics |= measured(job.log, job.run.learner.policy, rollout)
+        metrics |= measured(job.log, job.run.learner.policy, rollout, job.config.ppo)
     if job.run.counters.skipping >= MAX_SKIPPING:
         _roll_back(job, f"the gradient was not finite in {MAX_SKIPPING} iterations in a row")
     return metrics, hopeless
@@ -242,18 +251,21 @@ def _collect_finite(job: Job) -> tuple[Rollout, Episodes, dict[str, float]]:
 def _collect(job: Job) -> tuple[Rollout, Episodes, dict[str, float]]:
     """A rollout, the episodes that ended in it, and its metrics."""
     run, ppo, began = job.run, job.config.ppo, time.perf_counter()
-    rollout, run.carry, episodes = collect(
-        run.envs,
-        run.learner.policy,
-        run.carry,
-        ppo.num_steps,
-        ppo.discount,
-        ppo.gae_lambda,
-        run.episodes,
-        ppo.sequence_length,
-    )
+    policy = run.learner.policy
+    # weights are converted once for the whole rollout
+    with torch.no_grad(), policy.autocast():
+        rollout, run.carry, episodes = collect(
+            run.envs,
+            policy,
+            run.carry,
+            ppo.num_steps,
+            ppo.discount,
+            ppo.gae_lambda,
+            run.episodes,
+            ppo.sequence_length,
+        )
     seconds = time.perf_counter() - began
-    norm = state_norm(run.carry.memory)
+    norm = state_norm(run.carry.memory.layers)
     return rollout, episodes, {"time/rollout_s": seconds, "memory/state_norm": norm}
 
 
@@ -321,13 +333,13 @@ def _evaluate(job: Job) -> dict[str, float]:
     run.score = summary.return_mean
     job.say(f"{run.counters.steps:,} steps: evaluated return {run.score:.4g}")
     if job.log is not None:
-        show_memory(job.log, run.counters.steps, run.carry.memory)
+        show_memory(job.log, run.counters.steps, run.carry.memory.layers)
         show_film(job.log, run.counters.steps, policy, config, job.received)
     return evaluation_metrics(summary)
 
 
-def _log(job: Job, metrics: dict[str, float]) -> None:
-    """Write the metrics of an iteration, and report it to whoever watches."""
+def _log(job: Job, metrics: dict[str, float]) -> dict[str, float]:
+    """Write the metrics of an iteration, and report it; returns all that were written."""
     counters, report = job.run.counters, job.report
     if job.log is not None:
         counts = {
@@ -342,9 +354,10 @@ def _log(job: Job, metrics: dict[str, float]) -> None:
             "time/time_elapsed": counters.seconds,
             "time/total_timesteps": counters.steps,
         }
-        numbers = {name: float(count) for name, count in counts.items()}
-        job.log.write(counters.steps, metrics | numbers)
+        metrics = metrics | {name: float(count) for name, count in counts.items()}
+        job.log.write(counters.steps, metrics)
     report.show(counters.steps, metrics.get("rollout/ep_rew_mean"))
+    return metrics
 
 
 def _save_first(job: Job) -> None:

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from numpy.typing import NDArray
 from torch.optim import Optimizer
 
 from agents import distributed
-from envs import EnvStep, VectorEnv
+from envs import VectorEnv
 
 # Sent by a scheduler before it takes the machine away, or by a person.
 STOPPING = [
@@ -66,14 +65,17 @@ def interrupt_steps(envs: VectorEnv, received: list[int]) -> None:
 
     Several processes must stop together, and therefore finish their iteration instead.
     """
-    step = envs.step
 
-    def checked(action: NDArray[Any]) -> EnvStep:
-        _check(received)
-        return step(action)
+    def checked(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def check_first(action: Any) -> Any:
+            _check(received)
+            return step(action)
 
-    if _alone():
-        envs.step = checked
+        return check_first
+
+    for name in ("step", "step_on_device"):
+        if _alone() and hasattr(envs, name):
+            setattr(envs, name, checked(getattr(envs, name)))
 
 
 def interrupt_updates(optimizer: Optimizer, received: list[int]) -> None:

@@ -286,10 +286,12 @@ def describe(policy: RecurrentPolicy) -> str:
     """A line that says which memory is trained, how large it is, where, and what it observes."""
     parameters = sum(parameter.numel() for parameter in policy.parameters())
     remembered = sum(leaf.numel() for leaf in tensors_in(policy.initial_state(1)))
+    hidden = policy.config.critic.observation
+    critic = f"; its critic also reads {', '.join(hidden)}" if hidden else ""
     processes = f", in {num_processes()} processes" if num_processes() > 1 else ""
     return (
         f"{policy.config.core.kind} memory of {remembered:,} numbers, {parameters:,} parameters, "
-        f"on {policy.device}{processes}; reads {reading(policy.encoder)}"
+        f"on {policy.device}{processes}; reads {reading(policy.encoder)}{critic}"
     )
 
 

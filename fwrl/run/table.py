@@ -121,25 +121,54 @@ def read_metrics(run: Path, names: Sequence[str]) -> Float[np.ndarray, "rows col
     Raises:
         FileError: If the run's table is none, or has anything but numbers there.
     """
+    return _read_together(run, [names])[0]
+
+
+def read_table(run: Path) -> dict[str, Float[np.ndarray, " rows"]]:
+    """All columns; NaN where a metric was not recorded. Raises as ``read_metrics`` does."""
+    names = [name for name in columns_of(run / TABLE) if name != STEP]
+    steps, *curves = _read_together(run, [[], *([name] for name in names)])
+    table = {STEP: steps[:, 0]}
+    for name, curve in zip(names, curves, strict=True):
+        table[name] = np.full(len(steps), np.nan)
+        table[name][np.searchsorted(steps[:, 0], curve[:, 0])] = curve[:, 1]
+    return table
+
+
+def read_curves(run: Path, names: Sequence[str]) -> dict[str, Float[np.ndarray, "rows 2"]]:
+    """Steps and values of each metric, where it was recorded; raises as ``read_metrics`` does."""
+    return dict(zip(names, _read_together(run, [[name] for name in names]), strict=True))
+
+
+def _read_together(
+    run: Path, groups: Sequence[Sequence[str]]
+) -> list[Float[np.ndarray, "rows columns"]]:
+    """For each group of metrics, steps and metrics where all of the group were recorded."""
     path = run / TABLE
     if not os.path.lexists(path):
-        return np.zeros((0, 1 + len(names)))
+        return [np.zeros((0, 1 + len(names))) for names in groups]
     data = read_plain(path, LARGEST_TABLE)
     _columns(data.partition(b"\n")[0], path)
     try:
         # the last line may not be written to its end
         text = data[: data.rfind(b"\n") + 1].decode("utf-8")
-        rows = [
-            [float(row[name]) for name in (STEP, *names)]
-            for row in csv.DictReader(StringIO(text, newline=""))
-            if all(row.get(name) for name in (STEP, *names))
+        rows = list(csv.DictReader(StringIO(text, newline="")))
+        found = [
+            [
+                [float(row[name]) for name in (STEP, *names)]
+                for row in rows
+                if all(row.get(name) for name in (STEP, *names))
+            ]
+            for names in groups
         ]
     except (ValueError, csv.Error) as error:
         raise FileError(f"{path}: not a table of metrics ({error})") from None
-    table = np.array(rows, float).reshape(len(rows), 1 + len(names))
-    if not np.isfinite(table[:, 0]).all():
+    tables = [
+        np.array(f, float).reshape(-1, 1 + len(g)) for f, g in zip(found, groups, strict=True)
+    ]
+    if not all(np.isfinite(table[:, 0]).all() for table in tables):
         raise FileError(f"{path}: not a table of metrics, a step is not finite")
-    return table
+    return tables
 
 
 def steps_so_far(run: Path) -> int:

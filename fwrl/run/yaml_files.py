@@ -64,8 +64,22 @@ def read_yaml(path: Path, links: bool = True) -> dict[str, Any]:
     return cast(dict[str, Any], values)
 
 
+def is_env_id(path: Path) -> bool:
+    """Whether this is no file, but the id of an environment, which ends with its version."""
+    return re.search(r"-v\d+$", path.name) is not None and not path.exists()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values in a configuration file, or those that the id of an environment stands for.
+
+    Raises:
+        ConfigError: As ``read_yaml`` does.
+    """
+    return {"env": {"id": path.as_posix()}} if is_env_id(path) else read_yaml(path)
+
+
 def find_readable(path: Path) -> Path:
-    """The path of ``find_config``, once it is clear that there is YAML in it.
+    """The path of ``find_config``, once it is clear that there is a configuration in it.
 
     Commands call it before they import what takes seconds: a misspelt name is told at once.
 
@@ -73,7 +87,7 @@ def find_readable(path: Path) -> Path:
         ConfigError: If there is not.
     """
     found = find_config(path)
-    read_yaml(found)
+    read_config(found)
     return found
 
 

@@ -22,6 +22,7 @@ from fwrl.files.checkpoint import load_checkpoint, save_checkpoint
 from fwrl.run.directory import command_typed
 from fwrl.run.log import METRICS
 from fwrl.run.video import video
+from fwrl.run.yaml_files import flat
 from fwrl.update_rules import UPDATE_RULES
 
 TINY = """
@@ -108,6 +109,21 @@ def test_a_policy_plays_in_another_environment(config, monkeypatch, capsys):
         code, _, error = evaluate(change)
         assert (code, error.count("\n")) == (2, 1)
         assert complaint in error
+
+
+def test_an_environments_id_stands_for_a_configuration(config, monkeypatch, capsys):
+    words = [f"{key}={value}" for key, value in flat(yaml.safe_load(TINY)).items()]
+    words.remove("env.id=fwrl/RepeatPrevious-v0")
+    assert (
+        fwrl(monkeypatch, capsys, "train", "fwrl/RepeatPrevious-v0", *words, "--run-dir", "a")[0]
+        == 0
+    )
+    assert fwrl(monkeypatch, capsys, "train", config, "--run-dir", "b")[0] == 0
+    assert Path("a/config.yaml").read_text() == Path("b/config.yaml").read_text()
+    # a file of such a name is a file
+    config.rename("tiny-v0")
+    code, out, _ = fwrl(monkeypatch, capsys, "train", "tiny-v0", "total_steps=64")
+    assert (code, "runs/tiny-v0" in out) == (0, True)
 
 
 def test_a_password_is_not_written_down(monkeypatch):
@@ -247,6 +263,10 @@ def test_files_and_folders_that_are_not_what_they_should_be(config, monkeypatch,
         return err
 
     assert "nowhere.yaml: no such file" in complaint("train", "nowhere.yaml")
+    assert "no environment 'CartPol-v1'; did you mean" in complaint(
+        "train", "CartPol-v1", "total_steps=64"
+    )
+    assert "total_steps: missing; it must be given" in complaint("train", "CartPole-v1")
     config.write_text("- a list")
     assert "holds list; it should hold key: value lines" in complaint("train", config)
     config.write_text("a: [1")

@@ -10,6 +10,7 @@ from envs.tasks import TASKS
 from fwrl.cores.lstm import LSTMConfig
 from fwrl.run.build import prepare
 from fwrl.run.config import RunConfig, load_run_config
+from fwrl.run.precision import settled
 
 ROOT = Path(__file__).parents[2]
 # those of other commands than train
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::U
 @every_file
 def test_environments_and_policy_can_be_made(path):
     config = load_run_config(path, ["env.num_envs=2", "ppo.minibatches=2"])
-    setup = prepare(config)
+    setup = prepare(settled(config, None))
     setup.envs.close()
     setup.evaluation_envs.close()
 

@@ -11,6 +11,7 @@ from command_line import run_command
 from kill_and_resume import write_config
 
 from agents.policy import PolicyConfig, RecurrentPolicy
+from agents.ppo import PPOConfig
 from agents.rollout import EpisodeCounter, collect, start
 from envs import GymnasiumConfig, make_envs
 from fwrl.cores import CORES
@@ -59,12 +60,12 @@ def test_measures_and_pictures_of_a_policy_that_has_diverged(kind, extreme, envs
         envs, policy, start(envs, policy, 0), 8, 0.99, 0.95, EpisodeCounter(2)
     )
     sound = Log()
-    known = measured(sound, policy, rollout)
+    known = measured(sound, policy, rollout, PPOConfig())
     assert sound.errors == 0
     assert all(np.isfinite(value) for value in known.values())
     log = Log()
     spoilt_weights(policy, extreme)
-    found = measured(log, policy, rollout)
+    found = measured(log, policy, rollout, PPOConfig())
     undefined = any(np.isnan(value) for value in found.values())
     assert log.errors == (undefined or found.keys() != known.keys())
     if known and not np.isfinite(extreme):
@@ -113,7 +114,7 @@ def test_a_signal_is_no_error_of_a_diagnostic(envs):
         mock.patch.object(diagnostics, "memory_metrics", interrupted),
         pytest.raises(Interrupted),
     ):
-        measured(Log(), None, None)
+        measured(Log(), None, None, PPOConfig())
 
 
 def column(run, name):

@@ -124,7 +124,7 @@ def test_the_processes_are_equal_whenever_they_save(pair, config, tmp_path):
     rows = rows_of(run)
     assert [int(row["step"]) for row in rows] == [128, 256, 384, 512]
     assert [float(row["train/learning_rate"]) for row in rows] == pytest.approx(
-        [3e-4 * share for share in (1, 0.75, 0.5, 0.25)]
+        [1e-3 * share for share in (1, 0.75, 0.5, 0.25)]
     )
     assert [path.name for path in list_checkpoints(run)] == ["0", "256", "512"]
     tensors, _ = load_checkpoint(run / "checkpoints/512")

@@ -226,7 +226,9 @@ def contents(thing, path="", seen=None):
         for number, part in enumerate(thing):
             yield from contents(part, f"{path}.{number}", seen)
     elif hasattr(thing, "__dict__"):
-        yield from contents(vars(thing), path, seen)
+        # addresses of parameters for steps in C, which are looked up anew
+        parts = {name: part for name, part in vars(thing).items() if name != "_plan"}
+        yield from contents(parts, path, seen)
 
 
 def differences(one, other):

@@ -34,6 +34,15 @@ class Coin(gymnasium.Env):
 
 gymnasium.register("Coin-v0", CREATOR)
 """
+ENCODER = """
+from torch import nn
+from agents.encoders import register_encoder
+
+class Rows(nn.Embedding):
+    output_size = 7
+
+register_encoder("rows", lambda space: Rows(space.n, 7))
+"""
 CONFIG = """
 env: {id: Coin-v0, num_envs: 4}
 stack: {width: 8}
@@ -47,6 +56,7 @@ total_steps: 32
 def folder(tmp_path):
     (tmp_path / "coins.py").write_text(MODULE.replace("CREATOR", "Coin"))
     (tmp_path / "by_name.py").write_text(MODULE.replace("CREATOR", '"by_name:Coin"'))
+    (tmp_path / "encodes.py").write_text(ENCODER)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "leaves.py").write_text("import sys; sys.exit(0)\n")
     (tmp_path / "random.py").write_text("raise SystemExit('taken for the library')\n")
@@ -89,6 +99,20 @@ def test_an_imported_module_serves_every_command(folder):
     assert "fwrl evaluate runs/coin__env.workers=1 --import coins\n" in trained.stdout
     inspected = fwrl(folder, "inspect", "runs/coin__env.workers=1", "--import", "coins")
     assert inspected.returncode == 0, inspected.stderr
+
+
+def test_an_encoder_of_ones_own_is_named_where_its_module_is_imported(folder):
+    words = ("--import", "coins", "--import", "encodes")
+    options = ("encoder.registered=rows", "--run-dir", "run")
+    trained = fwrl(folder, "train", "coin.yaml", *words, *options)
+    assert trained.returncode == 0, trained.stderr
+    assert "reads 7 features by Rows" in trained.stdout
+    evaluated = fwrl(folder, "evaluate", "run", *words, "--episodes", "2")
+    assert evaluated.returncode == 0, evaluated.stderr
+    without = fwrl(folder, "evaluate", "run", "--import", "coins")
+    assert without.returncode != 0
+    assert "encoder.registered is 'rows'" in without.stderr
+    assert without.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def test_a_long_update_is_left_in_the_middle(whole, tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*arguments)
 
-    original = ppo._step_if
-    with mock.patch.object(ppo, "_step_if", slow):
+    original = ppo.clipped_step
+    with mock.patch.object(ppo, "clipped_step", slow):
         assert run_command("train", config, "ppo.epochs=1000", "--run-dir", run) == 75
     assert len(steps) == 3
     assert [folder.name for folder in list_checkpoints(run)] == ["0"]

@@ -19,6 +19,7 @@ from fwrl.cli.compare.settings import ComparisonConfig, Run, load_comparison, ru
 from fwrl.cli.compare.table import MARKDOWN, write_results
 from fwrl.config import ConfigError
 from fwrl.run.build import prepare
+from fwrl.run.diagnosis import of_several
 from fwrl.run.directory import claimed, named_directory, open_directory, staying
 from fwrl.run.evaluation import check_spaces, elsewhere
 from fwrl.run.exit_codes import FAILED, FINISHED, STOPPED
@@ -33,6 +34,7 @@ from fwrl.run.jobs import (
 )
 from fwrl.run.modules import import_modules, import_words
 from fwrl.run.output import INTERRUPTIONS
+from fwrl.run.precision import settled
 from fwrl.run.process import Clock
 from fwrl.run.progress import say
 from fwrl.run.signals import stop_signals
@@ -78,12 +80,22 @@ def run_comparison(
             write_results(comparison, missing, rows, transfer, out)
             files = draw(comparison, runs, rows, out) if rows else []
             files += draw_transfer(comparison, transfer, out)
-    for line in [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]:
+    told = [str(out / MARKDOWN), *map(str, files), *_left_out(comparison, unscored)]
+    for line in [*told, *_diagnosed(comparison, runs)]:
         say(console, line)
     if stopped:
         say(console, f"stopped, {len(missing)} runs missing; the same command continues")
         return STOPPED
     return FAILED if failed or unscored else FINISHED
+
+
+def _diagnosed(comparison: ComparisonConfig, runs: Sequence[Run]) -> list[str]:
+    """A line for each column of which something can be said."""
+    found = {
+        column: of_several([run.directory for run in runs if run.column == column])
+        for column in comparison.columns
+    }
+    return [f"{column}: {text}" for column, text in found.items() if text]
 
 
 def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple[str, str], int]:
@@ -92,7 +104,7 @@ def _parameters(comparison: ComparisonConfig, runs: Sequence[Run]) -> dict[tuple
     for run in runs:
         if (run.task, run.column) in counts:
             continue
-        setup = prepare(run.config)
+        setup = prepare(settled(run.config, run.directory))
         policy: RecurrentPolicy = setup.learner.policy
         counts[run.task, run.column] = sum(each.numel() for each in policy.parameters())
         setup.close()

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.actions import Categorical
-from agents.encoders import Grid, Image, in_rows
+from agents.distributions import Categorical
+from agents.encoders import Frames
 from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
+from agents.picture_encoders import Grid, Image, in_rows
 from agents.pictures import LARGEST_BYTE
 from agents.policy import RecurrentPolicy
 from agents.saving import load_saved
@@ -108,7 +109,8 @@ def _choices(played: Played) -> dict[str, Any]:
     said = played.distribution
     if isinstance(said, Categorical):
         return {"probability": numbers(said.log_probs[0].exp())}
-    return {"mean": numbers(said.mean[0]), "std": numbers(said.log_std[0].exp())}
+    mean, std = said.moments()
+    return {"mean": numbers(mean[0]), "std": numbers(std[0])}
 
 
 def _layer(layer: Layer, played: Played, index: int) -> dict[str, Any]:
@@ -166,13 +168,15 @@ def _of_heads(name: str, remark: str, recall: RecallMap, each: bool) -> list[dic
 
 def _pictures_of(observation: Any, encoder: nn.Module) -> list[NDArray[np.uint8]]:
     """The observations, if they are pictures; with several channels, the last of them."""
-    if not isinstance(encoder, Image | Grid):
+    picture = encoder.picture if isinstance(encoder, Image | Grid | Frames) else None
+    if picture is None:
         return []
-    rows, _ = in_rows(observation[0], encoder.picture, last=True)
+    rows, _ = in_rows(observation[0], picture, last=True)
     pixels = rows.float().cpu().numpy()
-    low, high = encoder.picture.low, encoder.picture.high
+    low, high = picture.low, picture.high
     # a map of symbols is shown as it is
-    share = pixels / LARGEST_BYTE if isinstance(encoder, Grid) else (pixels - low) / (high - low)
+    symbols = picture.network == "grid"
+    share = pixels / LARGEST_BYTE if symbols else (pixels - low) / (high - low)
     shown = (share.clip(0, 1) * LARGEST_BYTE).round().astype(np.uint8)
     if shown.shape[-1] != 3:
         shown = shown[..., -1:].repeat(3, axis=-1)

@@ -1,0 +1,398 @@
+"""Why a run does not learn, by what it has logged: causes, their numbers, and what to try.
+
+Each check reads curves of ``metrics.csv`` and answers with a finding or None.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fwrl.config import OneLineError
+from fwrl.run.config import RunConfig
+from fwrl.run.directory import read_run_config
+from fwrl.run.log import METRICS, RECENT
+from fwrl.run.table import read_curves
+
+RETURN, LENGTH = "rollout/ep_rew_mean", "rollout/ep_len_mean"
+# The standard deviation of the returns.
+SPREAD = "rollout/ep_rew_std"
+# Iterations from which a run says something, and the finding on one of fewer.
+FEWEST_ROWS, TOO_SHORT = 8, "too short"
+# A return has risen if its last fifth is so many standard errors above its first.
+CLEAR_RISE = 5.0
+# Shares of an iteration's samples that are clipped, and divergences of its policies.
+CLIPPED, MUCH_KL, NO_KL = 0.45, 0.2, 1e-4
+# The value loss's gradient over the policy loss's; explained variance; share of the first entropy.
+RULED, UNFORESEEN, COLLAPSED = 1e3, 0.05, 0.1
+# Share of the first return that is left of one that does nothing, and its explained variance.
+IDLE, UNFORESEEN_NOISE = 0.05, 0.1
+# Explained variance of a critic that misleads.
+MISLEADING = -1.0
+# The least weight of a value loss that teaches a critic.
+LEAST_WEIGHT = 0.01
+# Steps of each environment without the end of an episode, in rollouts.
+ENDLESS_ROLLOUTS = 8
+# Episodes in the horizon of the discount, and in what gradients flow through.
+FAR, LONG = 3.0, 2.0
+# Rewards of an episode that are few, and steps through which gradients flow.
+FEW_REWARDS, FEW_STEPS = 2.0, 16
+# Mean write strengths, and overlap of keys, at which a memory keeps nothing apart.
+LEAST_BETA, MOST_BETA, OVERLAP = 0.02, 0.995, 0.985
+# Share of a run's rise by which evaluations are below training, or the rise of its last quarter.
+APART, STILL_RISING = 0.3, 0.15
+
+
+class Finding(NamedTuple):
+    """A cause, in words, with its numbers and what to try."""
+
+    name: str
+    says: str
+    override: str
+    """The remedy as ``KEY=VALUE``; empty where none can be said."""
+
+
+class History(NamedTuple):
+    """A run: its configuration, and its curves with a row for each step and value."""
+
+    config: RunConfig
+    curves: Mapping[str, Float[np.ndarray, "rows 2"]]
+
+    def values(self, name: str, part: slice = slice(None)) -> Float[np.ndarray, " rows"]:
+        """The finite values of a metric, in a part of the run such as ``LATE``."""
+        curve = self.curves[name]
+        first, last = (part.start or 0.0) * self.steps, (part.stop or 1.0) * self.steps
+        inside = (curve[:, 0] >= first) & (curve[:, 0] <= last)
+        return curve[inside & np.isfinite(curve[:, 1]), 1]
+
+    def middle(self, name: str, part: slice = slice(None)) -> float:
+        """The median of a metric; NaN if it was never recorded there."""
+        values = self.values(name, part)
+        return float(np.median(values)) if len(values) else np.nan
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return int(max((curve[-1, 0] for curve in self.curves.values() if len(curve)), default=0))
+
+    @property
+    def rise(self) -> float:
+        """The rise of the return from the first fifth to the last, in its standard errors."""
+        first, last = self.values(RETURN, slice(0, 0.2)), self.values(RETURN, slice(0.8, 1))
+        if min(len(first), len(last)) < 2:
+            return 0.0
+        # a run of before the spread was logged has that of the curve
+        spread = self.middle(SPREAD) / RECENT**0.5
+        error = np.hypot(first.std(), last.std()) if np.isnan(spread) else 2**0.5 * spread
+        return float((last.mean() - first.mean()) / (error + 1e-9 * abs(first.mean()) + 1e-12))
+
+    @property
+    def learned(self) -> bool:
+        """Whether the return has risen clearly."""
+        return self.rise > CLEAR_RISE
+
+
+# Noise that leads farther where independent noise averages out.
+CORRELATED_NOISE = "action.noise_correlation=0.95"
+
+# Parts of a run.
+LATE, EARLY, MOST = slice(0.5, 1.0), slice(0.0, 0.25), slice(0.0, 0.75)
+
+
+def _skipped(run: History) -> Finding | None:
+    skipped = run.values("health/skipped_updates")
+    if not len(skipped) or skipped[-1] == 0:
+        return None
+    says = f"{skipped[-1]:.0f} gradient steps were skipped because of NaN or infinity"
+    return Finding("skipped updates", says, _rate(run, 0.3))
+
+
+def _endless(run: History) -> Finding | None:
+    each = run.steps // run.config.env.num_envs
+    if len(run.curves[RETURN]) or each < ENDLESS_ROLLOUTS * run.config.ppo.num_steps:
+        return None
+    says = f"no episode has ended in {each:,} steps of each environment"
+    return Finding("no time limit", says, "env.max_episode_steps=1000")
+
+
+def _same_return(run: History) -> Finding | None:
+    returns = run.values(RETURN)
+    if len(returns) < FEWEST_ROWS or np.ptp(returns) > 1e-9 * max(abs(returns[0]), 1e-9):
+        return None
+    says = f"every episode returns {returns[0]:.4g}: nothing tells a good action from a bad one"
+    # only actions in a Box have a deviation
+    return Finding("same return", says, CORRELATED_NOISE if len(run.values("train/std")) else "")
+
+
+def _goal_never_reached(run: History) -> Finding | None:
+    lengths, returns = run.values(LENGTH), run.values(RETURN)
+    evaluated, explained = run.values("eval/mean_reward"), run.middle("train/explained_variance")
+    if not len(run.values("train/std")) or not all(map(len, (lengths, returns, evaluated))):
+        return None
+    # the return is only the price of the noise, which nobody can foresee and idleness saves
+    idle = returns.max() < 0 and abs(evaluated[-1]) < IDLE * abs(returns[0])
+    if np.ptp(lengths) > 0 or not idle or explained > UNFORESEEN_NOISE:
+        return None
+    says = (
+        f"no episode ends before {lengths[-1]:.0f} steps, and the policy learns to do nothing, "
+        f"which returns {evaluated[-1]:.3g}: random actions may never have met a reward"
+    )
+    return Finding("goal never reached", says, CORRELATED_NOISE)
+
+
+def _blind(run: History) -> Finding | None:
+    changing = run.values("rollout/observation_share")
+    if not len(changing) or changing.max() > 0:
+        return None
+    return Finding("observation without information", "no number in the observation changes", "")
+
+
+def _rate_too_high(run: History) -> Finding | None:
+    # a run that has learned may begin in haste
+    if not _in_haste(run, EARLY) or (run.learned and not _in_haste(run, LATE)):
+        return None
+    clipped, divergence = _moved(run, EARLY)
+    says = (
+        f"updates move the policy too far: KL up to {divergence:.2g}, {np.median(clipped):.0%} of "
+        "the samples clipped in the first quarter"
+    )
+    return Finding("rate too high", says, _rate(run, 0.1))
+
+
+def _in_haste(run: History, part: slice) -> bool:
+    clipped, divergence = _moved(run, part)
+    return len(clipped) > 1 and bool(np.median(clipped) >= CLIPPED or divergence >= MUCH_KL)
+
+
+def _moved(run: History, part: slice) -> tuple[Float[np.ndarray, " rows"], float]:
+    divergence = run.values("train/approx_kl", part).max(initial=0.0)
+    return run.values("train/clip_fraction", part), float(divergence)
+
+
+def _rate_too_low(run: History) -> Finding | None:
+    moved = run.middle("train/approx_kl", MOST)
+    if run.learned or not moved < NO_KL:
+        return None
+    says = f"the policy does not move: KL {moved:.1g} in an update, healthy is .003 to .03"
+    return Finding("rate too low", says, _rate(run, 10.0))
+
+
+def _ruled_by_value(run: History) -> Finding | None:
+    ratio = run.middle("train/value_gradient_ratio")
+    if not ratio > RULED or run.learned:
+        return None
+    says = f"the value loss rules what both heads share: its gradient is {ratio:.3g} x the policy's"
+    weight = run.config.ppo.value_weight / ratio
+    return Finding("rewards too large", says, _scale(run, f"ppo.value_weight={weight:.1g}"))
+
+
+def _scale(run: History, otherwise: str) -> str:
+    """The override that lets the critic not care about scale; another one if it does not."""
+    config = run.config
+    cares = config.critic.head == "linear" and not config.reward.normalise
+    return "critic.head=popart" if cares else otherwise
+
+
+def _critic_dead(run: History) -> Finding | None:
+    explained = run.middle("train/explained_variance", LATE)
+    # a policy may learn in spite of a critic that is worse than none
+    if not explained < (MISLEADING if run.learned else UNFORESEEN):
+        return None
+    says = f"the critic foresees nothing: explained variance {explained:.2g} in the second half"
+    remedy = _scale(run, _rate(run, 3.0))
+    if run.config.ppo.value_weight < LEAST_WEIGHT:
+        remedy = "ppo.value_weight=0.5"
+    return Finding("critic dead", says, remedy)
+
+
+def _entropy_collapsed(run: History) -> Finding | None:
+    entropy = -run.values("train/entropy_loss")
+    if len(entropy) < FEWEST_ROWS or entropy[:2].mean() <= 0 or run.learned:
+        return None
+    left = float(np.median(entropy[len(entropy) // 2 :]) / entropy[:2].mean())
+    if left > COLLAPSED:
+        return None
+    says = f"the policy has stopped trying: {left:.0%} of its first entropy, and no rise of return"
+    weight = max(5 * run.config.ppo.entropy_weight, 0.01)
+    return Finding("entropy collapsed", says, f"ppo.entropy_weight={weight:.2g}")
+
+
+def _discount_too_short(run: History) -> Finding | None:
+    length, discount = run.middle(LENGTH, LATE), run.config.ppo.discount
+    horizon = 1 / max(1 - discount, 1e-6)
+    rare = run.middle("rollout/large_reward_share") * length < FEW_REWARDS
+    if not length > FAR * horizon or not rare:
+        return None
+    says = f"few large rewards in {length:.0f} steps of an episode; the discount sees {horizon:.0f}"
+    return Finding("discount too short", says, f"ppo.discount={1 - 1 / length:.4g}")
+
+
+def _rollout_too_short(run: History) -> Finding | None:
+    ppo, length = run.config.ppo, run.middle(LENGTH, LATE)
+    seen = ppo.sequence_length or ppo.num_steps
+    # a return may rise for other reasons than what is remembered
+    short = length > LONG * seen and (seen < FEW_STEPS or not run.learned)
+    if not short or run.config.core.kind == "none":
+        return None
+    says = f"gradients flow through {seen} steps, episodes take {length:.0f}"
+    power = 2 ** int(np.ceil(np.log2(length)))
+    return Finding("rollout too short", says, f"ppo.num_steps={min(power, 1024)}")
+
+
+def _schedule_ended(run: History) -> Finding | None:
+    config, returns = run.config, run.curves[RETURN]
+    if config.ppo.learning_rate_schedule != "linear" or run.steps < config.total_steps:
+        return None
+    if len(returns) < FEWEST_ROWS or not run.learned:
+        return None
+    parts = (slice(0, 0.2), slice(0.7, 0.8), slice(0.95, 1))
+    first, before, last = (run.middle(RETURN, part) for part in parts)
+    total, late = last - first, last - before
+    if not late >= STILL_RISING * total:
+        return None
+    says = (
+        f"the return was still rising when the rate had fallen to zero: {late:.3g} of {total:.3g}"
+    )
+    return Finding("schedule ended", says, f"total_steps={2 * config.total_steps}")
+
+
+def _evaluation_apart(run: History) -> Finding | None:
+    evaluated, returns = run.values("eval/mean_reward"), run.values(RETURN)
+    if not len(evaluated) or len(returns) < FEWEST_ROWS or not run.learned:
+        return None
+    rise = np.ptp(returns)
+    if returns[-1] - evaluated[-1] < APART * rise:
+        return None
+    says = f"the last evaluation returned {evaluated[-1]:.4g}, training {returns[-1]:.4g}"
+    return Finding("evaluation below training", says, "evaluation.deterministic=false")
+
+
+def _memory_mixed(run: History) -> Finding | None:
+    strength, overlap = run.middle("memory/beta", LATE), run.middle("memory/key_overlap", LATE)
+    if run.learned:
+        return None
+    if strength < LEAST_BETA or strength > MOST_BETA:
+        says = f"write strength {strength:.3g}: " + (
+            "nothing is written" if strength < 0.5 else "every write replaces all under its key"
+        )
+        return Finding("memory unused", says, _rate(run, 0.3))
+    if overlap > OVERLAP:
+        says = f"keys overlap by {overlap:.3g}: different things meet at one address"
+        return Finding("keys alike", says, _rate(run, 0.3))
+    return None
+
+
+# What keeps a return from rising, each before what follows from it: only the first found is told.
+CAUSES: Sequence[Callable[[History], Finding | None]] = (
+    _endless,
+    _same_return,
+    _blind,
+    _goal_never_reached,
+    _rate_too_high,
+    _ruled_by_value,
+    _rate_too_low,
+    _entropy_collapsed,
+    _discount_too_short,
+    _rollout_too_short,
+    _critic_dead,
+    _memory_mixed,
+)
+# Remarks that any run may deserve.
+REMARKS: Sequence[Callable[[History], Finding | None]] = (
+    _skipped,
+    _evaluation_apart,
+    _schedule_ended,
+)
+
+
+def diagnose(run: Path, control: Path | None = None) -> list[Finding]:
+    """The findings on a run, the cause first, or that it is short; none if all is well.
+
+    Args:
+        run: Its directory.
+        control: The directory of the same training without memory (``core.kind=none``).
+
+    Raises:
+        ConfigError: If a directory is not a run.
+        FileError: If its table of metrics cannot be read.
+    """
+    history = read_history(run)
+    rows = len(history.curves["train/approx_kl"])
+    if rows < FEWEST_ROWS:
+        return [_too_short(history.config, rows)]
+    causes = filter(None, (check(history) for check in CAUSES))
+    found = [*islice(causes, 1), *filter(None, (check(history) for check in REMARKS))]
+    if control is not None:
+        found += filter(None, [_memory_not_needed(history, read_history(control))])
+    return found
+
+
+def _too_short(config: RunConfig, rows: int) -> Finding:
+    steps = FEWEST_ROWS * config.env.num_envs * config.ppo.num_steps
+    says = f"{rows} iterations are logged, and fewer than {FEWEST_ROWS} say nothing"
+    return Finding(TOO_SHORT, says, f"total_steps={steps}" if config.total_steps < steps else "")
+
+
+def read_history(run: Path) -> History:
+    """The history of a run; raises as ``diagnose`` does."""
+    return History(read_run_config(run), read_curves(run, list(METRICS)))
+
+
+def _memory_not_needed(run: History, control: History) -> Finding | None:
+    ours, theirs = (each.values(RETURN, slice(0.8, 1)) for each in (run, control))
+    if not len(ours) or not len(theirs) or not (run.learned or control.learned):
+        return None
+    rise = ours.mean() - run.values(RETURN, slice(0, 0.1)).mean()
+    if theirs.mean() < ours.mean() - 0.1 * abs(rise):
+        return None
+    says = f"without memory the return is {theirs.mean():.4g}, with it {ours.mean():.4g}"
+    return Finding("memory not needed", says, "core.kind=none")
+
+
+def _rate(run: History, factor: float) -> str:
+    return f"ppo.learning_rate={run.config.ppo.learning_rate * factor:.2g}"
+
+
+def of_several(runs: Sequence[Path]) -> str:
+    """The findings on runs of one kind, counted, in one line; empty if there are none."""
+    found = [each.name for run in runs for each in _diagnosed(run)]
+    counts = Counter(found).most_common()
+    return "; ".join(f"{name} ({count} of {len(runs)} runs)" for name, count in counts)
+
+
+def in_one_line(run: Path) -> str:
+    """The first finding on a run that has ended; empty if there is none."""
+    first = next(iter(_diagnosed(run)), None)
+    if first is None:
+        return ""
+    remedy = f"; try {first.override}" if first.override else ""
+    return f"{first.name}: {first.says}{remedy}"
+
+
+def _diagnosed(run: Path) -> list[Finding]:
+    """The findings that nobody has asked for: none where a run is short or cannot be read."""
+    try:
+        return [each for each in diagnose(run) if each.name != TOO_SHORT]
+    except OneLineError:
+        return []
+
+
+def in_words(run: Path, found: Sequence[Finding]) -> str:
+    """Findings as lines for people."""
+    if not found:
+        return f"{run}: nothing to say"
+    lines = [
+        f"{each.name}: {each.says}" + (f"\n  try {each.override}" if each.override else "")
+        for each in found
+    ]
+    return "\n".join(lines)
+
+
+def as_json(run: Path, found: Sequence[Finding]) -> str:
+    """Findings as a JSON object."""
+    return json.dumps({"run": str(run), "findings": [each._asdict() for each in found]})
