@@ -57,3 +57,19 @@ def variant(request):
     functions.fwrl_choose(request.param)
     yield
     functions.fwrl_choose(-1)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The functions of the library in C that a test has called."""
+    # not before jaxtyping watches what is imported
+    from fwrl.kernels.native import library  # noqa: PLC0415
+
+    called, run = [], library.run
+
+    def remember(function, call):
+        called.append(function)
+        run(function, call)
+
+    monkeypatch.setattr(library, "run", remember)
+    return called

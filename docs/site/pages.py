@@ -20,6 +20,7 @@ OUTSIDE = (
     "fwrl/*.py",
     "fwrl/*/__init__.py",
     "fwrl/run/config.py",
+    "fwrl/python/*.py",
     "agents/*.py",
     "envs/*.py",
     "tests/agents/test_learning.py",

@@ -146,7 +146,7 @@ def check_values(name, given):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where what the pages ask for has been written to files."""
-    for page in ("docs/tutorial.md", "docs/migrating.md"):
+    for page in ("docs/tutorial.md", "docs/migrating.md", "docs/python.md"):
         for name, text in titled_files(ROOT / page).items():
             (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -230,7 +230,7 @@ def test_every_argument_of_recurrent_ppo_has_a_row():
 def test_defaults_on_both_sides_are_true():
     compared = 0
     for names, default, here, our_default in rows():
-        keys = re.findall(r"`((?:ppo|stack|core|encoder|seed|device)[\w.]*)`", here)
+        keys = re.findall(r"`((?:ppo|stack|core|encoder|critic|action|seed|device)[\w.]*)`", here)
         values = [ours(key) for key in keys if key != "core.kind"]
         if default:
             compared += 1

@@ -26,8 +26,9 @@ IMPORT = re.compile(rf"^from ((?:{'|'.join(OURS)})\S*) import (.+)$", re.MULTILI
 HISTORY = ("docs/log.md",)
 # names of other programs, and mathematics
 FOREIGN = {
-    "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "hidden_state", "is_init", "lstm_states",
-    "max_seq_len", "private_eye", "rl_zoo3", "rnn_states",
+    "GLOO_SOCKET_IFNAME", "MaskVelocityWrapper", "NCCL_SOCKET_IFNAME", "black_death_v3",
+    "hidden_state", "is_init", "lstm_states", "max_seq_len", "pettingzoo_env_to_vec_env_v1",
+    "private_eye", "rl_zoo3", "rnn_states",
 }  # fmt: skip
 every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
