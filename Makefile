@@ -14,7 +14,7 @@ quickstart: .venv/.base
 
 # all but the long tests; each process has one half, so most fixtures of modules are made once
 test: .venv/.dev
-	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal --durations 15
 
 # format, lint, types, import directions
 check: .venv/.dev
