@@ -199,6 +199,10 @@ def test_masks():
 def test_some_entries():
     report = judged("Pendulum-v1", observation_indices=[0, 1], steps=210)
     assert (report.faithful, report.exact, verdicts(report)) == (True, True, {})
+    positions = [0, 1, 4, 6, 7]
+    report = judged("LunarLander-v3", observation_indices=positions, steps=210)
+    assert report.faithful
+    assert "broken" not in verdicts(report).values()
 
 
 def test_what_was_seen():
