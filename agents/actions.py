@@ -76,13 +76,12 @@ class CategoricalHead(nn.Module):
         self.action_size = len(self.sizes)
         self.feature_size = sum(self.sizes)
         self.linear = _small_linear(input_size, self.feature_size)
-        width = max(self.sizes)
-        possible = torch.arange(width) < torch.tensor(self.sizes).unsqueeze(-1)
-        self.register_buffer("possible", possible, persistent=False)
-        offsets = torch.tensor([0, *self.sizes[:-1]]).cumsum(0)
-        self.register_buffer("offsets", offsets, persistent=False)
-        start = torch.as_tensor(np.asarray(getattr(space, "start", 0), np.int64))
-        self.register_buffer("start", start, persistent=False)
+        possible = np.arange(max(self.sizes)) < np.array(self.sizes)[:, np.newaxis]
+        offsets = np.cumsum([0, *self.sizes[:-1]])
+        start = np.asarray(getattr(space, "start", 0), np.int64)
+        self.register_buffer("possible", torch.as_tensor(possible), persistent=False)
+        self.register_buffer("offsets", torch.as_tensor(offsets), persistent=False)
+        self.register_buffer("start", torch.as_tensor(start), persistent=False)
 
     @override
     def forward(self, x: Float[Tensor, "*B D"], mask: Tensor | None = None) -> Categorical:

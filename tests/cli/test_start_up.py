@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from saved_runs import saved_run
 
 import fwrl
 from envs.tasks import TASKS
@@ -47,6 +48,19 @@ def test_commands_that_need_no_tensors_import_none(words):
     imported = ended.stderr.partition("IMPORTED")[2].split()
     assert "fwrl.cli.app" in imported
     assert not HEAVY & set(imported)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "fwrl/RepeatPrevious-v0"])
+def test_evaluating_does_not_import_the_compiler(env, tmp_path):
+    # it takes 1.6 s of processor time
+    run = saved_run(tmp_path / "run", env={"id": env})
+    words = ["evaluate", str(run), "--episodes", "1"]
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN, *words], capture_output=True, text=True, check=True
+    )
+    imported = ended.stderr.partition("IMPORTED")[2].split()
+    assert "torch" in imported
+    assert "torch._dynamo" not in imported
 
 
 def test_every_public_name_is_reached_and_is_what_its_module_has():
