@@ -15,6 +15,10 @@ from torch import Tensor
 
 from fwrl.state import FastWeights
 
+# Keys of a smaller squared length count as of this one in an exact step. Its value changes by half
+# of this at most; below, the gradient would be a difference of rounding errors.
+SHORTEST = 1e-6
+
 
 class Write(NamedTuple):
     """The request of the slow network to write, at one time or at each of T times.
@@ -140,6 +144,25 @@ def implicit_beta(write: Write) -> Float[Tensor, "*BT H 1"]:
     return write.beta / (1.0 + write.beta * write.key.square().sum(dim=-1, keepdim=True))
 
 
+def efla_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """The delta rule with an exact step, which never overshoots (Lei et al. 2025).
+
+    ``W <- W + (1 - exp(-beta |k|^2)) / |k|^2 k (v - k W)``
+
+    The solution of ``dW/dt = k (v - k W)`` after the time beta, where the delta rule takes one
+    Euler step and ``longhorn`` an implicit one. A long key replaces all that it reads and a short
+    one little, so that keys need no scaling; at length 1 a beta of 1 replaces 63 %.
+    """
+    return delta_rule(weights, write._replace(beta=exact_beta(write)))
+
+
+def exact_beta(write: Write) -> Float[Tensor, "*BT H 1"]:
+    """The write strength of an exact step: (1 - exp(-beta |k|^2)) / |k|^2, or beta for no key."""
+    assert write.beta is not None, "the efla rule needs beta"
+    length = write.key.square().sum(dim=-1, keepdim=True).clamp_min(SHORTEST)
+    return -torch.expm1(-write.beta * length) / length
+
+
 def clipped_delta_rule(weights: FastWeights, write: Write) -> FastWeights:
     """The delta rule; fast weights of norm above 1 are scaled to norm 1 (Schlag et al. 2021b).
 
@@ -191,8 +214,8 @@ class Rule(NamedTuple):
     apply: UpdateRule
     # None: only the reference scans the rule, as it must values with a decay for each feature
     form: Literal["value", "error", "removal"] | None = None
-    # the scale of the addition: none, beta, or the beta of an implicit step
-    beta: Literal["none", "given", "implicit"] = "given"
+    # the scale of the addition: none, beta, or the beta of an implicit or an exact step
+    beta: Literal["none", "given", "implicit", "exact"] = "given"
     # the share that survives a write: all, what beta leaves, or learned for each head or feature
     decay: Literal["none", "rest", "head", "feature"] = "none"
     # whether the new weights are linear in the old ones, so that reads are sums over writes
@@ -216,6 +239,7 @@ UPDATE_RULES: dict[str, Rule] = {
     "gated_delta": Rule(gated_delta_rule, "error", decay="head", repeats=True),
     "kda": Rule(kda_rule, "error", decay="feature", repeats=True),
     "longhorn": Rule(longhorn_rule, "error", beta="implicit", repeats=True),
+    "efla": Rule(efla_rule, "error", beta="exact", repeats=True),
     "clipped_delta": Rule(clipped_delta_rule, linear=False),
     "sigmoid_sum": Rule(sigmoid_sum_rule, beta="none", linear=False),
     "generalised_delta": Rule(
@@ -228,3 +252,16 @@ _RECORDS: dict[UpdateRule, Rule] = {rule.apply: rule for rule in UPDATE_RULES.va
 def rule_of(rule: UpdateRule) -> Rule:
     """The record itself, or that of a function; one outside ``UPDATE_RULES`` has no form."""
     return rule if isinstance(rule, Rule) else _RECORDS.get(rule) or Rule(rule)
+
+
+def beta_of(rule: Rule, write: Write) -> Float[Tensor, "*BT H 1"] | None:
+    """The scale of the addition in the form of a rule."""
+    match rule.beta:
+        case "none":
+            return None
+        case "given":
+            return write.beta
+        case "implicit":
+            return implicit_beta(write)
+        case "exact":
+            return exact_beta(write)

@@ -180,7 +180,7 @@ class FastWeight(MemoryCore[State]):
         # one pass in C can act from the projections on, with beta as it is given; it would serve
         # sums that decay too, but rounds otherwise than their runs so far
         served = self.rule.form == "error" or self.rule.decay == "none"
-        self.fused = self.unit_silu and served and self.rule.beta != "implicit"
+        self.fused = self.unit_silu and served and self.rule.beta in ("none", "given")
         # neither sums of keys, nor inputs of before, nor several writes at a time
         self.single = not (
             config.attention_normaliser or config.short_convolution or self.writes > 1

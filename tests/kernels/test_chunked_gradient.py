@@ -101,7 +101,9 @@ def test_nothing_undefined_passes_a_start(name, poison, poisoned):
         expected = times < 0
     if poisoned == "beta" and name == "sum":
         expected = times < 0
-    assert torch.equal(lost, expected)
+    # an exact step of infinite strength is a full one
+    defined = poisoned == "beta" and name == "efla" and poison == torch.inf
+    assert torch.equal(lost, expected & (not defined))
     keep = ~expected
     torch.testing.assert_close(values[0, keep], clean[0][0, keep])
     torch.testing.assert_close(values[1], clean[0][1])

@@ -33,7 +33,7 @@ torch_kernels = pytest.mark.parametrize("kernel", TORCH_KERNELS)
 faster_kernels = pytest.mark.parametrize("kernel", sorted(set(TORCH_KERNELS) - {"reference"}))
 
 
-NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn"]
+NO_STRENGTH = ["delta", "gated_sum", "decayed_sum", "gated_delta", "kda", "longhorn", "efla"]
 
 
 @pytest.mark.unchecked

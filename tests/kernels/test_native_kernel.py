@@ -136,7 +136,7 @@ def test_one_time_is_a_sequence_of_one(name, size, variant):
     torch.testing.assert_close(end, expected_end, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["sum", "delta", "gated_delta", "longhorn"])
+@pytest.mark.parametrize("rule", ["sum", "delta", "gated_delta", "longhorn", "efla"])
 @pytest.mark.parametrize("output_norm", ["none", "rms"])
 @pytest.mark.parametrize("max_beta", [1, 2])
 def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):

@@ -54,6 +54,7 @@ FAST_WEIGHTS = {
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
     "kda": {"update_rule": "kda", "feature_map": "dpfp", "output_norm": "layer"},
     "longhorn": {"update_rule": "longhorn", "normalise": "none"},
+    "efla": {"update_rule": "efla", "normalise": "none"},
     "clipped_delta": {"update_rule": "clipped_delta", "feature_map": "dpfp", "normalise": "none"},
     "sigmoid_sum": {"update_rule": "sigmoid_sum", "feature_map": "identity"},
     "products of two": {"num_householder": 2, "max_beta": 2, "learned_initial_state": True},
@@ -329,7 +330,7 @@ def test_every_core_can_be_chosen_by_its_name():
         ),
         (
             {"num_householder": 2, "update_rule": "sum"},
-            "num_householder is 2, but only delta, gated_delta, kda, longhorn",
+            "num_householder is 2, but only delta, gated_delta, kda, longhorn, efla",
         ),
         ({"feature_map": "dpf"}, "did you mean 'dpfp'?"),
     ],

@@ -6,7 +6,7 @@ import torch
 
 from fwrl.cores.parts.normalised import normalised_scan
 from fwrl.kernels import scan
-from fwrl.update_rules import UPDATE_RULES, Write, read, sum_rule
+from fwrl.update_rules import UPDATE_RULES, Write, exact_beta, read, sum_rule
 
 every_rule = pytest.mark.parametrize("name", sorted(UPDATE_RULES))
 every_kernel = pytest.mark.parametrize("kernel", ["reference", "chunked"])
@@ -47,6 +47,11 @@ GOLDEN = {
         *("longhorn", False, 1),
         [0.248364867, 0.471320789, 0.468366512, 0.557676575],
         [0.359842828, 0.513021543],
+    ),
+    "efla": (
+        *("efla", False, 1),
+        [0.266247489, 0.541472509, 0.548926107, 0.636168075],
+        [0.403859999, 0.592547091],
     ),
     "clipped_delta": (
         *("clipped_delta", False, 1),
@@ -134,8 +139,11 @@ def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):
         new *= 1 - beta
     if name in ("decayed_sum", "gated_delta", "kda", "generalised_delta"):
         new *= decay
+    length = sum(key[c] ** 2 for c in columns)
     if name == "longhorn":
-        beta = beta / (1 + beta * sum(key[c] ** 2 for c in columns))
+        beta = beta / (1 + beta * length)
+    if name == "efla":
+        beta = (1 - np.exp(-beta * length)) / length
     stored = old @ removal_key if name == "generalised_delta" else new @ key
     for row, column in itertools.product(rows, columns):
         match name:
@@ -235,16 +243,63 @@ def test_one_key_for_all_makes_the_generalised_delta_rule_the_delta_rule():
     )
 
 
-def test_longhorn_is_stable_for_keys_of_any_length_and_the_delta_rule_is_not():
+def test_implicit_and_exact_steps_are_stable_for_keys_of_any_length_and_the_delta_rule_is_not():
     weights, write = random_write()
     long = write._replace(key=100 * write.key)
     error = {
         name: (read(UPDATE_RULES[name](weights, long), long.key) - long.value).abs().max()
-        for name in ("longhorn", "delta")
+        for name in ("longhorn", "efla", "delta")
     }
     before = (read(weights, long.key) - long.value).abs().max()
     assert error["longhorn"] < 0.1 * before
+    assert error["efla"] < 1e-6 * before
     assert error["delta"] > 100 * before
+
+
+@pytest.mark.parametrize("length", [0, 1e-12, 1e-6, 1e-3, 0.1, 1, 3, 30])
+def test_efla_solves_its_differential_equation(length):
+    weights, write = random_write()
+    key = length * torch.nn.functional.normalize(write.key, dim=-1)
+    write = write._replace(key=key)
+    # dW/dt = -k k W + k v, with a constant v in the last row of what is solved
+    size = key.shape[-1]
+    flow = torch.zeros(*key.shape[:-1], size + 1, size + 1, dtype=torch.double)
+    flow[..., :size, :size] = -key.unsqueeze(-1) * key.unsqueeze(-2)
+    flow[..., :size, size] = key
+    start = torch.cat([weights, write.value.unsqueeze(-2)], dim=-2)
+    expected = torch.linalg.matrix_exp(write.beta.unsqueeze(-1) * flow) @ start
+    found = UPDATE_RULES["efla"](weights, write)
+    torch.testing.assert_close(found, expected[..., :size, :], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float, torch.double])
+@pytest.mark.parametrize("length", [0, 1e-30, 1e-20, 1e-10, 1e-5, 2e-3, 0.1, 1, 1e5, 1e15])
+def test_the_gradient_of_an_exact_step_is_finite_and_right_for_keys_of_any_length(dtype, length):
+    key = torch.full((1, 1, 2), length * 0.5**0.5, dtype=dtype, requires_grad=True)
+    beta = torch.full((1, 1, 1), 0.7, dtype=dtype, requires_grad=True)
+    strength = exact_beta(Write(key, key.detach(), beta))
+    to_key, to_beta = torch.autograd.grad(strength.sum(), (key, beta))
+    x = 0.7 * length**2
+    # the slope of (1 - exp(-x)) / x: its series where that cancels
+    slope = -1 / 2 + x / 3 - x**2 / 8 if x < 1e-3 else (np.exp(-x) * (1 + x) - 1) / x**2
+    torch.testing.assert_close(to_beta.item(), np.exp(-x), atol=1e-6, rtol=1e-5)
+    expected = 0.7**2 * slope * 2 * key
+    torch.testing.assert_close(to_key, expected.detach(), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["reference", "chunked", "auto"])
+def test_long_keys_keep_exact_steps_bounded_and_blow_up_the_delta_rule(kernel):
+    torch.manual_seed(0)
+    key, value = 30 * torch.randn(1, 200, 2, 8), torch.randn(1, 200, 2, 8)
+    write, starts = Write(key, value, torch.rand(1, 200, 2, 1)), torch.zeros(1, 200).bool()
+    state = torch.zeros(1, 2, 8, 8)
+    largest = {}
+    for name in ("efla", "delta"):
+        rule = UPDATE_RULES[name]
+        _, end = scan(rule, state, key, write, starts, kernel=kernel)
+        largest[name] = end.abs().max()
+    assert largest["efla"] < 10
+    assert not largest["delta"] < 1e9
 
 
 def test_clipped_weights_are_never_longer_than_one():

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, ScanInputs, Write, implicit_beta
+from fwrl.update_rules import Rule, ScanInputs, Write, beta_of
 
 # Times per chunk, at most. More is slower on CPUs, less has more sequential steps.
 CHUNK_SIZE = 32
@@ -109,12 +109,10 @@ def computes(rule: Rule) -> bool:
 
 def prepared(rule: Rule, write: Write) -> Write:
     """The write with what the recurrence is to see: another beta, another decay, no removal."""
-    beta = implicit_beta(write) if rule.beta == "implicit" else write.beta
-    decay = write.decay
+    beta, decay = beta_of(rule, write), None if rule.decay == "none" else write.decay
     if rule.decay == "rest":
         assert beta is not None, "what beta leaves needs beta"
         decay = 1.0 - beta
-    beta, decay = None if rule.beta == "none" else beta, None if rule.decay == "none" else decay
     return Write(write.key, write.value, beta, decay)
 
 

@@ -62,7 +62,7 @@ def projected_scan(
     """``scan`` of the reference up to rounding, with the addresses of ``unit_silu``.
 
     Args:
-        rule: One whose beta is used as it is given: not ``longhorn`` and not ``gated_sum``.
+        rule: One whose beta is used as it is given: not ``longhorn``, ``efla`` or ``gated_sum``.
         projected: The queries of all heads before the feature map, then the keys, then the values,
             then beta before its bias and its sigmoid.
         bias: The bias of beta; None for a rule without beta.

@@ -107,7 +107,7 @@ def act(
     """As ``step``, with the addresses of ``unit_silu`` and the sigmoid of beta in the same pass.
 
     Args:
-        rule: One whose beta is used as it is given: not ``longhorn`` and not ``gated_sum``.
+        rule: One whose beta is used as it is given: not ``longhorn``, ``efla`` or ``gated_sum``.
         state: What was written before.
         projected: The queries of all heads before the feature map, then the keys, then the values.
         logit: Beta before its sigmoid.
