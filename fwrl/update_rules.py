@@ -33,8 +33,8 @@ class Write(NamedTuple):
     # how much of the fast weights survives until this write, in [0, 1]; of all or of each key
     # feature
     decay: Float[Tensor, "*BT H #K"] | None = None
-    # where the old value is looked up, if not at the key, and how much of it is taken from each
-    # key feature, in [0, 1]
+    # where the old value is looked up, if not at the key, and how much each key feature of it
+    # counts, in [0, 1], or in [0, 2] as for beta
     removal_key: Float[Tensor, "*BT H K"] | None = None
     removal_rate: Float[Tensor, "*BT H K"] | None = None
 
@@ -127,6 +127,21 @@ def kda_rule(weights: FastWeights, write: Write) -> FastWeights:
     return gated_delta_rule(weights, write)
 
 
+def gated_delta_2_rule(weights: FastWeights, write: Write) -> FastWeights:
+    """KDA with gates of its own for erasing and for writing (Hatamizadeh et al. 2026).
+
+    ``W <- A W + k (w * v - (b * k) A W), A = diag(a)``
+
+    It can erase without writing, and write some of a value. The erase gate ``b``, for each key
+    feature, is given as the removal rate; the value is given with its gate ``w`` applied.
+    """
+    assert write.decay is not None, "the gated delta rule 2 needs decay"
+    assert write.removal_rate is not None, "the gated delta rule 2 needs a removal rate"
+    kept = write.decay.unsqueeze(-1) * weights
+    old = read(kept, write.removal_rate * write.key)
+    return _add(kept, write.key, write.value - old)
+
+
 def longhorn_rule(weights: FastWeights, write: Write) -> FastWeights:
     """The delta rule with an implicit step, which never overshoots (Liu et al. 2024).
 
@@ -214,8 +229,9 @@ class Rule(NamedTuple):
     apply: UpdateRule
     # None: only the reference scans the rule, as it must values with a decay for each feature
     form: Literal["value", "error", "removal"] | None = None
-    # the scale of the addition: none, beta, or the beta of an implicit or an exact step
-    beta: Literal["none", "given", "implicit", "exact"] = "given"
+    # the scale of the addition: none, beta, the beta of an implicit or an exact step; or gates of
+    # the value and, as removal rates, of the key features
+    beta: Literal["none", "given", "implicit", "exact", "gates"] = "given"
     # the share that survives a write: all, what beta leaves, or learned for each head or feature
     decay: Literal["none", "rest", "head", "feature"] = "none"
     # whether the new weights are linear in the old ones, so that reads are sums over writes
@@ -238,6 +254,7 @@ UPDATE_RULES: dict[str, Rule] = {
     "decayed_sum": Rule(decayed_sum_rule, "value", decay="head", normalises=True),
     "gated_delta": Rule(gated_delta_rule, "error", decay="head", repeats=True),
     "kda": Rule(kda_rule, "error", decay="feature", repeats=True),
+    "gated_delta_2": Rule(gated_delta_2_rule, "error", beta="gates", decay="feature", repeats=True),
     "longhorn": Rule(longhorn_rule, "error", beta="implicit", repeats=True),
     "efla": Rule(efla_rule, "error", beta="exact", repeats=True),
     "clipped_delta": Rule(clipped_delta_rule, linear=False),
@@ -257,7 +274,7 @@ def rule_of(rule: UpdateRule) -> Rule:
 def beta_of(rule: Rule, write: Write) -> Float[Tensor, "*BT H 1"] | None:
     """The scale of the addition in the form of a rule."""
     match rule.beta:
-        case "none":
+        case "none" | "gates":
             return None
         case "given":
             return write.beta

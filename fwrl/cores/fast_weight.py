@@ -78,7 +78,8 @@ class FastWeightConfig(MemoryCoreConfig):
     attention_normaliser: bool = False
     """Divides each read by the sum of its attention weights."""
     max_beta: Literal[1, 2] = 1
-    """The largest write strength; 2 lets the delta rule reflect, so that it can count parity."""
+    """The largest write strength or erase gate; 2 lets the delta rule reflect, so that it can count
+    parity."""
     num_householder: Count = 1
     """Writes at each time step, each with a key, a value and a beta of its own: DeltaProduct (Siems
     et al. 2025). More than one lets the state change by a product of as many reflections."""
@@ -172,8 +173,10 @@ class FastWeight(MemoryCore[State]):
         self.addresses = config.heads * (1 + self.writes) * self.key_size
         projected = self.addresses + config.heads * self.writes * self.value_size
         self.project = nn.Linear(input_size, projected, bias=False)
-        strengths = config.heads * self.writes
-        self.beta = None if self.rule.beta == "none" else nn.Linear(input_size, strengths)
+        # one strength of each write, or the gates of its features and values
+        sizes = {"none": 0, "gates": self.feature_map.size + self.value_size}
+        strengths = config.heads * self.writes * sizes.get(self.rule.beta, 1)
+        self.beta = nn.Linear(input_size, strengths) if strengths else None
         self.unit_silu = config.feature_map == "silu" and config.normalise == "l2"
         channels = {"head": 1, "feature": self.feature_map.size}.get(self.rule.decay)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
@@ -270,16 +273,21 @@ class FastWeight(MemoryCore[State]):
         query, key = features(address).split([1, self.writes], dim=-3)
         if self.convolution is not None:
             value = F.silu(value)
-        beta = None
+        beta = erase = None
         if self.beta is not None:
-            strength = self.max_beta * at_least_float32(self.beta(x)).sigmoid()
-            beta = strength.unflatten(-1, (self.writes, self.heads, 1))
+            strength = at_least_float32(self.beta(x)).sigmoid()
+            beta = strength.unflatten(-1, (self.writes, self.heads, -1))
+            if self.rule.beta == "gates":
+                erase, gate = beta.tensor_split([self.feature_map.size], dim=-1)
+                beta, erase, value = None, self.max_beta * erase, gate * value
+            else:
+                beta = self.max_beta * beta
         decay = None
         if self.decay is not None:
             decay = self.decay(x).unsqueeze(-3)
             # the memory decays once at each time, before the first write
             decay = torch.cat([decay] + [torch.ones_like(decay)] * (self.writes - 1), dim=-3)
-        return query.squeeze(-3), Write(key, value, beta, decay)
+        return query.squeeze(-3), Write(key, value, beta, decay, removal_rate=erase)
 
     def _split(
         self, projected: Float[Tensor, "*BT P"]

@@ -8,7 +8,7 @@ from fwrl.kernels import KERNELS, reference
 from fwrl.kernels.chunked import channelwise, outer_decay
 from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
 
-by_feature = pytest.mark.parametrize("name", ["kda", "generalised_delta"])
+by_feature = pytest.mark.parametrize("name", ["kda", "gated_delta_2", "generalised_delta"])
 
 
 @pytest.mark.unchecked

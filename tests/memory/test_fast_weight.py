@@ -81,6 +81,34 @@ def test_several_writes_at_a_time_are_a_product_of_reflections(writes, rule):
             np.testing.assert_allclose(y[b, t], expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("writes", [1, 2])
+@pytest.mark.parametrize("max_beta", [1, 2])
+def test_gates_of_features_and_values_equal_their_equations(writes, max_beta):
+    sizes = {"key_size": SIZE, "value_size": 3, "num_householder": writes, "max_beta": max_beta}
+    core, x, starts = make(FastWeightConfig(heads=HEADS, update_rule="gated_delta_2", **sizes))
+    y = run(core, x, starts).numpy()
+    with torch.no_grad():
+        decay = core.decay(x).numpy()
+        gates = sigmoid(core.beta(x).numpy()).reshape(B, T, writes, HEADS, SIZE + 3)
+        keys, values = np.split(core.project(x).numpy(), [(1 + writes) * HEADS * SIZE], axis=-1)
+    keys = keys.reshape(B, T, 1 + writes, HEADS, SIZE)
+    keys, values = unit(keys * sigmoid(keys)), values.reshape(B, T, writes, HEADS, 3)
+    for b in range(B):
+        # values as rows, as in the paper: S <- S D (I - (b * k) k^T) + (w * v) k^T
+        weights = np.zeros((HEADS, 3, SIZE))
+        for t in range(T):
+            if starts[b, t]:
+                weights = np.zeros((HEADS, 3, SIZE))
+            weights = weights * decay[b, t][:, None, :]
+            for n, h in itertools.product(range(writes), range(HEADS)):
+                erase, gate = gates[b, t, n, h, :SIZE], gates[b, t, n, h, SIZE:]
+                key, value = keys[b, t, 1 + n, h], values[b, t, n, h]
+                transition = np.eye(SIZE) - np.outer(max_beta * erase * key, key)
+                weights[h] = weights[h] @ transition + np.outer(gate * value, key)
+            read = np.einsum("hvk,hk->hv", weights, keys[b, t, 0]).reshape(-1)
+            np.testing.assert_allclose(y[b, t], matrix(core.output) @ read, atol=1e-9)
+
+
 @pytest.mark.parametrize("options", [{}, {"update_rule": "gated_delta"}])
 def test_one_decay_of_one_leaves_the_delta_rule(options):
     plain, x, starts = make(FastWeightConfig(heads=HEADS))

@@ -53,6 +53,13 @@ FAST_WEIGHTS = {
     "gated_delta": {"update_rule": "gated_delta", "learned_initial_state": True},
     "learned delta": {"learned_initial_state": True, "max_beta": 2},
     "kda": {"update_rule": "kda", "feature_map": "dpfp", "output_norm": "layer"},
+    "gated_delta_2": {
+        "update_rule": "gated_delta_2",
+        "feature_map": "dpfp",
+        "value_size": 5,
+        "max_beta": 2,
+        "learned_initial_state": True,
+    },
     "longhorn": {"update_rule": "longhorn", "normalise": "none"},
     "efla": {"update_rule": "efla", "normalise": "none"},
     "clipped_delta": {"update_rule": "clipped_delta", "feature_map": "dpfp", "normalise": "none"},
@@ -60,6 +67,7 @@ FAST_WEIGHTS = {
     "products of two": {"num_householder": 2, "max_beta": 2, "learned_initial_state": True},
     "gated products of three": {"num_householder": 3, "update_rule": "gated_delta"},
     "kda products of two": {"num_householder": 2, "update_rule": "kda"},
+    "gated_delta_2 products of two": {"num_householder": 2, "update_rule": "gated_delta_2"},
     "convolution": {"short_convolution": 4},
     "normalised convolution": {
         "short_convolution": 2,
@@ -330,7 +338,7 @@ def test_every_core_can_be_chosen_by_its_name():
         ),
         (
             {"num_householder": 2, "update_rule": "sum"},
-            "num_householder is 2, but only delta, gated_delta, kda, longhorn, efla",
+            "num_householder is 2, but only delta, gated_delta, kda, gated_delta_2, longhorn, efla",
         ),
         ({"feature_map": "dpf"}, "did you mean 'dpfp'?"),
     ],

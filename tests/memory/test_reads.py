@@ -23,6 +23,8 @@ VARIANTS = {name: (name, {}) for name in CORES} | {
         {"update_rule": "gated_sum", "feature_map": "elu_plus_one", "attention_normaliser": True},
     ),
     "kda": ("fast_weight", {"update_rule": "kda", "learned_initial_state": True}),
+    "gated delta 2": ("fast_weight", {"update_rule": "gated_delta_2", "max_beta": 2}),
+    "efla": ("fast_weight", {"update_rule": "efla", "normalise": "none"}),
     "gated delta": ("fast_weight", {"update_rule": "gated_delta", "short_convolution": 3}),
     "products": ("fast_weight", {"num_householder": 3, "key_size": 3}),
     "clipped": ("fast_weight", {"update_rule": "clipped_delta"}),
@@ -67,7 +69,9 @@ def test_what_is_read_is_the_sum_of_what_was_written(name):
         torch.testing.assert_close(whole, values.any(-1).double())
 
 
-@pytest.mark.parametrize("name", ["fast_weight", "kda", "gated delta", "products"])
+@pytest.mark.parametrize(
+    "name", ["fast_weight", "kda", "gated delta 2", "efla", "gated delta", "products"]
+)
 def test_reads_of_fast_weights_are_what_the_core_puts_out(name):
     core, y, (read,) = unrolled(name)
     values = values_of(read)[:, read.writes - 1 :: read.writes]

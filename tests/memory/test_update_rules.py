@@ -16,6 +16,7 @@ VALUES = [(1, 0), (0, 1), (1, 1)]
 BETA = [0.5, 1, 0.8]
 DECAY = [0.9, 0.5, 0.8]
 CHANNEL_DECAY = [(0.9, 0.5), (0.5, 0.8), (0.8, 0.9)]
+ERASE = [(0.3, 0.9), (1, 0.5), (0.7, 0.2)]
 QUERY = (0.5, 0.5)
 
 # rule, unit keys and query, factor of beta, last weights (rows are values), what is read
@@ -42,6 +43,11 @@ GOLDEN = {
         *("kda", True, 1),
         [0.15499367, 0.794705242, 0.73437175, 0.774156235],
         [0.67153854, 1.066690368],
+    ),
+    "gated_delta_2, unit keys": (
+        *("gated_delta_2", True, 1),
+        [0.254402695, 1.100815811, 0.85727396, 1.265765075],
+        [0.958284196, 1.501215299],
     ),
     "longhorn": (
         *("longhorn", False, 1),
@@ -74,7 +80,8 @@ def worked_example(unit=False, factor=1, channels=False):
     beta, decay = (doubles(x)[None, :, None, None] for x in (BETA, DECAY))
     if channels:
         decay = doubles(CHANNEL_DECAY)[None, :, None]
-    return query, Write(key, value, factor * beta, decay)
+    erase = doubles(ERASE)[None, :, None]
+    return query, Write(key, value, factor * beta, decay, removal_rate=erase)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,7 @@ def worked_example(unit=False, factor=1, channels=False):
 )
 def test_rules_are_the_worked_example(case, kernel):
     name, unit, factor, weights, values = GOLDEN[case]
-    query, write = worked_example(unit, factor, channels=name == "kda")
+    query, write = worked_example(unit, factor, channels=channels_of(name, 2) > 1)
     state, starts = doubles(np.zeros((1, 1, 2, 2))), torch.zeros(1, 3, dtype=torch.bool)
     read_values, end = scan(UPDATE_RULES[name], state, query, write, starts, kernel=kernel)
     # the numbers of some cases are given to nine digits
@@ -131,20 +138,30 @@ def channels_of(name, key_size):
     return key_size if UPDATE_RULES[name].decay == "feature" else 1
 
 
+def numpy_strength(name, beta, length):
+    """The factor of the addition, for a key of this squared length."""
+    match name:
+        case "longhorn":
+            return beta / (1 + beta * length)
+        case "efla":
+            return (1 - np.exp(-beta * length)) / length
+        case "gated_delta_2":
+            return 1
+        case _:
+            return beta
+
+
 def numpy_rule(name, old, key, value, beta, decay, removal_key, removal_rate):
     """One rule, one matrix, one entry after another; values are the rows, as in the papers."""
     new, (beta,) = old.copy(), beta
     rows, columns = range(len(value)), range(len(key))
     if name == "gated_sum":
         new *= 1 - beta
-    if name in ("decayed_sum", "gated_delta", "kda", "generalised_delta"):
+    if name in ("decayed_sum", "gated_delta", "kda", "gated_delta_2", "generalised_delta"):
         new *= decay
-    length = sum(key[c] ** 2 for c in columns)
-    if name == "longhorn":
-        beta = beta / (1 + beta * length)
-    if name == "efla":
-        beta = (1 - np.exp(-beta * length)) / length
-    stored = old @ removal_key if name == "generalised_delta" else new @ key
+    beta = numpy_strength(name, beta, sum(key[c] ** 2 for c in columns))
+    looks = removal_rate * key if name == "gated_delta_2" else key
+    stored = old @ removal_key if name == "generalised_delta" else new @ looks
     for row, column in itertools.product(rows, columns):
         match name:
             case "sum" | "sigmoid_sum":
@@ -227,6 +244,25 @@ def test_decays_that_agree_make_kda_the_gated_delta_rule():
     wide = write._replace(decay=write.decay.expand_as(write.key))
     kda, gated = UPDATE_RULES["kda"](weights, wide), UPDATE_RULES["gated_delta"](weights, write)
     torch.testing.assert_close(kda, gated, atol=0, rtol=0)
+
+
+def test_gates_that_agree_make_gated_delta_2_kda():
+    weights, write = random_write(channels=4)
+    gated = write._replace(value=write.beta * write.value, removal_rate=write.beta)
+    one, other = UPDATE_RULES["gated_delta_2"](weights, gated), UPDATE_RULES["kda"](weights, write)
+    torch.testing.assert_close(one, other)
+
+
+def test_gated_delta_2_erases_without_writing_and_writes_without_erasing():
+    weights, write = random_write()
+    key = torch.nn.functional.normalize(write.key, dim=-1)
+    nothing, everything = torch.zeros_like(key), torch.ones_like(key)
+    write = write._replace(key=key, decay=everything)
+    rule, before = UPDATE_RULES["gated_delta_2"], read(weights, key)
+    erased = write._replace(value=torch.zeros_like(write.value), removal_rate=everything)
+    torch.testing.assert_close(read(rule(weights, erased), key), torch.zeros_like(before))
+    added = rule(weights, write._replace(removal_rate=nothing))
+    torch.testing.assert_close(read(added, key), before + write.value)
 
 
 def test_one_key_for_all_makes_the_generalised_delta_rule_the_delta_rule():

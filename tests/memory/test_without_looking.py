@@ -24,6 +24,7 @@ ASKING = [
 MEMORIES = {kind: config(kind=kind) for kind, config in CORES.items()}
 MEMORIES |= {
     "kda": FastWeightConfig(update_rule="kda"),
+    "gated_delta_2": FastWeightConfig(update_rule="gated_delta_2"),
     "agalite, exact": AGaLiTeConfig(exact=True),
     "infinite_former, small": InfiniteFormerConfig(window=4, segment=3, sticky=True),
 }

@@ -11,8 +11,9 @@ Where a chunk forgets more than ``exp(-MAX_EXPONENT)`` one of them overflows or 
 is then made infinite, the result is undefined, and the caller scans again by reference. On a GPU,
 where to look would mean to wait, ``scan_apart`` bounds the decays instead.
 
-The delta rule with such decays (``kda``) solves the same triangular system as with one decay. The
-generalised delta rule (RWKV-7) looks up what it removes before the decay and at a key of its own::
+The delta rule with such decays (``kda``) solves the same triangular system as with one decay; it is
+scanned as the case of ``gated_delta_2`` in which all gates are beta. The generalised delta rule
+(RWKV-7) looks up what it removes before the decay and at a key of its own::
 
     r  = p S                       p: removal key
     S <- a S - (rate p)^T r + k^T v
@@ -33,7 +34,7 @@ from torch import Tensor
 from fwrl.kernels.chunked.scan import Chunks, Passage, invert, pass_on, read_of, split, together
 from fwrl.kernels.chunked.undefined import clean, lose, lost_by
 from fwrl.state import FastWeights
-from fwrl.update_rules import Rule, ScanInputs
+from fwrl.update_rules import Rule, ScanInputs, Write
 
 # Times per chunk, at most: fewer forget less, and then stay within the exponents.
 CHUNK_SIZE = 16
@@ -77,10 +78,19 @@ def _scan(
     rule: Rule, inputs: ScanInputs, size: int
 ) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     state, query, write, starts, fresh = inputs
-    chunks = split(query, write, starts, size)
-    passage = _error if rule.form == "error" else _removal
+    errs = rule.form == "error"
+    chunks = split(query, gated(rule, write) if errs else write, starts, size)
+    passage = _error if errs else _removal
     fresh = torch.zeros_like(state[:1]) if fresh is None else fresh
     return read_of(pass_on(passage(chunks, fresh), state), query.shape[1])
+
+
+def gated(rule: Rule, write: Write) -> Write:
+    """The same write of an error with gates on the value and, as removal rates, on the key."""
+    if rule.beta == "gates":
+        return write
+    assert write.beta is not None, "an error needs beta"
+    return write._replace(value=write.beta * write.value, removal_rate=write.beta)
 
 
 class Reach(NamedTuple):
@@ -136,15 +146,15 @@ def leaving(chunks: Chunks, written: Float[Tensor, "N B H C K"]) -> Float[Tensor
 
 
 def _error(chunks: Chunks, fresh: FastWeights) -> Passage:
-    assert chunks.beta is not None, "an error needs beta"
+    assert chunks.removal_rate is not None, "an error needs gates"
     reach = reach_of(chunks)
-    written, strong_key = reach.earlier * chunks.key, chunks.beta * chunks.key
+    written, strong_key = reach.earlier * chunks.key, chunks.removal_rate * chunks.key
     return Passage(
         attention=pairs(chunks, reach.later * chunks.query, written),
         query=reach.entered * chunks.query,
         key=leaving(chunks, chunks.key),
         survives=reach.entered[..., -1:, :].mT,
-        written=chunks.beta * chunks.value - (reach.fresh * strong_key) @ fresh,
+        written=chunks.value - (reach.fresh * strong_key) @ fresh,
         inverse=invert(pairs(chunks, reach.later * strong_key, written)),
         strong_key=reach.entered * strong_key,
         beside=(reach.fresh * chunks.query) @ fresh,

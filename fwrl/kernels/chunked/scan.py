@@ -53,7 +53,7 @@ class Chunks(NamedTuple):
     beta: Float[Tensor, "N B H C 1"] | None
     log_decay: Float[Tensor, "N B H C #K"] | None
     removal_key: Float[Tensor, "N B H C K"] | None
-    removal_rate: Float[Tensor, "N B H C K"] | None
+    removal_rate: Float[Tensor, "N B H C #K"] | None
     starts: Bool[Tensor, "N B C"]
 
 
