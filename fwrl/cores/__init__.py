@@ -25,6 +25,7 @@ CORES: dict[str, type[MemoryCoreConfig]] = {
     "ffm": _of("ffm", "FFMConfig"),
     "gru": _of("gru", "GRUConfig"),
     "gtrxl": _of("gtrxl", "GTrXLConfig"),
+    "hybrid": _of("hybrid", "HybridConfig"),
     "infinite_former": _of("infinite_former", "InfiniteFormerConfig"),
     "lru": _of("lru", "LRUConfig"),
     "lstm": _of("lstm", "LSTMConfig"),

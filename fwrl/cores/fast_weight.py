@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size, one_of
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
-from fwrl.cores.parts.layers import Decay, ShortConvolution
+from fwrl.cores.parts.layers import Decay, HeadNorm, ShortConvolution, head_norm
 from fwrl.cores.parts.normalised import normalised_scan, normalised_write
 from fwrl.feature_maps import EPSILON, FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
 from fwrl.feature_maps.random import Directions
@@ -87,7 +87,7 @@ class FastWeightConfig(MemoryCoreConfig):
     """Time steps that a causal convolution of queries, keys and values spans, often 4; 0: none."""
     learned_initial_state: bool = False
     """Whether episodes begin with fast weights that are learned, in place of zeros."""
-    output_norm: Literal["none", "rms", "layer"] = "none"
+    output_norm: HeadNorm = "none"
     """Scales the read of each head to unit size (``layer`` without learned scales). Reads under the
     default recipe are bounded by the values already, and their size says how sure the memory is;
     sums may need it."""
@@ -189,7 +189,7 @@ class FastWeight(MemoryCore[State]):
             config.attention_normaliser or config.short_convolution or self.writes > 1
         )
         self.normed = config.output_norm != "none"
-        self.output_norm = _output_norm(config.output_norm, self.value_size)
+        self.output_norm = head_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
         columns = self.value_size + 1 if self.normalised else self.value_size
         shape = (1, config.heads, self.feature_map.size, columns)
@@ -378,13 +378,3 @@ def _remark(config: FastWeightConfig) -> str:
         "a norm of each head follows": config.output_norm != "none",
     }
     return "; ".join(text for text, applies in remarks.items() if applies)
-
-
-def _output_norm(name: str, size: int) -> nn.Module:
-    match name:
-        case "rms":
-            return nn.RMSNorm(size)
-        case "layer":
-            return nn.LayerNorm(size, elementwise_affine=False)
-        case _:
-            return nn.Identity()

@@ -9,7 +9,13 @@ from typing_extensions import override
 
 from fwrl.config import Count, Size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig
-from fwrl.cores.parts.attention import Positions, WindowedAttention, extend, remember
+from fwrl.cores.parts.attention import (
+    KeysValues,
+    Positions,
+    WindowedAttention,
+    extend,
+    remember,
+)
 from fwrl.state import time_in_episode
 
 
@@ -34,13 +40,6 @@ class WindowAttentionConfig(MemoryCoreConfig):
     @override
     def build(self, input_size: int) -> "WindowAttention":
         return WindowAttention(input_size, self)
-
-
-class KeysValues(NamedTuple):
-    """Keys and values of the last time steps, the newest last."""
-
-    key: Float[Tensor, "B P H K"]
-    value: Float[Tensor, "B P H K"]
 
 
 class State(NamedTuple):

@@ -31,6 +31,8 @@ VARIANTS = {name: (name, {}) for name in CORES} | {
     "delta_rnn, 1": ("delta_rnn", {"version": 1}),
     "delta_lstm, 1": ("delta_lstm", {"version": 1}),
     "delta_delta, learned": ("delta_delta", {"learned_initial_state": True}),
+    "hybrid, delta alone": ("hybrid", {"window": 0, "short_convolution": 3}),
+    "hybrid, window alone": ("hybrid", {"delta": False}),
     "delta_mlp, deep": ("delta_mlp", {"blocks": 2, "expansion": 2}),
 }
 every_variant = pytest.mark.parametrize("name", VARIANTS)

@@ -9,7 +9,7 @@ axes here: ``P`` past time steps that a window holds, ``K`` features of a query 
 """
 
 import math
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +32,13 @@ MIN_BLOCK = 32
 SLOWEST = 10000.0
 
 
+class KeysValues(NamedTuple):
+    """Keys and values of the last time steps, the newest last; keys without positions."""
+
+    key: Float[Tensor, "B P H K"]
+    value: Float[Tensor, "B P H V"]
+
+
 class WindowedAttention(nn.Module):
     """Attention with several heads; the caller keeps the window.
 
@@ -51,14 +58,7 @@ class WindowedAttention(nn.Module):
         self.query = nn.Linear(input_size, input_size, bias=False)
         self.key_value = nn.Linear(input_size, 2 * input_size, bias=False)
         self.output = nn.Linear(input_size, input_size, bias=False)
-        self.scores: nn.Module
-        match positions:
-            case "rotary":
-                self.scores = RotaryScores(self.head_size)
-            case "relative":
-                self.scores = RelativeScores(heads, self.head_size, window)
-            case "none":
-                self.scores = ContentScores()
+        self.scores = scores_of(positions, heads, self.head_size, window)
 
     def queries(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H K"]:
         """The queries of the inputs."""
@@ -151,6 +151,21 @@ def _visible(seen: Float[Tensor, "B N C"], past: int) -> Bool[Tensor, "B N C PC"
     index = torch.arange(past + size, device=seen.device)
     age = index[past:].unsqueeze(-1) - index
     return (age >= 0) & (age < seen.clamp(max=past + 1).unsqueeze(-1))
+
+
+def scores_of(positions: Positions, heads: int, head_size: int, window: int) -> nn.Module:
+    """The scores of queries and keys for a window of so many time steps.
+
+    Raises:
+        ConfigError: If the sizes do not fit.
+    """
+    match positions:
+        case "rotary":
+            return RotaryScores(head_size)
+        case "relative":
+            return RelativeScores(heads, head_size, window)
+        case "none":
+            return ContentScores()
 
 
 class ContentScores(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.state import at_least_float32, time_in_episode
+
+# Scales the read of each head to unit size, ``layer`` after taking off its mean.
+HeadNorm = Literal["none", "rms", "layer"]
 
 
 class Gate(nn.Module):
@@ -115,6 +119,17 @@ def previous(
     """Each time step's predecessor in the episode: ``before`` at the first, zeros at starts."""
     shifted = torch.cat([before.unsqueeze(1), x[:, :-1]], dim=1)
     return torch.where(starts[:, :, None, None], 0.0, shifted)
+
+
+def head_norm(name: HeadNorm, size: int) -> nn.Module:
+    """The norm of the reads of heads of this size; ``layer`` has no learned scales."""
+    match name:
+        case "rms":
+            return nn.RMSNorm(size)
+        case "layer":
+            return nn.LayerNorm(size, elementwise_affine=False)
+        case "none":
+            return nn.Identity()
 
 
 class SlowNetwork(nn.Module):
