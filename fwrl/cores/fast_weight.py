@@ -180,9 +180,9 @@ class FastWeight(MemoryCore[State]):
         self.unit_silu = config.feature_map == "silu" and config.normalise == "l2"
         channels = {"head": 1, "feature": self.feature_map.size}.get(self.rule.decay)
         self.decay = Decay(input_size, config.heads, channels) if channels else None
-        # one pass in C can act from the projections on, with beta as it is given; it would serve
-        # sums that decay too, but rounds otherwise than their runs so far
-        served = self.rule.form == "error" or self.rule.decay == "none"
+        # one pass in C can act from the projections on, with beta as it is given and one decay; it
+        # would serve sums that decay too, but rounds otherwise than their runs so far
+        served = self.rule.decay in (("none", "head") if self.rule.form == "error" else ("none",))
         self.fused = self.unit_silu and served and self.rule.beta in ("none", "given")
         # neither sums of keys, nor inputs of before, nor several writes at a time
         self.single = not (

@@ -20,19 +20,19 @@ MAX_LOG_DECAY = math.exp(-0.5)
 
 
 class RWKV7Config(MemoryCoreConfig):
-    """The memory of RWKV-7.
+    """The memory of RWKV-7, without its bonus: each time's own value, read beside the fast weights.
 
     Note:
         Left out: the mixing of each input with the one before it (``fast_weight`` has a short
         convolution for that), the values of the first layer in all layers, the output gate, and
-        the bonus that adds each time's own value to its read, weighted by query and key.
+        the bonus, which is the value times a learned product of query and key.
     """
 
     about: ClassVar[About] = About(
         update="W <- diag(a) W - (b * r) (r W) + k v, y = q W",
         cost="4D^2 + 4Dr + 4HKV, r the rank",
         parallel=True,
-        source="Peng et al. 2025",
+        source="Peng et al. 2025, without the bonus",
     )
     kind: Literal["rwkv7"] = "rwkv7"
     heads: Count = 4

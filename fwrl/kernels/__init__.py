@@ -18,7 +18,6 @@ from fwrl.config import nearest
 from fwrl.kernels import reference
 from fwrl.kernels.chunked import channelwise
 from fwrl.kernels.chunked import gradient as chunked_gradient
-from fwrl.kernels.chunked import scan as chunked
 from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
 from fwrl.kernels.native.library import library, served
@@ -96,7 +95,7 @@ def kernel_for(rule: UpdateRule, query: Float[Tensor, "B T H K"], kernel: str = 
     if name == "chunked" and not rule.form:
         raise ValueError(f"kernel 'chunked' has no form of {rule.apply.__name__}; use 'reference'")
     if name == "native" and not native.serves(rule, query):
-        known = (each.apply.__name__ for each in UPDATE_RULES.values() if chunked.computes(each))
+        known = (each.apply.__name__ for each in UPDATE_RULES.values() if each.form)
         raise ValueError(
             f"kernel 'native' ({library().about}) scans float32 on CPUs under "
             f"{', '.join(known)}, not {query.dtype} on {query.device.type} under "

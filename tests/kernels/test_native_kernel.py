@@ -9,11 +9,15 @@ from importlib import import_module
 
 import pytest
 import torch
-from kernel_parity import assert_equals_reference, random_scan, values_and_gradients
+from kernel_parity import (
+    PER_CHANNEL,
+    assert_equals_reference,
+    random_scan,
+    values_and_gradients,
+)
 
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.kernels import kernel_for, reference, scan, use_kernel
-from fwrl.kernels.chunked.scan import computes
 from fwrl.kernels.native import library as loading
 from fwrl.kernels.native import scan as native
 from fwrl.kernels.native import unit_silu as unit
@@ -22,8 +26,9 @@ from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write, delta_rule
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
-RULES = sorted(name for name, rule in UPDATE_RULES.items() if computes(rule))
+RULES = sorted(name for name, rule in UPDATE_RULES.items() if rule.form)
 every_rule = pytest.mark.parametrize("name", RULES)
+every_loop = pytest.mark.parametrize("name", ["gated_delta", "gated_delta_2", "generalised_delta"])
 # whole vectors of every width; less than one; some and a rest
 SIZES = [(32, 32), (3, 5), (16, 64), (33, 17), (4, 80)]
 
@@ -54,10 +59,11 @@ def test_it_equals_the_reference_for_any_size(name, size, variant):
     assert_equals_reference(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
 
 
-def test_inputs_may_lie_anywhere():
+@every_loop
+def test_inputs_may_lie_anywhere(name):
     torch.manual_seed(0)
-    leaves, starts = random_scan("gated_delta", 40, 0.1, torch.float32, sizes=(2, 3, 8, 8))
-    rule = UPDATE_RULES["gated_delta"]
+    leaves, starts = random_scan(name, 40, 0.1, torch.float32, sizes=(2, 3, 8, 8))
+    rule = UPDATE_RULES[name]
     expected = values_and_gradients(rule, leaves, starts, "reference")
     # heads before times; every second number; a slice of something wider
     wide = [
@@ -94,29 +100,41 @@ def test_nothing_undefined_passes_a_start(name, poison):
         assert leaf.grad[:, 20:].isfinite().all()
 
 
-def test_the_number_of_threads_changes_nothing(monkeypatch):
+@pytest.mark.parametrize("name", sorted(PER_CHANNEL))
+def test_decays_of_each_feature_may_be_of_any_strength(name):
+    torch.manual_seed(0)
+    leaves, starts = random_scan(name, 40, 0.1, torch.float32)
+    with torch.no_grad():
+        leaves[4][:, 3::5], leaves[4][:, 4::5] = 0.0, 1e-9
+        leaves[4][:, 16:32] = 0.0
+    assert_equals_reference(UPDATE_RULES[name], leaves, starts, "native", 2e-5)
+
+
+@every_loop
+def test_the_number_of_threads_changes_nothing(name, monkeypatch):
     monkeypatch.setattr(loading, "WORTH_A_THREAD", 1)
     torch.manual_seed(0)
-    leaves, starts = random_scan("delta", 40, 0.1, torch.float32, sizes=(3, 2, 16, 16))
+    leaves, starts = random_scan(name, 40, 0.1, torch.float32, sizes=(3, 2, 16, 16))
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results.append(values_and_gradients(delta_rule, leaves, starts, "native"))
+            results.append(values_and_gradients(UPDATE_RULES[name], leaves, starts, "native"))
     finally:
         torch.set_num_threads(before)
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, atol=0, rtol=0)
 
 
-def test_what_is_given_is_left_as_it_was():
-    leaves, starts = random_scan("gated_delta", 20, 0.1, torch.float32)
+@every_loop
+def test_what_is_given_is_left_as_it_was(name):
+    leaves, starts = random_scan(name, 20, 0.1, torch.float32)
     before = [leaf.detach().clone() for leaf in leaves]
-    values_and_gradients(UPDATE_RULES["gated_delta"], leaves, starts, "native")
+    values_and_gradients(UPDATE_RULES[name], leaves, starts, "native")
     with torch.no_grad():
         query, *write, state, _ = leaves
         one = Write(*(field[:, 0] for field in write))
-        native.step(UPDATE_RULES["gated_delta"], state, query[:, 0], one)
+        native.step(UPDATE_RULES[name], state, query[:, 0], one)
     for leaf, expected in zip(leaves, before, strict=True):
         torch.testing.assert_close(leaf.detach(), expected, atol=0, rtol=0)
 
@@ -136,7 +154,9 @@ def test_one_time_is_a_sequence_of_one(name, size, variant):
     torch.testing.assert_close(end, expected_end, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["sum", "delta", "gated_delta", "longhorn", "efla"])
+@pytest.mark.parametrize(
+    "rule", ["sum", "delta", "gated_delta", "longhorn", "efla", "kda", "gated_delta_2"]
+)
 @pytest.mark.parametrize("output_norm", ["none", "rms"])
 @pytest.mark.parametrize("max_beta", [1, 2])
 def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):
@@ -235,6 +255,9 @@ def test_the_operators_keep_the_rules_of_torch():
     given = (query, key, value, beta, decay, state, fresh, starts, True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(torch.ops.fwrl.scan, (*given, True), test_utils=checks)
+    whole = decay.detach().expand_as(key).contiguous().requires_grad_()
+    given = (query, key, value, key, whole, key, state, fresh, starts)
+    torch.library.opcheck(torch.ops.fwrl.channel_scan, (*given, True), test_utils=checks)
     torch.library.opcheck(torch.ops.fwrl.unit_silu, (query,), test_utils=checks)
 
 

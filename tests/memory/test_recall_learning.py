@@ -48,10 +48,18 @@ EXCEPTIONS = {
 }
 
 
-def accuracy_after(kind, budget):
+# forms of fast_weight; all reached 1.00
+RULES = {
+    "gated_delta_2": {"update_rule": "gated_delta_2"},
+    "efla": {"update_rule": "efla"},
+    "efla, keys of any length": {"update_rule": "efla", "normalise": "none"},
+}
+
+
+def accuracy_after(kind, budget, **options):
     """Trained on fixed seeds; measured on sequences that it was not trained on."""
     torch.manual_seed(0)
-    core = CORES[kind]()
+    core = CORES[kind](**options)
     model = SequenceModel(TASK.vocabulary, TASK.num_values, StackConfig(width=64), core)
     generator = torch.Generator().manual_seed(1)
     training = TrainingConfig(steps=budget.steps, learning_rate=1e-2)
@@ -70,6 +78,13 @@ def marked(kind):
 def test_a_core_learns_to_recall(kind):
     budget = EXCEPTIONS.get(kind, Budget())
     assert accuracy_after(kind, budget) >= budget.threshold
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize("name", RULES)
+def test_an_update_rule_learns_to_recall(name):
+    budget = Budget()
+    assert accuracy_after("fast_weight", budget, **RULES[name]) >= budget.threshold
 
 
 @pytest.mark.learns

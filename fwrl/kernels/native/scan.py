@@ -6,6 +6,7 @@ another. A start replaces the state, so an undefined past is forgotten.
 """
 
 from ctypes import c_double, c_int64, c_void_p
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,11 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fwrl.feature_maps import EPSILON
-from fwrl.kernels.chunked.scan import computes, prepared
+from fwrl.kernels.chunked.scan import prepared
 from fwrl.kernels.native import library as c
+from fwrl.kernels.native.channel_scan import channel_scan
 from fwrl.kernels.native.loop import Kernel, Loop
 from fwrl.kernels.native.operators import register
-from fwrl.state import FastWeights
+from fwrl.state import FastWeights, map_tensors
 from fwrl.update_rules import Rule, ScanInputs, Write
 
 
@@ -67,12 +69,14 @@ ACT = c.structure(
 
 def serves(rule: Rule, query: Tensor) -> bool:
     """Whether the library is there and can scan such tensors under this rule."""
-    return computes(rule) and c.served(query)
+    return rule.form is not None and c.served(query)
 
 
 def scan(rule: Rule, inputs: ScanInputs) -> tuple[Float[Tensor, "B T H V"], FastWeights]:
     """The reference scan up to rounding, in float32."""
     state, query, write, starts, fresh = inputs
+    if rule.decay == "feature":
+        return channel_scan(rule, *inputs)
     key, value, beta, decay, *_ = prepared(rule, write)
     removes = rule.form == "error"
     values, end = _scan(Scan(query, key, value, beta, decay, state, fresh, starts, removes))
@@ -83,6 +87,10 @@ def step(
     rule: Rule, state: FastWeights, query: Float[Tensor, "B H K"], write: Write
 ) -> tuple[Float[Tensor, "B H V"], FastWeights]:
     """One time that starts nothing, without gradients; the given state is left as it is."""
+    if rule.decay == "feature":
+        one, write = map_tensors(partial(torch.unsqueeze, dim=1), (query, write))
+        values, end = channel_scan(rule, state, one, write)
+        return values.squeeze(1), end
     write = prepared(rule, write)
     output, end = write.value.new_empty(write.value.shape), state.new_empty(state.shape)
     call: Any = _Scan(times=1, interval=1, threads=c.threads_for(state.numel()))

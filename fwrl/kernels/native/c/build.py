@@ -16,8 +16,9 @@ from pathlib import Path
 LIBRARY = "libfwrl.so"
 # Sources that are compiled for each variant.
 FILES = (
-    *("scan", "gru", "lstm", "recurrent_delta", "fast_recurrence", "fast_weight_memory"),
-    *("self_referential", "projected_scan", "unit_silu", "residual", "choices", "adam", "rows"),
+    *("scan", "channel_scan", "projected_scan", "gru", "lstm", "recurrent_delta"),
+    *("fast_recurrence", "fast_weight_memory", "self_referential", "unit_silu", "residual"),
+    *("choices", "adam", "rows"),
 )
 HEADERS = (
     *("act", "activations", "calls", "groups", "heads", "lanes", "parts", "products", "spans"),

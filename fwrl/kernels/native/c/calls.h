@@ -50,6 +50,23 @@ typedef struct {
     float *to_fresh;
 } Scan;
 
+/* The same with a decay for each key feature. */
+typedef struct {
+    Loop loop;
+    int64_t keys, values, fresh_streams;
+    /* [B T H K] but for the value; where what is removed is looked up, before the decay */
+    Sequence query, key, value, look, decay;
+    /* [B T H K]: where it is taken from; null: from the key */
+    const float *taken;
+    const float *state, *fresh;
+    float *output, *end;
+    /* saved for backward: what was removed [B T H V], and the states as in a scan */
+    float *removed, *checkpoints;
+    const float *from_output, *from_end;
+    float *to_query, *to_key, *to_value, *to_look, *to_decay, *to_taken, *to_state;
+    float *to_fresh;
+} ChannelScan;
+
 /* A scan from the projections of a layer on. */
 typedef struct {
     Loop loop;

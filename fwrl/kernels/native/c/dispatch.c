@@ -18,6 +18,7 @@
     DO(variant, Call, name##_forward) DO(variant, Call, name##_backward)
 #define FOR_EACH_FUNCTION(DO, variant)                                                             \
     BOTH(DO, variant, Scan, scan)                                                                  \
+    BOTH(DO, variant, ChannelScan, channel_scan)                                                   \
     BOTH(DO, variant, ProjectedScan, projected_scan)                                               \
     DO(variant, Act, act)                                                                          \
     DO(variant, Residual, residual)                                                                \

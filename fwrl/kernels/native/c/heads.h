@@ -21,6 +21,19 @@ INLINE int64_t row_of(Place at, int64_t t) {
     return (at.b * at.loop->times + t) * at.heads + at.h;
 }
 
+INLINE float *vector_in(Sequence x, Place at, int64_t t) {
+    return x.data + at.b * x.stream + t * x.time + at.h * x.head;
+}
+
+/* Floats of a cache line, and times between the prefetch of a row and its use. */
+enum { LINE = 16, AHEAD = 4 };
+
+/* Rows of one head lie too far apart for the processor to foresee. */
+INLINE void prefetch(const float *row, int64_t size) {
+    for (int64_t i = 0; i < size; i += LINE)
+        __builtin_prefetch(row + i);
+}
+
 INLINE const uint8_t *starts_of(Place at) {
     return at.loop->starts ? at.loop->starts + at.b * at.loop->times : NULL;
 }

@@ -7,9 +7,6 @@
 #include "heads.h"
 #include "spans.h"
 
-/* Floats of a cache line. */
-enum { LINE = 16 };
-
 INLINE const float *projected_at(const ProjectedScan *scan, Place at, int64_t t) {
     return scan->projected + (at.b * at.loop->times + t) * scan->row;
 }
@@ -23,11 +20,6 @@ static Offsets offsets_of(const ProjectedScan *scan, Place at) {
     int64_t keys = at.heads * scan->keys, values = at.heads * scan->values;
     return (Offsets){at.h * scan->keys, keys + at.h * scan->keys, 2 * keys + at.h * scan->values,
                      2 * keys + values + at.h};
-}
-
-INLINE void prefetch(const float *row, int64_t size) {
-    for (int64_t i = 0; i < size; i += LINE)
-        __builtin_prefetch(row + i);
 }
 
 /* What the next span reads, a time after the other. */

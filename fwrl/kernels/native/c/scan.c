@@ -10,26 +10,13 @@
 
 #include "act.h"
 
-/* Floats of a cache line, and times between the prefetch of a row and its use. */
-enum { LINE = 16, AHEAD = 4 };
-
-INLINE float *row_in(Sequence x, Place at, int64_t t) {
-    return x.data + at.b * x.stream + t * x.time + at.h * x.head;
-}
-
-/* Rows of one head lie too far apart for the processor to foresee. */
-INLINE void prefetch(const float *row, int64_t size) {
-    for (int64_t i = 0; i < size; i += LINE)
-        __builtin_prefetch(row + i);
-}
-
 /* The inputs of a time, if there is one, and what is written or read beside them. */
 INLINE void prefetch_inputs(const Scan *scan, const float *beside, Place at, int64_t t) {
     if (t < 0 || t >= scan->loop.times)
         return;
-    prefetch(row_in(scan->query, at, t), scan->keys);
-    prefetch(row_in(scan->key, at, t), scan->keys);
-    prefetch(row_in(scan->value, at, t), scan->values);
+    prefetch(vector_in(scan->query, at, t), scan->keys);
+    prefetch(vector_in(scan->key, at, t), scan->keys);
+    prefetch(vector_in(scan->value, at, t), scan->values);
     prefetch(beside + row_of(at, t) * scan->values, scan->values);
     if (scan->error)
         prefetch(scan->error + row_of(at, t) * scan->values, scan->values);
@@ -48,7 +35,7 @@ INLINE Times strengths(const float *first, Place at) {
     return (Times){first ? first + row_of(at, 0) : NULL, at.heads};
 }
 
-INLINE Times times_of(Sequence x, Place at) { return (Times){row_in(x, at, 0), x.time}; }
+INLINE Times times_of(Sequence x, Place at) { return (Times){vector_in(x, at, 0), x.time}; }
 
 /* What the head writes; the error is that of the forward pass. */
 static Writes writes_of(const Scan *scan, Place at) {
@@ -69,17 +56,17 @@ static void only_step(const Scan *scan, Place at, float *scratch) {
     int64_t index = index_of(at), matrix = scan->keys * scan->values;
     Step x = {scan->keys, scan->values, scan->removes};
     x.a = strength(strengths(scan->decay, at), 0), x.b = strength(strengths(scan->beta, at), 0);
-    x.query = row_in(scan->query, at, 0), x.key = row_in(scan->key, at, 0);
-    x.value = row_in(scan->value, at, 0), x.state = scan->state + index * matrix;
+    x.query = vector_in(scan->query, at, 0), x.key = vector_in(scan->key, at, 0);
+    x.value = vector_in(scan->value, at, 0), x.state = scan->state + index * matrix;
     x.output = scan->output + index * scan->values, x.end = scan->end + index * matrix;
     step(&x, scratch, scratch + 3 * padded(scan->values));
 }
 
 /* What is written before beta, into `error`. */
 INLINE void error_at(const Scan *scan, Place at, int64_t t, const float *S, float a, float *error) {
-    const float *value = row_in(scan->value, at, t);
+    const float *value = vector_in(scan->value, at, t);
     if (scan->removes) {
-        read_all(error, row_in(scan->key, at, t), S, scan->keys, padded(scan->values));
+        read_all(error, vector_in(scan->key, at, t), S, scan->keys, padded(scan->values));
         for (int64_t v = 0; v < scan->values; v++)
             error[v] = value[v] - a * error[v];
     } else {
@@ -110,7 +97,8 @@ static void forward(const void *call, Place at, float *scratch) {
         error_at(scan, at, t, S, a, error);
         for (int64_t v = 0; v < columns; v++)
             u[v] = b * error[v];
-        write_all(y, row_in(scan->query, at, t), a, row_in(scan->key, at, t), u, S, S, keys, columns);
+        write_all(y, vector_in(scan->query, at, t), a, vector_in(scan->key, at, t), u, S, S, keys,
+                  columns);
         memcpy(scan->output + row_of(at, t) * values, y, values * sizeof(float));
         if (scan->error)
             memcpy(scan->error + row_of(at, t) * values, error, values * sizeof(float));
@@ -142,7 +130,7 @@ static void back(const Scan *scan, Place at, const Writes *writes, int64_t t, co
                  const float *T, Write *w) {
     int64_t keys = scan->keys, values = scan->values, row = row_of(at, t);
     w->b = strength(writes->beta, t), w->a = strength(writes->decay, t);
-    w->key = row_in(scan->key, at, t), w->query = row_in(scan->query, at, t);
+    w->key = vector_in(scan->key, at, t), w->query = vector_in(scan->query, at, t);
     memcpy(w->error, writes->error.data + t * writes->error.stride, values * sizeof(float));
     memcpy(w->y, scan->from_output + row * values, values * sizeof(float));
     float to_beta = write_back(w), *to_value = scan->to_value + row * values;
