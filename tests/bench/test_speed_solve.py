@@ -114,7 +114,7 @@ def test_a_budget_ends_what_is_not_solved(monkeypatch):
 
 
 def test_peers_learn_the_task_of_our_configuration():
-    config = solve.load_run_config(solve.find_config(solve.Path(solve.TASKS["quickstart"])))
+    config = solve.load_run_config(solve.find_config(solve.Path(solve.TASKS["quickstart"][0])))
     learner = solve._learner(config, 1000, CPU, 3, trainers.ONE_FILE)
     job = learner.job
     assert job.env.id == config.env.id

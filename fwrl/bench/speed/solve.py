@@ -1,7 +1,8 @@
 """Time to solve: seconds of training until the evaluated return passes a threshold.
 
-Ours trains with its shipped configurations. Each peer learns the same task in the same number of
-steps, with the rollouts, discount and schedule of ours, and what else does it good (``PEERS``).
+Ours trains with its shipped configurations, but with a plain critic and rewards of 1 and -1, as
+the peers need them. Each of these learns the same task in the same number of steps, with the
+rollouts, discount and schedule of ours, and what else does it good (``PEERS``).
 """
 
 from collections.abc import Mapping
@@ -21,12 +22,18 @@ from fwrl.run.config import RunConfig, load_run_config
 from fwrl.run.precision import settled
 from fwrl.run.yaml_files import find_config
 
-# The configuration of each task.
+# What a plain critic needs where each answer is rewarded at once.
+PLAIN = ("critic.head=linear", "ppo.discount=0.5", "ppo.gae_lambda=0.9", "ppo.minibatches=4")
+# The configuration of each task, and overrides.
 TASKS = {
-    "quickstart": "configs/quickstart.yaml",
-    "repeat_previous_easy": "configs/memory/repeat_previous_easy.yaml",
-    "repeat_previous_medium": "configs/memory/repeat_previous_medium.yaml",
-}
+    "quickstart": ("configs/quickstart.yaml", ()),
+    "repeat_previous_easy": (
+        "configs/memory/repeat_previous_easy.yaml", ("reward.scale=48", *PLAIN),
+    ),
+    "repeat_previous_medium": (
+        "configs/memory/repeat_previous_medium.yaml", ("reward.scale=72", *PLAIN),
+    ),
+}  # fmt: skip
 # What differs from a job with our rates for the peers that can do these tasks.
 PEERS: Mapping[str, Mapping[str, Any]] = {
     JAX: {"previous": True, "time_frequencies": 16},
@@ -41,7 +48,8 @@ def measure_solve(
     settings: SpeedSettings, device: torch.device, seed: int, trainer: str, task: str
 ) -> Measurement:
     """One trainer in one task: its times, the steps that it took, and whether they were enough."""
-    config = settled(load_run_config(find_config(Path(TASKS[task]))), None)
+    file, overrides = TASKS[task]
+    config = settled(load_run_config(find_config(Path(file)), overrides), None)
     budget = round(settings.solve_budget * config.total_steps)
     steps, evaluated, found = 0, 0, -1.0
     began = now()
