@@ -12,6 +12,7 @@ from fwrl.bench.benchmark import Row
 from fwrl.config import validate
 from fwrl.core import state_size
 from fwrl.cores import CORES, CoreConfig
+from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import ResidualStack, StackConfig
 
 # The token of a field that is empty at a time.
@@ -92,12 +93,14 @@ def core_config(method: str, values: Mapping[str, Any], sizes: Mapping[str, Any]
 
     Args:
         method: Opens the message of a mistake.
-        values: Differences from the core's defaults; without a ``kind``: fast weights.
+        values: Differences from the core's defaults; without a ``kind``: fast weights, and
+            without an update rule the delta rule.
         sizes: Shared by all methods; a core takes those for which it has a field.
     """
     model = CORES[values.get("kind", "fast_weight")]
     fitting = {name: value for name, value in sizes.items() if name in model.model_fields}
-    return validate(model, {**fitting, **values}, method)
+    rule = {"update_rule": "delta"} if model is FastWeightConfig else {}
+    return validate(model, {**rule, **fitting, **values}, method)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -32,18 +32,20 @@ from fwrl.update_rules import UPDATE_RULES, ScanInputs, Write
 
 
 class FastWeightConfig(MemoryCoreConfig):
-    """Fast weights; the defaults are the delta rule of Parallel DeltaNet (Yang et al. 2024a).
+    """Fast weights; the defaults are a gated delta net (Yang et al. 2024b).
+
+    ``update_rule="delta"`` is Parallel DeltaNet (Yang et al. 2024a), which never forgets by itself.
 
     Note:
-        That recipe also has ``short_convolution=4``. The scale of its queries is left out, which
-        here have unit length already.
+        Both recipes also have ``short_convolution=4``, and the gated one a gate and a norm of what
+        is read. The scale of their queries is left out, which here have unit length already.
     """
 
     about: ClassVar[About] = About(
-        update="W <- W + beta k (v - k W), y = q W",
-        cost="4D^2 + 3HKV",
+        update="W <- a W + beta k (v - a k W), y = q W",
+        cost="4D^2 + 4HKV",
         parallel=True,
-        source="Schlag et al. 2021a; Yang et al. 2024a",
+        source="Schlag et al. 2021a; Yang et al. 2024a; Yang et al. 2024b",
     )
     kind: Literal["fast_weight"] = "fast_weight"
     heads: Count = 4
@@ -55,7 +57,7 @@ class FastWeightConfig(MemoryCoreConfig):
     value_size: Size | None = None
     """Size of each head's values; None: the input size divided by the heads."""
     update_rule: Annotated[str, one_of(n for n, rule in UPDATE_RULES.items() if rule.offered)] = (
-        "delta"
+        "gated_delta"
     )
     """How a key and its value change the fast weights; ``fwrl list rules`` explains each."""
     feature_map: Annotated[str, one_of(FEATURE_MAPS)] = "silu"

@@ -136,8 +136,10 @@ def test_fast_weights_of_the_same_sizes_remember_as_much():
 
 def test_the_published_figure_is_not_changed_by_what_multi_query_recall_adds():
     settings = settings_of(BENCHMARK, "cpu", [])
-    assert len(points(settings)) == 252
-    assert core_of("delta, silu", 64, settings.fast_weights) == CORES["fast_weight"]()
+    assert len(points(settings)) == 9 * len(EVERY_CORE)
+    assert core_of("delta, silu", 64, settings.fast_weights) == CORES["fast_weight"](
+        update_rule="delta"
+    )
 
 
 def test_the_best_rate_is_that_of_the_best_mean_among_those_with_most_seeds():

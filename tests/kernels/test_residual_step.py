@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -16,12 +17,13 @@ from fwrl.state import tensors_in
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
 # other sizes than whole vectors; one and several layers; every rule and norm that C computes
+delta = partial(FastWeightConfig, update_rule="delta")
 STACKS = {
-    "default": (StackConfig(width=32), FastWeightConfig()),
-    "one head": (StackConfig(width=24), FastWeightConfig(heads=1)),
-    "deep": (StackConfig(width=40, layers=3), FastWeightConfig(max_beta=2)),
-    "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), FastWeightConfig()),
-    "narrow": (StackConfig(width=4, feed_forward=1), FastWeightConfig(heads=2)),
+    "default": (StackConfig(width=32), delta()),
+    "one head": (StackConfig(width=24), delta(heads=1)),
+    "deep": (StackConfig(width=40, layers=3), delta(max_beta=2)),
+    "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), delta()),
+    "narrow": (StackConfig(width=4, feed_forward=1), delta(heads=2)),
     "sum": (StackConfig(width=40), FastWeightConfig(update_rule="sum", output_norm="layer")),
     "decay": (
         StackConfig(width=24, layers=2),
@@ -31,7 +33,7 @@ STACKS = {
         StackConfig(width=20),
         FastWeightConfig(heads=3, key_size=5, value_size=33, update_rule="gated_delta"),
     ),
-    "learned start": (StackConfig(width=32), FastWeightConfig(learned_initial_state=True)),
+    "learned start": (StackConfig(width=32), delta(learned_initial_state=True)),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)
 # fewer streams than a vector has lanes, some vectors, and some and a rest
@@ -308,7 +310,7 @@ def test_shapes_that_do_not_fit_are_told_by_torch():
 
 def test_dropout_is_active_in_training_alone(calls):
     torch.manual_seed(0)
-    stack = ResidualStack(StackConfig(width=32), FastWeightConfig(), dropout=0.5)
+    stack = ResidualStack(StackConfig(width=32), delta(), dropout=0.5)
     x, state = torch.randn(8, 32), stack.initial_state(8)
     with torch.no_grad():
         first, second = (stack.step(x, state)[0] for _ in range(2))
@@ -337,7 +339,7 @@ def test_a_stack_that_has_stepped_can_be_copied_and_pickled():
 
 @torch.no_grad()
 def test_gelu_is_that_of_torch(variant):
-    stack = ResidualStack(StackConfig(width=64, feed_forward=64), FastWeightConfig())
+    stack = ResidualStack(StackConfig(width=64, feed_forward=64), delta())
     numbers = torch.linspace(-7, 7, 64)
     _, widen, _, narrow = stack.blocks[0].feed_forward
     for parameter in (*stack.blocks.parameters(), stack.norm.bias):

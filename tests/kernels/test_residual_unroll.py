@@ -1,5 +1,7 @@
 """Learning with a whole stack whose parts between products are in C equals that in PyTorch."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -11,24 +13,25 @@ from fwrl.kernels.native import library as loading
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
 # other sizes than whole vectors; one and several layers; every rule that C computes
+delta = partial(FastWeightConfig, update_rule="delta")
 STACKS = {
-    "default": (StackConfig(width=32), FastWeightConfig()),
-    "deep": (StackConfig(width=40, layers=3), FastWeightConfig(max_beta=2)),
-    "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), FastWeightConfig()),
-    "narrow": (StackConfig(width=4, feed_forward=1), FastWeightConfig(heads=2)),
+    "default": (StackConfig(width=32), delta()),
+    "deep": (StackConfig(width=40, layers=3), delta(max_beta=2)),
+    "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), delta()),
+    "narrow": (StackConfig(width=4, feed_forward=1), delta(heads=2)),
     "sum": (StackConfig(width=40), FastWeightConfig(update_rule="sum")),
-    "other sizes": (StackConfig(width=20), FastWeightConfig(heads=3, key_size=5, value_size=33)),
+    "other sizes": (StackConfig(width=20), delta(heads=3, key_size=5, value_size=33)),
     "learned start": (
         StackConfig(width=32, layers=2),
-        FastWeightConfig(learned_initial_state=True),
+        delta(learned_initial_state=True),
     ),
 }
 # of these only the scan is in C
 OTHERS = {
     "decay": (StackConfig(width=24), FastWeightConfig(update_rule="gated_delta")),
-    "normed reads": (StackConfig(width=24), FastWeightConfig(output_norm="rms")),
-    "gates": (StackConfig(width=24, gate=True), FastWeightConfig()),
-    "bare": (StackConfig(width=24, bare=True), FastWeightConfig()),
+    "normed reads": (StackConfig(width=24), delta(output_norm="rms")),
+    "gates": (StackConfig(width=24, gate=True), delta()),
+    "bare": (StackConfig(width=24, bare=True), delta()),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)
 

@@ -109,13 +109,12 @@ def test_gates_of_features_and_values_equal_their_equations(writes, max_beta):
             np.testing.assert_allclose(y[b, t], matrix(core.output) @ read, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{}, {"update_rule": "gated_delta"}])
-def test_one_decay_of_one_leaves_the_delta_rule(options):
-    plain, x, starts = make(FastWeightConfig(heads=HEADS))
-    core, _, _ = make(FastWeightConfig(heads=HEADS, **options))
+@pytest.mark.parametrize("rule", ["gated_delta", "kda"])
+def test_a_decay_of_one_leaves_the_delta_rule(rule):
+    plain, x, starts = make(FastWeightConfig(heads=HEADS, update_rule="delta"))
+    core, _, _ = make(FastWeightConfig(heads=HEADS, update_rule=rule))
     core.load_state_dict(plain.state_dict(), strict=False)
-    if core.decay is not None:
-        torch.nn.init.constant_(core.decay.log_rate, -100.0)
+    torch.nn.init.constant_(core.decay.log_rate, -100.0)
     torch.testing.assert_close(run(core, x, starts), run(plain, x, starts), atol=1e-12, rtol=0)
 
 

@@ -153,7 +153,7 @@ def test_without_delta_a_window_as_long_as_the_sequence_is_softmax_attention(tim
 def test_without_a_window_it_is_the_delta_rule(times, convolution):
     both = {"heads": HEADS, "short_convolution": convolution}
     core = build(HybridConfig(window=0, mixer="sum", **both))
-    delta = build(FastWeightConfig(**both))
+    delta = build(FastWeightConfig(update_rule="delta", **both))
     delta.load_state_dict(core.state_dict())
     x, starts = inputs(times)
     y, state = core.unroll(x, started(core), starts)

@@ -20,7 +20,9 @@ def parity_accuracy(max_beta, length, steps=2500, seed=0):
     """Over the last half of sequences of this length, after training on at most ``LONGEST``."""
     torch.manual_seed(seed)
     bits, head = nn.Embedding(2, WIDTH), nn.Linear(WIDTH, 2)
-    core = FastWeightConfig(heads=2, max_beta=max_beta, learned_initial_state=True)
+    core = FastWeightConfig(
+        heads=2, update_rule="delta", max_beta=max_beta, learned_initial_state=True
+    )
     memory = ResidualStack(StackConfig(width=WIDTH), core)
     parameters = [*bits.parameters(), *memory.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0)

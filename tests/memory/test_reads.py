@@ -16,7 +16,7 @@ VARIANTS = {name: (name, {}) for name in CORES} | {
     ),
     "delta, normalised": (
         "fast_weight",
-        {"feature_map": "elu_plus_one", "attention_normaliser": True},
+        {"update_rule": "delta", "feature_map": "elu_plus_one", "attention_normaliser": True},
     ),
     "gated sum, normalised": (
         "fast_weight",

@@ -74,7 +74,9 @@ def test_scaled_outputs_are_divided_by_the_root_of_the_head_size(kind):
 def delta_net(feature_map, **blocks):
     """The plain delta rule, its projections copied from those of another core."""
     normalise = "none" if feature_map == "softmax" else "sum"
-    config = FastWeightConfig(heads=H, feature_map=feature_map, normalise=normalise)
+    config = FastWeightConfig(
+        heads=H, update_rule="delta", feature_map=feature_map, normalise=normalise
+    )
     core = config.build(D).double()
     with torch.no_grad():
         names = ("query", "key", "value")

@@ -46,7 +46,10 @@ OPTIONS = {
     "exact": ("agalite", {"exact": True}),
     "convolution": ("fast_weight", {"short_convolution": 3, "learned_initial_state": True}),
     "householder": ("fast_weight", {"num_householder": 2}),
-    "normaliser": ("fast_weight", {"attention_normaliser": True, "feature_map": "elu_plus_one"}),
+    "normaliser": (
+        "fast_weight",
+        {"update_rule": "delta", "attention_normaliser": True, "feature_map": "elu_plus_one"},
+    ),
     "input gate": ("infinite_former", {"input_gate": True, "window": 4, "segment": 3}),
     "sticky": ("infinite_former", {"sticky": True}),
     "window": ("window_attention", {"window": 5, "positions": "relative"}),

@@ -25,7 +25,7 @@ def measure_acting(settings: SpeedSettings, device: torch.device, seed: int) -> 
     """A step of fast weights against an LSTM's, and of policies with them, by streams."""
     width = settings.width
     torch.manual_seed(seed)
-    core = FastWeightConfig(heads=settings.heads).build(width).to(device)
+    core = FastWeightConfig(update_rule="delta", heads=settings.heads).build(width).to(device)
     cell = nn.LSTMCell(width, width).to(device)
     config = PolicyConfig(stack=StackConfig(width=width))
     policy = RecurrentPolicy(spaces.Discrete(SYMBOLS), spaces.Discrete(SYMBOLS), config).to(device)

@@ -28,7 +28,7 @@ def measure_atari(settings: SpeedSettings, device: torch.device, seed: int) -> M
     config = AtariConfig(game=settings.game, num_envs=settings.atari_envs)
     policy = PolicyConfig(
         stack=StackConfig(width=WIDTH),
-        core=FastWeightConfig(heads=HEADS),
+        core=FastWeightConfig(update_rule="delta", heads=HEADS),
         reward=RewardConfig(clip=1.0),
     )
     try:

@@ -126,13 +126,13 @@ def _delta_layer(
     batch, times = over
     width = settings.heads * size
     torch.manual_seed(seed)
-    core = FastWeightConfig(heads=settings.heads).build(width).to(device)
+    core = FastWeightConfig(update_rule="delta", heads=settings.heads).build(width).to(device)
     return core, sequences(batch, times, width, settings.episode, device, seed)
 
 
 def _chosen(times: int, device: torch.device) -> str:
     sequence = torch.zeros(1, times, 1, 1, device=device)
-    return kernel_for(UPDATE_RULES[FastWeightConfig().update_rule], sequence)
+    return kernel_for(UPDATE_RULES["delta"], sequence)
 
 
 def _by(kernel: str, run: Run) -> Run:

@@ -213,8 +213,10 @@ def _puffer(job: TrainingConfig, _device: torch.device) -> Child:
 
 # By name: what builds an agent for a job.
 TRAINERS: Mapping[str, Callable[[TrainingConfig, torch.device], Learner]] = {
-    OURS: partial(_ours, core=FastWeightConfig()),
-    OURS_IN_BFLOAT16: partial(_ours, core=FastWeightConfig(), precision="bfloat16"),
+    OURS: partial(_ours, core=FastWeightConfig(update_rule="delta")),
+    OURS_IN_BFLOAT16: partial(
+        _ours, core=FastWeightConfig(update_rule="delta"), precision="bfloat16"
+    ),
     OUR_GRU: partial(_ours, core=GRUConfig()),
     JAX: _jax,
     PUFFER: _puffer,

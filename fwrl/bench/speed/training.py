@@ -59,7 +59,9 @@ def measure_update(settings: SpeedSettings, device: torch.device, seed: int) -> 
     """Our update's time per step in rollouts of growing length, against the shortest."""
     count = settings.update_envs
     job = _job(settings.model_copy(update={"epochs": 1}), count, seed)
-    agent = Agent(job.env, our_policy(job, FastWeightConfig()), job.ppo, device, seed)
+    agent = Agent(
+        job.env, our_policy(job, FastWeightConfig(update_rule="delta")), job.ppo, device, seed
+    )
     runs: dict[str, Run] = {
         f"T {times}": partial(agent.update, agent.collect(times))
         for times in settings.update_lengths
