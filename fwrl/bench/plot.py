@@ -25,6 +25,7 @@ GREY = "#777777"
 FAMILIES = {
     "delta": "#0072b2",
     "clipped delta": "#0072b2",
+    "efla": "#0072b2",
     "sum": "#d55e00",
     "gated sum": "#d55e00",
     "linear attention": "#d55e00",

@@ -123,7 +123,7 @@ def test_fast_weights_of_the_same_sizes_remember_as_much():
         return core.initial_state(1).weights.shape
 
     rules = [name for name, values in MEMORIES.items() if "kind" not in values]
-    assert len(rules) == 10
+    assert len(rules) == 12
     for name in rules:
         # one column more for the normaliser of attention
         columns = 5 if core_of(name, 64, sizes).attention_normaliser else 4

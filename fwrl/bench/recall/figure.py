@@ -22,6 +22,8 @@ FAMILIES = {
         "delta, dpfp",
         "gated delta, silu",
         "kda, silu",
+        "gated delta 2, silu",
+        "efla, silu",
         "gated sum, silu",
         "sum, elu + 1",
         "sum, dpfp",

@@ -19,6 +19,8 @@ FAST_WEIGHTS: dict[str, dict[str, Any]] = {
     "gated sum, silu": {"update_rule": "gated_sum"},
     "gated delta, silu": {"update_rule": "gated_delta"},
     "kda, silu": {"update_rule": "kda"},
+    "gated delta 2, silu": {"update_rule": "gated_delta_2"},
+    "efla, silu": {"update_rule": "efla", "normalise": "none"},
 }
 # Sums of keys of length one, whose reads are scaled: stronger than those above where nothing is
 # rewritten.
