@@ -47,7 +47,31 @@ def metrics_page() -> str:
     ]
     for group, rows in groups.items():
         lines += ["", f"## {group}", "", "| metric | meaning |", "|---|---|", *rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + MIRROR
+
+
+MIRROR = """
+## With wandb
+
+```
+pip install -e '.[track]'
+wandb login
+fwrl train configs/quickstart.yaml --track wandb
+```
+
+mirrors in Weights & Biases all that TensorBoard gets, at the same steps: scalars, pictures of the
+memory, films and the configuration. The run has the name of its directory, in the project `fwrl` or
+`WANDB_PROJECT`. A training that is continued goes on in the same run, by the name in `track.json`
+of its directory; steps that were mirrored before it was stopped stay as they are.
+
+- `WANDB_MODE=offline` writes to `wandb/` of the run's directory, and so does a training whose
+  server does not answer within 20 seconds. `wandb sync RUN/wandb/offline-run-*` sends it later.
+- Whatever fails there is told in one line, and the training goes on: it sends from a thread of its
+  own, and at the end waits at most 45 seconds.
+- The training itself is the same to the last bit. What is printed, code, the state of its
+  repository and the machine's measures are not sent; the machine's name is.
+- Of several processes the first one mirrors.
+"""
 
 
 MEMORIES = """# The memories

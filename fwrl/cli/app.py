@@ -64,6 +64,9 @@ def train(
         Path | None, typer.Option(help="Where the run goes; runs/<config> unless given.")
     ] = None,
     fresh: Fresh = False,
+    track: Annotated[
+        str | None, typer.Option(help="wandb: mirror TensorBoard there; pip install 'fwrl[track]'.")
+    ] = None,
     imports: Imports = None,
 ) -> None:
     """Train an agent; an existing run of the same configuration continues."""
@@ -86,7 +89,7 @@ def train(
     directory = run_dir or default_run_directory(path, changes)
     with stop_signals() as received, ending_in_time(lambda: _say_stopped(received)) as resort:
         console = Output(lambda: received.append(signal.SIGPIPE))
-        code = launch(run_config, directory, fresh, received, resort, console)
+        code = launch(run_config, directory, fresh, received, resort, console, track=track)
     if is_first() and code == STOPPED:
         _say_stopped(received)
     elif is_first() and code == FINISHED:

@@ -63,6 +63,7 @@ def train(
     on_iteration: OnIteration | None = None,
     run_dir: str | PathLike[str] | None = None,
     fresh: bool = False,
+    track: str | None = None,
 ) -> Run:
     """Train an agent; a run that is there goes on, bit for bit.
 
@@ -76,6 +77,7 @@ def train(
         on_iteration: Called after each iteration; where it returns False, the training stops.
         run_dir: Where the run goes; ``runs/<config>`` and the overrides unless given.
         fresh: Start anew; what is there is set aside.
+        track: ``wandb`` mirrors there what TensorBoard gets.
 
     Raises:
         ConfigError: For a mistake in the configuration or its environment, in one line.
@@ -90,7 +92,8 @@ def train(
         register(make_env, id_of(make_env))
     directory = Path(run_dir) if run_dir else default_run_directory(Path(name), changes)
     with _signals() as received:
-        code = launch(run_config, directory, fresh, received, LastResort(), Console(), on_iteration)
+        rest = (received, LastResort(), Console(), on_iteration, track)
+        code = launch(run_config, directory, fresh, *rest)
     if code == FAILED:
         raise RuntimeError(
             f"{directory}: the training could not go on; the reason is printed above"

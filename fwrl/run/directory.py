@@ -60,12 +60,12 @@ def command_typed(leave_out: Sequence[str] = ()) -> str:
 
 
 def command_to_continue(directory: Path) -> str:
-    """The command that continues the run in a directory with the modules of ``sys.argv``."""
+    """The command that continues the run in a directory, with modules and mirror as typed."""
     words = ["train", str(directory / CONFIG), "--run-dir", str(directory)]
     for option, value in zip(sys.argv, [*sys.argv[1:], ""], strict=True):
-        if option == "--import":
+        if option in ("--import", "--track"):
             words += [option, value]
-        elif option.startswith("--import="):
+        elif option.startswith(("--import=", "--track=")):
             words.append(option)
     return _command(words)
 

@@ -13,6 +13,7 @@ from fwrl.run.iteration import OnIteration
 from fwrl.run.last_resort import LastResort
 from fwrl.run.loop import train
 from fwrl.run.precision import settled
+from fwrl.run.track import check_tracker
 
 
 def launch(
@@ -23,6 +24,7 @@ def launch(
     resort: LastResort,
     console: Console,
     on_iteration: OnIteration | None = None,
+    track: str | None = None,
 ) -> int:
     """Begin a run in its directory, or continue the one that is there; returns the exit code.
 
@@ -34,6 +36,7 @@ def launch(
         resort: Told how to save, should the training not stop in time.
         console: Where to report; all processes but the first are silent.
         on_iteration: Called after each iteration.
+        track: ``wandb`` mirrors there what TensorBoard gets.
 
     Raises:
         ConfigError: If the run cannot be begun or continued; what is there is as it was.
@@ -44,6 +47,7 @@ def launch(
     config = config if anew else as_begun(directory, config)
     with ExitStack() as stack:
         join(config)
+        check_tracker(track)
         config = settled(config, None if anew else directory)
         setup = prepare(config)
 
@@ -53,4 +57,5 @@ def launch(
 
         continued = bool(from_first(open_it))
         console.quiet = console.quiet or not is_first()
-        return train(config, setup, directory, continued, received, resort, console, on_iteration)
+        rest = (received, resort, console, on_iteration, track)
+        return train(config, setup, directory, continued, *rest)

@@ -1,11 +1,11 @@
-"""The log of a run: TensorBoard, ``metrics.csv``, and the names of all metrics."""
+"""The log of a run: TensorBoard, its mirror, ``metrics.csv``, and the names of all metrics."""
 
 import csv
 import math
 import os
 import stat
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
@@ -26,6 +26,7 @@ from fwrl.files.plain_files import append_plain
 from fwrl.run.config import MAY_CHANGE, RunConfig
 from fwrl.run.event_file import NAMES, EventFile
 from fwrl.run.table import STEP, TABLE, columns_of, cut_table
+from fwrl.run.track import Mirror
 from fwrl.run.video.video import gif
 from fwrl.run.yaml_files import flat
 from fwrl.state import tensors_in
@@ -176,18 +177,29 @@ class RunLog:
     line in a log.
     """
 
-    def __init__(self, directory: Path, config: RunConfig, continued: bool) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: RunConfig,
+        continued: bool,
+        track: str | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         """Open both.
 
         Args:
             directory: The run's directory.
             config: Written to TensorBoard when the run begins.
             continued: Whether it has begun before; ``cut_logs`` has then cut its files.
+            track: Where TensorBoard is mirrored, if anywhere.
+            say: Reports what becomes of the mirror.
 
         Raises:
-            FileError: If ``metrics.csv`` cannot be opened.
+            FileError: If ``metrics.csv`` or the name of the mirrored run cannot be opened.
+            ConfigError: If a link stands where the mirror writes.
         """
         self.directory, self.errors = directory, 0
+        self._mirror = None if track is None else Mirror(directory, config, say)
         self._events: EventFile | None = None
         path = directory / TABLE
         table = append_plain(path)
@@ -243,6 +255,8 @@ class RunLog:
                 self._events.close()
         with self._errors_counted():
             self.file.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
     def _add_settings(self, config: RunConfig) -> None:
         """Fill TensorBoard's pages of texts, of custom scalars and of hyper-parameters."""
@@ -260,6 +274,8 @@ class RunLog:
     def _add(self, summary: Any, step: int | None = None) -> None:
         with self._errors_counted():
             self._event_file().add(summary, step)
+        if self._mirror is not None and step is not None:
+            self._mirror.add(summary, step)
 
     def _event_file(self) -> EventFile:
         if self._events is None:

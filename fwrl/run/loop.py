@@ -81,6 +81,7 @@ def train(
     resort: LastResort,
     console: Console,
     on_iteration: OnIteration | None = None,
+    track: str | None = None,
 ) -> int:
     """Train until ``total_steps``, or until a signal comes; returns the exit code.
 
@@ -93,6 +94,7 @@ def train(
         resort: Told how to save, should the training not stop in time.
         console: Where to report.
         on_iteration: Called after each iteration.
+        track: ``wandb`` mirrors the log there.
 
     Raises:
         CheckpointError: If there are checkpoints and none of them can be used.
@@ -119,7 +121,8 @@ def train(
         for envs in filter(None, (setup.envs, setup.evaluation_envs)):
             interrupt_steps(envs, received)
         tell(f"{directory}: {describe(learner.policy)}")
-        log = RunLog(directory, config, continued) if distributed.is_first() else None
+        first = distributed.is_first()
+        log = RunLog(directory, config, continued, track, tell) if first else None
         saver = Saver(directory, config, learner.policy, log, tell)
         report = ProgressReport(console, config.total_steps, run.counters.steps)
         if distributed.num_processes() == 1:

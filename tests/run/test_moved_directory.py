@@ -115,10 +115,11 @@ def test_without_a_place_beside_it_a_line_is_left(whole, tmp_path, capsys):
     assert run.parent.read_text() == ""
 
 
-def test_the_command_that_goes_on_has_the_imports(monkeypatch):
+def test_the_command_that_goes_on_has_imports_and_mirror(monkeypatch):
     for typed, expected in (
         (["fwrl", "train", "a", "--import", "m n", "x=1"], "fwrl train {} --import 'm n'"),
         (["/x/fwrl", "train", "--import=m", "a", "--fresh"], "fwrl train {} --import=m"),
+        (["fwrl", "train", "a", "--track", "wandb"], "fwrl train {} --track wandb"),
         (["/x/train.py", "train", "a"], "python train.py {}"),
         (["/x/fwrl/__main__.py", "train", "a"], "python -m fwrl train {}"),
     ):
