@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from fwrl.bench import check_name
+from fwrl.cli.hub import hub
 from fwrl.config import OneLineError
 from fwrl.files.names import check_exists
 from fwrl.run.exit_codes import FAILED, FINISHED, INTERRUPTED, MISTAKE, STOPPED
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(hub, name="hub")
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew; what is there is set aside.")]
 Checkpoint = Annotated[str, typer.Option(help="best, last, a step or a path.")]

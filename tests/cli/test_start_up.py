@@ -32,6 +32,7 @@ MISSPELT = [
     ["train", "nothing.yaml"],
     ["evaluate", "nowhere"],
     ["export", "nowhere", "policy.safetensors"],
+    ["hub", "push", "nowhere.safetensors", "me/agent"],
     ["inspect", "nowhere"],
     ["bench", "retreival"],
     ["compare", "nothing.yaml"],

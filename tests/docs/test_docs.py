@@ -119,6 +119,9 @@ def test_commands_are_found():
 def test_every_command_could_be_typed(words, answer):
     _, name, *words = words
     known = get_command(app).commands[name]
+    while hasattr(known, "commands"):
+        name, *words = words
+        known = known.commands[name]
     options = {
         o for parameter in known.params for o in (*parameter.opts, *parameter.secondary_opts)
     }
