@@ -11,18 +11,16 @@ from typing_extensions import override
 
 from fwrl.config import Size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig
-from fwrl.kernels.associative_scan import complex_recurrence
-from fwrl.state import at_least_float32
+from fwrl.cores.parts.diagonal import diagonal_states
 
 Modulus = Annotated[float, Field(ge=0, le=1)]
 
 
 class LRUConfig(MemoryCoreConfig):
-    """The diagonal baseline (Orvieto et al. 2023), in place of S5.
+    """The plainest diagonal memory (Orvieto et al. 2023).
 
-    S5 (Smith et al. 2023), with resets in its scan, is the diagonal memory that was proposed for
-    reinforcement learning (Lu et al. 2023); this one computes the same kind of recurrence without
-    its step size and its special initialisation.
+    It computes the same kind of recurrence as ``s5``, without its time steps, its special
+    initialisation and its gate.
 
     Note:
         The eigenvalues begin in the ring of the long tasks of that work, not in the whole disc,
@@ -33,7 +31,7 @@ class LRUConfig(MemoryCoreConfig):
         update="h <- lambda * h + gamma * B x, y = Re(C h) + D x; lambda complex, in the unit disc",
         cost="4DN + 6N",
         parallel=True,
-        source="Orvieto et al. 2023; Lu et al. 2023",
+        source="Orvieto et al. 2023",
     )
     kind: Literal["lru"] = "lru"
     state_size: Size | None = None
@@ -93,8 +91,7 @@ class LRU(MemoryCore[Tensor]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: Tensor, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], Tensor]:
-        written = at_least_float32(self.input(x)).unflatten(-1, (-1, 2))
         # this keeps the size of the state near that of the input, however slow the forgetting
-        addend = torch.view_as_real(self.gamma_log.exp() * torch.view_as_complex(written))
-        parts = complex_recurrence(self.eigenvalues(), addend, state, starts)
+        scale = self.gamma_log.exp()
+        parts = diagonal_states(self.input(x), scale, self.eigenvalues(), state, starts)
         return self.output(parts.flatten(-2)) + self.skip * x, parts[:, -1].clone()

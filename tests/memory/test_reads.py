@@ -118,3 +118,17 @@ def test_every_core_says_what_its_map_is():
     for name, config in CORES.items():
         core = config().build(D)
         assert name == "fast_weight" or core.remark != MemoryCore.remark
+
+
+def test_the_read_of_mamba_is_what_its_state_adds_before_gate_and_norm():
+    core, _, _ = unrolled("mamba2")
+    x = torch.randn(B, T, D).double()
+    starts = torch.zeros(B, T, dtype=torch.bool)
+    (read,) = reads_of(core, x, core.initial_state(B), starts)
+    seen = []
+    core.norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    core.unroll(x, core.initial_state(B), starts)
+    with torch.no_grad():
+        gate = core.project(x)[..., : core.inner]
+        values = values_of(read) + core.skip * read.inputs.write.value
+    torch.testing.assert_close(seen[0], values.flatten(-2) * torch.nn.functional.silu(gate))

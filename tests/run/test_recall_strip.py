@@ -22,8 +22,8 @@ from fwrl.run.video.recall_strip import Band, Shown, in_words, ticks, with_strip
 from fwrl.state import map_tensors
 
 EXACT = [
-    "delta_delta", "delta_lstm", "delta_mlp", "delta_rnn", "hybrid", "mesa", "recurrent_delta",
-    "rwkv7", "slow_rnn",
+    "delta_delta", "delta_lstm", "delta_mlp", "delta_rnn", "hybrid", "mamba2", "mesa",
+    "recurrent_delta", "rwkv7", "slow_rnn",
 ]  # fmt: skip
 FAST_WEIGHTS = [
     {}, {"num_householder": 2}, {"short_convolution": 3},

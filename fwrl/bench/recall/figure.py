@@ -39,7 +39,7 @@ FAMILIES = {
         "fast_weight_memory",
         "self_referential",
     ),
-    "Later memories": ("rwkv7", "mesa", "agalite", "stable_hadamard", "ffm", "lru"),
+    "Later memories": ("rwkv7", "mesa", "agalite", "stable_hadamard", "ffm", "lru", "mamba2", "s5"),
     OTHERS: (),
 }
 # Lines that hide each other are seen between their dashes.

@@ -47,10 +47,12 @@ class ShortConvolution(nn.Module):
     It lets a memory bind inputs that follow one another, as a key and its value (Fu et al. 2023).
     """
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, bias: bool = False) -> None:
         super().__init__()
         self.size = size
         self.weight = nn.Parameter(torch.empty(size, channels).uniform_(-1, 1) * size**-0.5)
+        offset = torch.empty(channels).uniform_(-1, 1) * size**-0.5 if bias else None
+        self.bias = None if offset is None else nn.Parameter(offset)
 
     def initial_state(
         self, batch_size: int, device: torch.device | None = None
@@ -70,6 +72,8 @@ class ShortConvolution(nn.Module):
         whole = torch.cat([recent.to(x.dtype), x], dim=1)
         # the weight of the present is the first
         y = self.weight[0].to(x.dtype) * x
+        if self.bias is not None:
+            y = y + self.bias.to(x.dtype)
         for age in range(1, self.size):
             earlier = whole[:, past - age : past - age + x.shape[1]]
             y = y + self.weight[age].to(x.dtype) * torch.where(seen > age, earlier, 0.0)
@@ -83,9 +87,14 @@ class Decay(nn.Module):
 
     The rates and the time steps start spread out, so that heads forget at different speeds. With
     channels the time steps come through a bottleneck of as many units as a head has channels.
+
+    Args:
+        slowest: The smallest rate at the start of training; the largest is 16.
     """
 
-    def __init__(self, input_size: int, heads: int, channels: int = 1) -> None:
+    def __init__(
+        self, input_size: int, heads: int, channels: int = 1, slowest: float = 0.0
+    ) -> None:
         super().__init__()
         self.channels = channels
         steps = heads * channels
@@ -94,16 +103,24 @@ class Decay(nn.Module):
         else:
             narrow = nn.Linear(input_size, channels, bias=False)
             self.step = nn.Sequential(narrow, nn.Linear(channels, steps, bias=False))
-        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(0, 16).clamp_min(1e-4).log())
+        rate = torch.empty(heads).uniform_(slowest, 16).clamp_min(1e-4)
+        self.log_rate = nn.Parameter(rate.log())
         step = torch.empty(steps).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         # the inverse of softplus
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
 
+    def time_steps(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H F"]:
+        """How much time passes before each input, above 0."""
+        step = F.softplus(at_least_float32(self.step(x)) + self.step_bias)
+        return step.unflatten(-1, (-1, self.channels))
+
+    def over(self, time_steps: Float[Tensor, "*B H F"]) -> Float[Tensor, "*B H F"]:
+        """The share that is left after so much time."""
+        return torch.exp(-self.log_rate.exp().unsqueeze(-1) * time_steps)
+
     @override
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H F"]:
-        step = F.softplus(at_least_float32(self.step(x)) + self.step_bias)
-        step = step.unflatten(-1, (-1, self.channels))
-        return torch.exp(-self.log_rate.exp().unsqueeze(-1) * step)
+        return self.over(self.time_steps(x))
 
 
 def split_heads(
