@@ -1,6 +1,6 @@
 """Episodes of a policy, and the writes and reads of its memory at each time step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -65,6 +65,22 @@ class Layer(NamedTuple):
 
     remark: str
     memories: list[Looked]
+
+    @property
+    def exact(self) -> bool:
+        """Whether all its memories have recall maps, if it has any."""
+        return all(each.recall is not None for each in self.memories) and bool(self.memories)
+
+
+def remarks_on(remarks: Mapping[int, str], layers: int) -> str:
+    """Remarks on some of so many layers, by number from 1; one on all layers has no number."""
+    numbers: dict[str, list[int]] = {}
+    for number, text in remarks.items():
+        numbers.setdefault(text, []).append(number)
+    return "; ".join(
+        text if len(where) == layers else f"layer {', '.join(map(str, where))}: {text}"
+        for text, where in numbers.items()
+    )
 
 
 def play_episodes(
@@ -222,13 +238,14 @@ class Followed(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether all memories have recall maps."""
-        return all(reads and all(map(is_linear, reads)) for _, reads in self.layers)
+        """Whether there are memories with recall maps."""
+        return bool(mapped(self.layers))
 
     @property
     def remark(self) -> str:
         """The meaning of the rows, or the reason why there are none."""
-        return "; ".join(sorted({remark(core, reads) for core, reads in self.layers}))
+        remarks = {number: remark(*layer) for number, layer in enumerate(self.layers, 1)}
+        return remarks_on(remarks, len(self.layers))
 
 
 def follow(policy: RecurrentPolicy, inputs: PolicyInput, before: Followed | None) -> Followed:
@@ -246,18 +263,18 @@ def follow(policy: RecurrentPolicy, inputs: PolicyInput, before: Followed | None
 
 @torch.no_grad()
 def recall_rows(now: Followed, before: Followed | None, window: int) -> list[Rows]:
-    """The rows of a piece of an episode, for each memory in the order of the reads.
+    """The rows of a piece of an episode, for each memory with a recall map, in order.
 
     Args:
-        now: The piece; all its memories have recall maps.
+        now: The piece.
         before: The piece before it, of at least S steps; None if it is the first.
         window: Steps of a row, S.
     """
     pieces = [now] if before is None else [before, now]
-    memories = zip(*(_reads(piece.layers) for piece in pieces), strict=True)
     found: list[Rows] = []
-    for name, parts in zip(_names(now.layers), memories, strict=True):
-        recall = recall_map(join(parts))
+    for memory in zip(*(mapped(piece.layers) for piece in pieces), strict=True):
+        name = memory[0][0]
+        recall = recall_map(join([read for _, read in memory]))
         share = recall.share[0, -now.times :, -1]
         newest = torch.arange(share.shape[1] - now.times, share.shape[1], device=share.device)
         columns = newest.unsqueeze(1) + torch.arange(window, device=share.device)
@@ -267,14 +284,11 @@ def recall_rows(now: Followed, before: Followed | None, window: int) -> list[Row
     return found
 
 
-def _reads(layers: Sequence[Watched]) -> list[Reads]:
-    return [read for _, reads in layers for read in reads]
-
-
-def _names(layers: Sequence[Watched]) -> list[str]:
-    """Names of the memories; the layer is left out where there is only one."""
+def mapped(layers: Sequence[Watched]) -> list[tuple[str, Reads]]:
+    """The memories with recall maps, by name; the layer is left out where there is only one."""
     return [
-        f"layer {number}, {read.name}" if len(layers) > 1 else read.name
+        (f"layer {number}, {read.name}" if len(layers) > 1 else read.name, read)
         for number, (_, reads) in enumerate(layers, 1)
         for read in reads
+        if is_linear(read)
     ]

@@ -24,6 +24,7 @@ from agents.policy import PolicyInput, PolicyMemory, RecurrentPolicy
 from agents.rollout import to_tensors
 from agents.saving import DOCUMENT, actor_of, policy_document
 from fwrl.config import ConfigError
+from fwrl.cores import name_of
 from fwrl.files.plain_files import replace_plain
 from fwrl.kernels import use_kernel
 from fwrl.state import map_tensors, tensors_in
@@ -245,8 +246,8 @@ def _names(tree: Any, place: str = "") -> Iterator[str]:
 
 
 def _refusal(policy: RecurrentPolicy, reason: str) -> ConfigError:
-    kind = policy.config.core.kind
-    return ConfigError(f"this policy (core.kind={kind}) cannot be written as ONNX: {reason}")
+    kinds = name_of(policy.config.core)
+    return ConfigError(f"this policy (core.kind={kinds}) cannot be written as ONNX: {reason}")
 
 
 def _cause(error: BaseException) -> str:

@@ -23,10 +23,10 @@ from agents.spaces import ACTION_MASK, split_mask
 from agents.trunk import Trunk, assembled, make_trunk
 from fwrl.config import Config
 from fwrl.core import MemoryCore
-from fwrl.cores import CoreConfig
+from fwrl.cores import CoresConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.none import NoMemoryConfig
-from fwrl.stack import Advance, ResidualStack, StackConfig
+from fwrl.stack import Advance, FittedStack, ResidualStack, StackConfig
 from fwrl.state import (
     at_least_float32,
     map_tensors,
@@ -60,9 +60,9 @@ class PolicyConfig(Config):
 
     encoder: EncoderConfig = EncoderConfig()
     """The encoder of observations."""
-    core: CoreConfig = FastWeightConfig()
-    """The memory in each layer of the stack."""
-    stack: StackConfig = StackConfig()
+    core: CoresConfig = FastWeightConfig()
+    """The memory in every layer of the stack, or a list of one for each."""
+    stack: FittedStack = Field(default=StackConfig(), validate_default=True)
     """The layers around the memory."""
     action: ActionConfig = ActionConfig()
     """How actions in a Box are drawn."""

@@ -13,7 +13,7 @@ from agents.frames import blank_frames, stack_frames
 from agents.normalisers import LARGEST_BARE, bounded
 from agents.policy_data import PolicyInput, PolicyMemory
 from agents.spaces import arranged
-from fwrl.cores import CoreConfig
+from fwrl.cores import CoresConfig
 from fwrl.stack import Advance, ResidualStack, StackConfig
 from fwrl.state import at_least_float32, map_tensors, without_autocast
 
@@ -134,7 +134,7 @@ def make_trunk(
     beside: int,
     encoder: EncoderConfig,
     stack: StackConfig,
-    core: CoreConfig,
+    core: CoresConfig,
 ) -> Trunk:
     """A trunk with new parameters, which reads ``beside`` features beside the encoder's."""
     return assembled(make_encoder(seen, encoder), ResidualStack(stack, core), seen, beside, encoder)

@@ -85,6 +85,16 @@ fwrl train configs/quickstart.yaml core.kind=delta_rnn
 fwrl train configs/quickstart.yaml core.update_rule=gated_delta core.short_convolution=4
 ```
 
+A stack of several layers can mix them: `core` is then a list, the first layer first, in a file or
+on the command line. This is a window of attention below a fast-weight memory:
+
+```
+fwrl train configs/quickstart.yaml 'core=[{{kind: window_attention}}, {{kind: fast_weight}}]'
+```
+
+`fwrl inspect` shows the recall maps of the layers that have one, and says why the others have
+none. [configuration.md](configuration.md) says how the keys of a list are set.
+
 `W` is the fast-weight matrix of one head, written at the key `k` and read with the query `q`; `k v`
 is an outer product, `k W` a read, and `x * y` an elementwise product. *State* is the number of
 floats remembered per stream. *Multiplications* are per time step and stream: `D` is the input
@@ -170,6 +180,16 @@ fwrl train configs/quickstart.yaml ppo.learning_rate=3e-4 core.kind=lstm stack.l
   one line, before anything is written.
 - `configs/schema.json` describes the same keys for editors: with a first line
   `# yaml-language-server: $schema=PATH/schema.json` many of them complete and check a file.
+- `core` is one memory for all layers, or a list with one for each. `stack.layers` can then be left
+  out. On the command line a number leads to one of them, and a key without a number to all:
+
+  ```
+  fwrl train configs/quickstart.yaml 'core=[{{}}, {{kind: gru}}]' core.1.hidden_size=64
+  fwrl train configs/quickstart.yaml 'core=[{{}}, {{kind: gru}}]' core.kind=none
+  ```
+
+  The first is a fast-weight memory below a GRU of 64 units; the second is its control, two layers
+  without memory.
 - What each memory computes, how large its state is and where it was published is in
   [The memories](memories.md).
 - A run that is continued may change only {may_change}.
@@ -219,7 +239,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     """The configurations that a field can hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    # once, though one may stand alone or in a list
+    return [*dict.fromkeys(model for part in get_args(annotation) for model in _models(part))]
 
 
 def _keys(model: type[BaseModel], prefix: str, names: Mapping[str, list[str]]) -> str:

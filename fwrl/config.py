@@ -8,9 +8,17 @@ and what would be right.
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar, cast, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, Union, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetPydanticSchema,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import core_schema
 
 # Longer messages are cut: nobody reads them.
@@ -44,7 +52,10 @@ ConfigType = TypeVar("ConfigType", bound=BaseModel)
 # Sizes of layers and numbers of repetitions. They are bounded because a configuration may be a
 # stranger's, and larger ones would exhaust any machine.
 Size = Annotated[int, Field(gt=0, le=2**18)]
-Count = Annotated[int, Field(gt=0, le=2**10)]
+MOST = 2**10
+Count = Annotated[int, Field(gt=0, le=MOST)]
+# Tags, in no message, of the two forms of a part.
+ONE, EACH = "(one)", "(each)"
 
 
 class ConfigError(OneLineError):
@@ -95,14 +106,17 @@ def _as_meant(model: Any, values: Any) -> Any:
         return values
     filled = {**getattr(model, "former", {}), **cast(Mapping[Any, Any], values)}
     for name, field in model.model_fields.items():
-        given = filled.get(name, {})
-        kinds = _variants(field.annotation)
-        kind = cast(Any, given).get("kind") if isinstance(given, Mapping) else None
-        inner = kinds.get(kind) if isinstance(kind, str) else field.annotation
-        if hasattr(inner, "model_fields"):
-            meant = _as_meant(inner, given)
-            filled |= {name: meant} if meant or name in filled else {}
+        meant = _part_as_meant(field.annotation, filled.get(name, {}))
+        filled |= {name: meant} if meant or name in filled else {}
     return filled
+
+
+def _part_as_meant(annotation: Any, given: Any) -> Any:
+    if isinstance(given, list):
+        return [_part_as_meant(annotation, each) for each in cast(list[Any], given)]
+    kind = cast(Any, given).get("kind") if isinstance(given, Mapping) else None
+    inner = _variants(annotation).get(kind) if isinstance(kind, str) else annotation
+    return _as_meant(inner, given) if hasattr(inner, "model_fields") else given
 
 
 def as_stored(now: ConfigType, stored: ConfigType) -> ConfigType:
@@ -114,10 +128,32 @@ def as_stored(now: ConfigType, stored: ConfigType) -> ConfigType:
         unsaid = name in former and name not in now.model_fields_set
         if unsaid and theirs == former[name]:
             changes[name] = theirs
-        elif isinstance(mine, BaseModel) and type(mine) is type(theirs):
-            inner = as_stored(mine, theirs)
-            changes |= {} if inner is mine else {name: inner}
+        else:
+            kept = _part_as_stored(mine, theirs)
+            changes |= {} if kept is mine else {name: kept}
     return now.model_copy(update=changes) if changes else now
+
+
+def _part_as_stored(mine: Any, theirs: Any) -> Any:
+    if type(mine) is not type(theirs):
+        return mine
+    if isinstance(mine, BaseModel):
+        return as_stored(mine, theirs)
+    if isinstance(mine, tuple) and len(cast(Any, mine)) == len(theirs):
+        pairs = [*zip(cast(tuple[Any, ...], mine), theirs, strict=True)]
+        kept = tuple(_part_as_stored(*pair) for pair in pairs)
+        return mine if all(a is b for a, (b, _) in zip(kept, pairs, strict=True)) else kept
+    return mine
+
+
+def one_or_each(part: Any) -> Any:
+    """The annotation of a part that is the same everywhere, or of a list of one for each place."""
+    several = Annotated[tuple[part, ...], Field(min_length=1, max_length=MOST), Tag(EACH)]
+
+    def form(given: Any) -> str:
+        return EACH if isinstance(given, list | tuple) else ONE
+
+    return Annotated[Union[Annotated[part, Tag(ONE)], several], Discriminator(form)]  # noqa: UP007
 
 
 def one_of(names: Iterable[str]) -> GetPydanticSchema:
@@ -167,6 +203,10 @@ def _describe(model: type[BaseModel], error: Mapping[str, Any], where: str) -> s
             listed = error["ctx"]["expected"].replace(" or ", ", ").split(", ")
             right = nearest(value, [choice.strip("'") for choice in listed])
             return f"{place} is {value!r}; {right}"
+        case "too_short" | "too_long":
+            least, most = (error["ctx"].get(f"{name}_length") for name in ("min", "max"))
+            right = f"{least} or more" if most is None else f"at most {most}"
+            return f"{place} has {len(value)} entries; it should have {right}"
         case "value_error":
             message = str(error["ctx"]["error"])
             return f"{place}: {message}" if place else message
@@ -185,7 +225,12 @@ def _walk(model: type[BaseModel], location: Iterable[str | int]) -> tuple[list[s
         if part in variants:
             annotation = variants[part]
             continue
+        if part in (ONE, EACH):
+            continue
         path.append(str(part))
+        if isinstance(part, int):
+            # what an entry can be is what its list says
+            continue
         owner = annotation
         fields = getattr(annotation, "model_fields", {})
         annotation = fields[part].annotation if part in fields else None
@@ -205,6 +250,8 @@ def _variants(annotation: Any) -> dict[Any, Any]:
 
 
 def _right_key(name: str, owner: Any) -> str:
+    if name.isdecimal():
+        return "a number leads into a list, and this is none"
     synonym = getattr(owner, "synonyms", {}).get(name)
     if synonym is not None:
         return f"here it is called {synonym!r}"

@@ -1,16 +1,16 @@
 """A residual stack of memory cores. It is a memory core itself: nothing above can tell."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fwrl.config import Config, Count, Size
-from fwrl.core import MemoryCore
+from fwrl.config import Config, ConfigError, Count, Size
+from fwrl.core import MemoryCore, MemoryCoreConfig
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeight
 from fwrl.cores.parts.layers import Gate
@@ -29,7 +29,8 @@ class StackConfig(Config):
     width: Size = 128
     """Size of the residual stream, which is the input size of every core."""
     layers: Count = 1
-    """Number of layers, each with a core and a state of its own."""
+    """Number of layers, each with a core and a state of its own. Where ``core`` is a list it may
+    be left out: there are as many as the list has."""
     feed_forward: Size | None = None
     """Hidden units after each core; None: twice the width."""
     gate: bool = False
@@ -47,6 +48,38 @@ class StackConfig(Config):
         return self
 
 
+def layer_cores(
+    config: StackConfig, core: CoreConfig | Sequence[CoreConfig]
+) -> tuple[CoreConfig, ...]:
+    """The memory of each layer, if there is one for all of them or a list with one for each.
+
+    Raises:
+        ConfigError: If the list has another length than there are layers, unless that is 1.
+    """
+    if isinstance(core, MemoryCoreConfig):
+        return (core,) * config.layers
+    if not core:
+        raise ConfigError("core is an empty list; it should have one memory for each layer")
+    if config.layers not in (1, len(core)):
+        raise ConfigError(
+            f"layers is {config.layers}; core is a list of {len(core)}, so it should be {len(core)}"
+            " or be left out"
+        )
+    return tuple(core)
+
+
+def _fitted(stack: StackConfig, info: Any) -> StackConfig:
+    if "core" not in info.data:
+        # there was a mistake in it, which is the one to tell
+        return stack
+    layers = len(layer_cores(stack, info.data["core"]))
+    return stack if layers == stack.layers else stack.model_copy(update={"layers": layers})
+
+
+# The layers around the memories in the field ``core``, which stands before it.
+FittedStack = Annotated[StackConfig, AfterValidator(_fitted)]
+
+
 class ResidualStack(MemoryCore[tuple[Any, ...]]):
     """State: one core's state per layer. Inputs and outputs have the stack's width.
 
@@ -56,26 +89,35 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
     # the arguments of a step in C, once there was one
     _plan: residual.Plan | None = None
 
-    def __init__(self, config: StackConfig, core: CoreConfig, dropout: float = 0.0) -> None:
+    def __init__(
+        self, config: StackConfig, core: CoreConfig | Sequence[CoreConfig], dropout: float = 0.0
+    ) -> None:
         """Random slow weights, from torch's global generator.
 
         Args:
             config: The layers.
-            core: The memory in each of them.
+            core: The memory in each of them, or a list of one for each.
             dropout: The share of hidden units and of additions to the stream that is dropped in
                 training. Not a setting of agents: a policy has to give its actions the same
                 probability again.
+
+        Raises:
+            ConfigError: If a memory does not fit its layer, or the list not the layers.
         """
         super().__init__()
         self.bare = config.bare
         self.input_size = self.output_size = config.width
         self.blocks = nn.ModuleList()
-        for _ in range(config.layers):
+        for number, each in enumerate(layer_cores(config, core)):
             block: Block | BareBlock
-            if config.bare:
-                block = BareBlock(self.output_size, core)
-            else:
-                block = Block(config, core, dropout)
+            try:
+                if config.bare:
+                    block = BareBlock(self.output_size, each)
+                else:
+                    block = Block(config, each, dropout)
+            except ConfigError as error:
+                place = "" if isinstance(core, MemoryCoreConfig) else f"core.{number}: "
+                raise ConfigError(f"{place}{error}") from None
             self.blocks.append(block)
             self.output_size = block.output_size
         self.norm = nn.Identity() if config.bare else nn.LayerNorm(config.width)

@@ -11,7 +11,7 @@ from typing_extensions import override
 from fwrl.bench.benchmark import Row
 from fwrl.config import validate
 from fwrl.core import state_size
-from fwrl.cores import CORES, CoreConfig
+from fwrl.cores import CORES, CoreConfig, CoresConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import ResidualStack, StackConfig
 
@@ -44,7 +44,7 @@ class SequenceModel(nn.Module):
         vocabulary: Sequence[int],
         num_classes: int,
         stack: StackConfig,
-        core: CoreConfig,
+        core: CoresConfig,
         dropout: float = 0.0,
     ) -> None:
         """Random slow weights, from torch's global generator.
@@ -53,7 +53,7 @@ class SequenceModel(nn.Module):
             vocabulary: How many tokens each field has; one field or several.
             num_classes: How many logits there are.
             stack: The layers.
-            core: The memory in each layer.
+            core: The memory in every layer, or a list of one for each.
             dropout: The share that the stack drops in training.
         """
         super().__init__()

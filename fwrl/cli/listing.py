@@ -50,6 +50,7 @@ def _cores() -> list[str]:
     return [
         *_table(rows),
         "floats: what one stream's memory holds at width 128; parallel: over time, in training",
+        "core may be a list of them, one for each layer: 'core=[{kind: gru}, {kind: fast_weight}]'",
         *scans,
         f"native kernels: {library().about}",
     ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, cast
 
 from pydantic import BeforeValidator, Field
 
+from fwrl.config import one_or_each
 from fwrl.core import MemoryCoreConfig
 
 
@@ -51,6 +52,7 @@ def _fast_weight_unless_said(value: Any) -> Any:
 
 if TYPE_CHECKING:
     CoreConfig = MemoryCoreConfig
+    CoresConfig = MemoryCoreConfig | tuple[MemoryCoreConfig, ...]
 else:
     # the configuration of any core, which ``kind`` tells apart
     CoreConfig = Annotated[
@@ -58,3 +60,16 @@ else:
         Field(discriminator="kind"),
         BeforeValidator(_fast_weight_unless_said),
     ]
+    # that of all layers of a stack, or of each
+    CoresConfig = one_or_each(CoreConfig)
+
+
+def kinds_of(core: CoresConfig) -> tuple[str, ...]:
+    """The kind of the memory of all layers, or that of each."""
+    each = (core,) if isinstance(core, MemoryCoreConfig) else core
+    return tuple(one.kind for one in each)
+
+
+def name_of(core: CoresConfig) -> str:
+    """The kind, or those of the layers joined by ``+``, for people and results."""
+    return "+".join(kinds_of(core))

@@ -14,10 +14,10 @@ from agents.policy import PolicyConfig, RewardConfig
 from agents.ppo import PPOConfig
 from envs import EnvConfig
 from fwrl.config import Config, ConfigError, validate, validate_stored
-from fwrl.cores import CoreConfig
+from fwrl.cores import CoresConfig
 from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.run.yaml_files import apply_overrides, find_config, flat, read_config
-from fwrl.stack import StackConfig
+from fwrl.stack import FittedStack, StackConfig
 
 
 class EvaluationConfig(Config):
@@ -63,9 +63,10 @@ class RunConfig(Config):
 
     env: EnvConfig
     """The environments to train on, of kind ``gymnasium`` unless ``kind`` says otherwise."""
-    core: CoreConfig = FastWeightConfig()
-    """The memory, of kind ``fast_weight`` unless ``kind`` says otherwise."""
-    stack: StackConfig = StackConfig()
+    core: CoresConfig = FastWeightConfig()
+    """The memory, of kind ``fast_weight`` unless ``kind`` says otherwise; or a list of memories,
+    one for each layer."""
+    stack: FittedStack = Field(default=StackConfig(), validate_default=True)
     """The layers around the memory."""
     encoder: EncoderConfig = EncoderConfig()
     """The encoder, which makes features of observations and of the last action and reward."""
@@ -152,7 +153,7 @@ def changes(saved: Any, config: RunConfig) -> list[str]:
         before = validate_stored(RunConfig, config.model_dump(mode="json") | saved)
     except (ConfigError, TypeError):
         return ["its configuration cannot be read"]
-    before, now = (flat(trained_with(each)) for each in (before, config))
+    before, now = (flat(trained_with(each), lists=True) for each in (before, config))
     changed = [key for key in before | now if before.get(key) != now.get(key)]
     more = [f"{len(changed) - MOST_CHANGES} more keys"] if len(changed) > MOST_CHANGES else []
     told = changed[:MOST_CHANGES]

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fwrl.config import OneLineError
+from fwrl.cores import kinds_of
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import read_run_config
 from fwrl.run.log import METRICS, RECENT
@@ -237,7 +238,7 @@ def _rollout_too_short(run: History) -> Finding | None:
     seen = ppo.sequence_length or ppo.num_steps
     # a return may rise for other reasons than what is remembered
     short = length > LONG * seen and (seen < FEW_STEPS or not run.learned)
-    if not short or run.config.core.kind == "none":
+    if not short or set(kinds_of(run.config.core)) == {"none"}:
         return None
     says = f"gradients flow through {seen} steps, episodes take {length:.0f}"
     power = 2 ** int(np.ceil(np.log2(length)))

@@ -15,6 +15,7 @@ from agents.rollout import misfit
 from agents.saving import actor_of, load_policy, load_saved, read_exported
 from envs import EnvConfigError, VectorEnv, env_name, make_envs, most_steps
 from fwrl.config import ConfigError, validate, validate_stored
+from fwrl.cores import name_of
 from fwrl.files.checkpoint import CheckpointError
 from fwrl.files.json_files import LARGEST_COUNT, is_count, without_infinities
 from fwrl.files.names import ENDING, is_exported
@@ -91,7 +92,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     summary = summarise(played)
     result = {
         "env": env_name(config.env),
-        "core": config.core.kind,
+        "core": name_of(config.core),
         "checkpoint": str(folder),
         "steps": trained.steps,
         "episodes": request.episodes,

@@ -263,9 +263,10 @@ class RunLog:
         written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         self._add(text("config", f"```yaml\n{written}\n```"))
         self._add(custom_scalars(LAYOUT))
+        shown = config.model_dump(mode="json", exclude={*MAY_CHANGE})
         settings = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in flat(config.model_dump(mode="json", exclude={*MAY_CHANGE})).items()
+            for name, value in flat(shown, lists=True).items()
         }
         # the values of the results are among the scalars already
         for summary in hparams(settings, dict.fromkeys(RESULTS, 0.0)):

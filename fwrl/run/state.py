@@ -25,6 +25,7 @@ from agents.saving import describe_policy
 from agents.spaces import space_from_json
 from envs import VectorEnv
 from fwrl.config import ConfigError
+from fwrl.cores import name_of
 from fwrl.files.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -289,8 +290,9 @@ def describe(policy: RecurrentPolicy) -> str:
     hidden = policy.config.critic.observation
     critic = f"; its critic also reads {', '.join(hidden)}" if hidden else ""
     processes = f", in {num_processes()} processes" if num_processes() > 1 else ""
+    name = name_of(policy.config.core)
     return (
-        f"{policy.config.core.kind} memory of {remembered:,} numbers, {parameters:,} parameters, "
+        f"{name} memory of {remembered:,} numbers, {parameters:,} parameters, "
         f"on {policy.device}{processes}; reads {reading(policy.encoder)}{critic}"
     )
 

@@ -1,5 +1,6 @@
 """YAML files of configurations, and dotted ``key=value`` overrides."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -176,21 +177,25 @@ _Loader.add_implicit_resolver(
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the keys of ``key=value`` texts, those that set a ``kind`` first.
+    """Set the keys of ``key=value`` texts: whole parts first, then each ``kind``.
+
+    In a list a number leads to one entry, the first being 0, and a name into every entry.
 
     Raises:
-        ConfigError: For a text that is no override, or a dotted key inside a plain value.
+        ConfigError: For a text that is no override, or a key that leads nowhere.
     """
-    for text in sorted(overrides, key=lambda text: not _sets_kind(text)):
+    for text in sorted(overrides, key=_order):
         _apply(values, text)
 
 
-def _sets_kind(override: str) -> bool:
-    return override.partition("=")[0].endswith("kind")
+def _order(override: str) -> int:
+    """The place among other overrides: what discards values comes before what sets them."""
+    key = override.partition("=")[0]
+    return 1 if key.endswith("kind") else 2 if "." in key else 0
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key; another ``kind`` discards the values of the former one."""
+    """Set one dotted key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r}: not an override; it should be KEY=VALUE, like seed=1")
@@ -198,17 +203,50 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: {text!r} is not a YAML value: {_words(error)}") from None
-    *parents, name = key.split(".")
-    mapping = values
-    for i, parent in enumerate(parents):
-        child = mapping.setdefault(parent, {})
-        if not isinstance(child, dict):
-            where = ".".join(parents[: i + 1])
-            raise ConfigError(f"{key}: {where} is {child!r}, which has no keys inside")
-        mapping = cast(dict[str, Any], child)
-    if name == "kind" and mapping.get("kind", DEFAULT_KINDS.get(parents[-1])) != value:
-        mapping.clear()
-    mapping[name] = value
+    try:
+        _set(values, key.split("."), value, ())
+    except _NowhereError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+class _NowhereError(Exception):
+    """A key that leads to nothing."""
+
+
+def _set(inside: Any, names: Sequence[str], value: Any, path: tuple[str, ...]) -> None:
+    """Set what names lead to; another ``kind`` discards the values of the former one.
+
+    Args:
+        inside: What they lead into.
+        names: The names and numbers on the way.
+        value: What is set.
+        path: Those before them.
+    """
+    name, *rest = names
+    if isinstance(inside, list):
+        entries = cast(list[Any], inside)
+        if not name.isdecimal():
+            for number, entry in enumerate(entries):
+                _set(entry, names, copy.deepcopy(value), (*path, str(number)))
+            return
+        if int(name) >= len(entries):
+            where = ".".join(path)
+            raise _NowhereError(f"{where} has {len(entries)} entries, the first is {where}.0")
+        place: Any = int(name)
+    elif isinstance(inside, dict):
+        place = name
+        section = [each for each in path if not each.isdecimal()][-1:]
+        usual = DEFAULT_KINDS.get("".join(section))
+        if name == "kind" and not rest and cast(Any, inside).get("kind", usual) != value:
+            cast(Any, inside).clear()
+        if rest:
+            cast(Any, inside).setdefault(name, {})
+    else:
+        raise _NowhereError(f"{'.'.join(path)} is {inside!r}, which has no keys inside")
+    if rest:
+        _set(cast(Any, inside)[place], rest, value, (*path, name))
+    else:
+        cast(Any, inside)[place] = value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
@@ -221,18 +259,34 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
     for key in ["kind"] if kinds_differ else sorted(old.keys() | new.keys()):
         place = f"{where}.{key}" if where else key
         before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(cast(dict[str, Any], before), cast(dict[str, Any], after), place)
+        one, other = _inside(before), _inside(after)
+        if type(before) is type(after) and (one or other):
+            found += differences(one, other, place)
         elif before != after:
             found.append(f"{place} ({before!r} there, {after!r} here)")
     return found
 
 
-def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The values of a configuration by their dotted keys."""
+def flat(values: Mapping[str, Any], where: str = "", lists: bool = False) -> dict[str, Any]:
+    """The values of a configuration by their dotted keys.
+
+    Args:
+        values: The configuration.
+        where: The key of all of it.
+        lists: Whether a list of parts is flat too, each with its number.
+    """
     found: dict[str, Any] = {}
     for key, value in values.items():
         place = f"{where}.{key}" if where else key
-        inside = cast(dict[str, Any], value) if isinstance(value, dict) else {}
-        found |= flat(inside, place) if inside else {place: value}
+        inside = _inside(value) if lists or isinstance(value, dict) else {}
+        found |= flat(inside, place, lists) if inside else {place: value}
     return found
+
+
+def _inside(value: Any) -> dict[str, Any]:
+    """The keys and values inside a part; the keys of a list of parts are their numbers."""
+    if isinstance(value, dict):
+        return cast(dict[str, Any], value)
+    entries = cast(list[Any], value) if isinstance(value, list) else []
+    parts = all(isinstance(each, dict) for each in entries)
+    return {str(number): each for number, each in enumerate(entries)} if parts else {}

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mixed_stacks import MIXES, override_of
 
 from fwrl.cli import main
 from fwrl.cores import CORES
@@ -27,10 +28,11 @@ def fwrl(monkeypatch, *words):
     return leave.value.code
 
 
-@pytest.mark.parametrize("kind", sorted(CORES))
+@pytest.mark.parametrize("kind", [*sorted(CORES), *MIXES])
 def test_the_quick_start_runs_with_every_memory(kind, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    train = ("train", QUICKSTART, "--run-dir", "run", f"core.kind={kind}", *SMALL)
+    memory = override_of(kind) if kind in MIXES else f"core.kind={kind}"
+    train = ("train", QUICKSTART, "--run-dir", "run", memory, *SMALL)
     assert fwrl(monkeypatch, *train) == 0
     # the same command, with more to do, goes on from the saved memory
     assert fwrl(monkeypatch, *train, "total_steps=240") == 0
@@ -38,4 +40,5 @@ def test_the_quick_start_runs_with_every_memory(kind, monkeypatch, tmp_path, cap
     last = ("evaluate", "run", "--checkpoint", "last", "--episodes", 4, "--json")
     assert fwrl(monkeypatch, *last) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["core"], shown["steps"], shown["episodes"]) == (kind, 240, 4)
+    name = "+".join(each.kind for each in MIXES[kind]) if kind in MIXES else kind
+    assert (shown["core"], shown["steps"], shown["episodes"]) == (name, 240, 4)

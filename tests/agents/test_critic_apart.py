@@ -49,6 +49,8 @@ RANGES = {"actions": spaces.Box(-2, 5, (2,))}
 # name -> the actor's memory, the environment, the critic, other parts of the policy
 COMBINATIONS = {
     "own": ("fast_weight", {}, CriticConfig(head="linear", memory="own"), {}),
+    "own, mixed": ("gru below", {}, CriticConfig(head="linear", memory="own"), {}),
+    "none, mixed": ("three", {}, CriticConfig(memory="none"), {}),
     "own, ranges": ("gru", RANGES, CriticConfig(head="two_hot", memory="own"), {}),
     "own, bfloat16": ("lstm", {}, CriticConfig(memory="own"), {"precision": "bfloat16"}),
     "none": ("fast_weight", {}, CriticConfig(head="two_hot", memory="none"), {}),

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from mixed_stacks import MIXES
 from PIL import Image
 from saved_runs import LAG, SOLVED, saved_run
 from scheduled_env import EPISODES, ScheduledEnv, small_policy
@@ -165,7 +166,7 @@ def test_a_map_that_is_not_finite_is_refused():
     assert set(map_picture(torch.zeros(3, 3))["largest"]) == {0.0}
 
 
-@pytest.mark.parametrize("kind", sorted(CORES))
+@pytest.mark.parametrize("kind", [*sorted(CORES), *MIXES])
 def test_looking_changes_no_number(kind):
     envs = ScheduledEnv(EPISODES)
     policy = small_policy(envs, kind)
@@ -198,6 +199,27 @@ def test_every_core_can_be_looked_into(kind, tmp_path):
         )
     for layer in episode["layers"]:
         assert layer["memories"][0]["measures"].keys() <= data["measures"].keys()
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_layers_without_a_map_are_named_where_others_have_one(name, tmp_path):
+    mapped = [number for number, each in enumerate(MIXES[name], 1) if each.kind == "fast_weight"]
+    core = [each.model_dump() for each in MIXES[name]]
+    run = saved_run(tmp_path / "run", core=core, stack={"width": 16})
+    data = Page(inspect_run(run, None, Wish(max_steps=12))).data
+    assert data["core"] == "+".join(each.kind for each in MIXES[name])
+    (episode,) = data["episodes"]
+    assert len(episode["layers"]) == len(MIXES[name])
+    *exact, influence = episode["maps"]
+    assert {int(shown["name"].split()[1].rstrip(",")) for shown in exact} == {*mapped}
+    assert not influence["exact"]
+    for shown in (*exact, influence):
+        for number, layer in enumerate(episode["layers"], 1):
+            # two layers without a map, and for the same reason, share a line
+            said = f"{number}: {layer['remark']}" in shown["remark"]
+            assert said == (number not in mapped)
+    for shown in exact:
+        assert shown["remark"].startswith("exact, given")
 
 
 def test_continuous_actions_have_means(tmp_path):

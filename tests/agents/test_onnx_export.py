@@ -12,6 +12,7 @@ import torch
 from command_line import run_command
 from gymnasium import spaces
 from hostile_files import honest_run
+from mixed_stacks import MIXES
 
 from agents import onnx_export
 from agents.policy import PolicyConfig, RecurrentPolicy
@@ -30,7 +31,7 @@ PARTS = (
     *("frames", "frames of pictures", "hidden", "squashed", "beta"),
     *("popart", "two_hot", "own critic", "privileged critic"),
 )
-SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS, *PARTS
+SLOW = *(kind for kind in CORES if kind not in QUICK), *SPACES, *OPTIONS, *PARTS, *MIXES
 
 
 def run(*words):

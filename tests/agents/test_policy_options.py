@@ -16,6 +16,7 @@ from agents.saving import export_policy, load_policy
 from agents.sb3 import SB3Policy
 from fwrl import use_kernel
 from fwrl.config import ConfigError
+from fwrl.stack import StackConfig
 from fwrl.state import map_tensors, tensors_in
 
 
@@ -67,6 +68,8 @@ OPTIONS = {
         {"encoder": EncoderConfig(frame_stack=2, image_features=8)},
     ),
     "hidden": ("fast_weight", {}, {"encoder": EncoderConfig(hidden=(12, 16))}),
+    "mixed": ("three", {}, {}),
+    "mixed, bare": ("nothing below", {}, {"stack": StackConfig(width=16, bare=True)}),
     "registered": ("lstm", {}, {"encoder": EncoderConfig(registered="squares")}),
     "registered frames": (
         "gru",

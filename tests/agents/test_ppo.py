@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from gymnasium import spaces
+from mixed_stacks import MIXES
 from pydantic import ValidationError
 from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
@@ -37,7 +38,7 @@ def policy():
 # pieces of streams are exact only if whole streams are
 @pytest.mark.unchecked
 @pytest.mark.parametrize(("sequence_length", "kernel"), [(None, None), (4, None), (4, "reference")])
-@pytest.mark.parametrize("kind", CORES)
+@pytest.mark.parametrize("kind", [*CORES, *MIXES])
 def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel):
     torch.manual_seed(0)
     policy = small_policy(ScheduledEnv(EPISODES), kind, encoder=EncoderConfig(time_frequencies=2))
@@ -63,7 +64,7 @@ def test_before_the_first_update_the_ratio_is_one(kind, sequence_length, kernel)
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("kind", CORES)
+@pytest.mark.parametrize("kind", [*CORES, *MIXES])
 def test_bfloat16_acts_and_replays_alike(kind):
     torch.manual_seed(0)
     policy = small_policy(ScheduledEnv(EPISODES), kind, precision="bfloat16")
@@ -105,7 +106,7 @@ def test_a_forgotten_memory_would_show(policy):
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("kind", CORES)
+@pytest.mark.parametrize("kind", [*CORES, *MIXES])
 def test_the_loss_falls_on_one_repeated_rollout(kind):
     torch.manual_seed(0)
     policy = small_policy(ScheduledEnv(EPISODES), kind, gain=1.0)

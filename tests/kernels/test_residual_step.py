@@ -34,6 +34,14 @@ STACKS = {
         FastWeightConfig(heads=3, key_size=5, value_size=33, update_rule="gated_delta"),
     ),
     "learned start": (StackConfig(width=32), delta(learned_initial_state=True)),
+    "one for each layer": (
+        StackConfig(width=24),
+        [
+            FastWeightConfig(heads=3, key_size=5, value_size=33, update_rule="gated_delta"),
+            delta(heads=2, output_norm="rms"),
+            FastWeightConfig(update_rule="sum", output_norm="layer"),
+        ],
+    ),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)
 # fewer streams than a vector has lanes, some vectors, and some and a rest

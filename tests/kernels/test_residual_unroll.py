@@ -25,6 +25,14 @@ STACKS = {
         StackConfig(width=32, layers=2),
         delta(learned_initial_state=True),
     ),
+    "one for each layer": (
+        StackConfig(width=24),
+        [
+            delta(heads=3, key_size=5, value_size=33, learned_initial_state=True),
+            delta(heads=2, max_beta=2),
+            FastWeightConfig(update_rule="sum"),
+        ],
+    ),
 }
 # of these only the scan is in C
 OTHERS = {
@@ -32,6 +40,10 @@ OTHERS = {
     "normed reads": (StackConfig(width=24), delta(output_norm="rms")),
     "gates": (StackConfig(width=24, gate=True), delta()),
     "bare": (StackConfig(width=24, bare=True), delta()),
+    "decay in one layer": (
+        StackConfig(width=24),
+        [delta(), FastWeightConfig(update_rule="gated_delta")],
+    ),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)
 

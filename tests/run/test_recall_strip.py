@@ -177,6 +177,18 @@ def test_a_memory_without_a_map_has_no_strip(kind, tmp_path, monkeypatch):
     assert lines[-1] == f"recall  {result['recall_strip']}"
 
 
+def test_a_stack_shows_the_layers_that_have_maps(tmp_path):
+    core = [{"kind": "gru"}, {"kind": "fast_weight"}, {"kind": "none"}]
+    run = saved_run(tmp_path / "run", core=core)
+    policy, envs = opened(run)
+    pictures, remark = with_recall(policy, moments(envs, policy, 0, 9, True))
+    plain = frames_of(run, False)[0]
+    assert next(pictures).shape[0] > plain.shape[0]
+    assert "layer 2: exact, given" in remark
+    assert "layer 1: no exact map; its gates" in remark
+    assert "layer 3: no exact map; it remembers nothing" in remark
+
+
 def test_the_command_makes_both_videos(tmp_path):
     run = shutil.copytree(SOLVED, tmp_path / "run")
     for recall in (True, False):

@@ -55,6 +55,7 @@ TRAININGS = {
     "popart": ("{id: CartPole-v1, num_envs: 4}", True, "fast_weight", 512, 1536),
     "two_hot": ("{id: fwrl/RepeatPrevious-v0, num_envs: 4}", False, "fast_weight", 512, 1536),
     "own_critic": ("{id: CartPole-v1, num_envs: 4}", True, "fast_weight", 512, 1536),
+    "mixed": ("{id: CartPole-v1, num_envs: 4}", True, "[{kind: gru}, {}]", 512, 1536),
 }
 # More lines of the configuration of some.
 MORE = {
@@ -80,7 +81,7 @@ def write_config(name, folder, minutes=10):
     """The configuration file of one of ``TRAININGS``, which saves every ``minutes`` minutes."""
     env, floats, core, every, steps = TRAININGS[name]
     path = folder / f"{name}.yaml"
-    core = "{kind: " + core + "}"
+    core = core if core.startswith("[") else "{kind: " + core + "}"
     values = {"floats": str(floats).lower(), "every": every, "steps": steps, "minutes": minutes}
     values["more"] = ENCODERS.get(name, "")
     path.write_text(SMALL.format(env=env, core=core, **values) + MORE.get(name, ""))

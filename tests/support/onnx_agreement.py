@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
+from mixed_stacks import MIXES
 
 from agents.actions import ActionConfig
 from agents.critic import CriticConfig
@@ -90,7 +91,7 @@ def build_policy(name):
     parts = {"encoder": EncoderConfig(time_frequencies=2, image_features=32)} | parts
     config = PolicyConfig(
         **parts,
-        core=CORES[kind](**options),
+        core=MIXES.get(name) or CORES[kind](**options),
         stack=StackConfig(width=16),
         reward=RewardConfig(scale=0.5, clip=0.7),
         precision="bfloat16" if name == "bfloat16" else "float32",

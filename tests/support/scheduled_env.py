@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from mixed_stacks import core_of
 
 from agents.policy import PolicyConfig, RecurrentPolicy
-from fwrl.cores import CORES
 from fwrl.stack import StackConfig
 
 
@@ -104,7 +104,8 @@ EPISODES = [
 
 def small_policy(envs, kind="fast_weight", gain=50.0, **parts):
     """A policy whose actions and values depend strongly on its past observations."""
-    config = PolicyConfig(core=CORES[kind](), stack=StackConfig(width=16), **parts)
+    parts = {"stack": StackConfig(width=16)} | parts
+    config = PolicyConfig(core=core_of(kind), **parts)
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
     policy.head.linear.weight.data.mul_(gain)
     return policy

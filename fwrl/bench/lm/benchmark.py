@@ -21,10 +21,10 @@ from fwrl.bench.results import read_published
 from fwrl.bench.sequence_model import LINEAR_ATTENTION, core_config, count_parameters
 from fwrl.bench.supervised import Learner, TrainingConfig
 from fwrl.config import ConfigError, nearest
-from fwrl.cores import CORES, CoreConfig
+from fwrl.cores import CORES, CoresConfig
 from fwrl.files.plain_files import replace_plain
 from fwrl.run.process import choose_device
-from fwrl.stack import ResidualStack, StackConfig
+from fwrl.stack import ResidualStack, StackConfig, layer_cores
 
 SUM = LINEAR_ATTENTION
 DELTA = {"update_rule": "delta", "normalise": "sum"}
@@ -67,8 +67,9 @@ class LanguageModelSettings(Settings):
 
     methods: Annotated[tuple[str, ...], BeforeValidator(_several)] = ("sum", "delta")
     """Names of ``METHODS``, kinds of memory, or names of ``cores``."""
-    cores: dict[str, CoreConfig] = Field(default_factory=dict)
-    """More methods by name, such as ``cores.mine.update_rule=kda methods=[mine]``."""
+    cores: dict[str, CoresConfig] = Field(default_factory=dict)
+    """More methods by name, such as ``cores.mine.update_rule=kda methods=[mine]``; one may
+    be a list of memories, one for each layer."""
     carry: Annotated[tuple[bool, ...], BeforeValidator(_several)] = (True,)
     """Whether the state is carried from one segment to the next; several values are possible."""
     corpus: str = LIBRARY
@@ -113,6 +114,11 @@ class LanguageModelSettings(Settings):
             if method not in self.cores and method not in METHODS:
                 right = nearest(method, [*self.cores, *METHODS])
                 raise ValueError(f"methods: there is no {method!r}; {right}")
+        for name, core in self.cores.items():
+            try:
+                layer_cores(StackConfig(layers=self.model.layers), core)
+            except ConfigError as error:
+                raise ValueError(f"cores.{name}: model.{error}") from None
         if self.stride > self.length:
             raise ValueError(
                 f"stride is {self.stride}, but tokens between two windows of {self.length} would "
@@ -127,7 +133,7 @@ def points(settings: LanguageModelSettings) -> list[Row]:
     return grid({"method": settings.methods, "state": states, "seed": settings.seeds})
 
 
-def core_of(settings: LanguageModelSettings, method: str) -> CoreConfig:
+def core_of(settings: LanguageModelSettings, method: str) -> CoresConfig:
     """The memory of a method."""
     if method in settings.cores:
         return settings.cores[method]

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from fwrl.bench.lm.adaptive_softmax import TiedSoftmax
 from fwrl.config import Config
-from fwrl.cores import CoreConfig
+from fwrl.cores import CoresConfig
 from fwrl.stack import ResidualStack, StackConfig
 from fwrl.state import time_in_episode
 
@@ -59,7 +59,7 @@ class LanguageModelState(NamedTuple):
 class LanguageModel(nn.Module):
     """Tied embeddings scaled by the root of their width, a residual stack, a softmax."""
 
-    def __init__(self, vocabulary: int, config: LanguageModelConfig, core: CoreConfig) -> None:
+    def __init__(self, vocabulary: int, config: LanguageModelConfig, core: CoresConfig) -> None:
         super().__init__()
         self.words = TiedSoftmax(vocabulary, config.width, config.cutoffs)
         sizes = StackConfig(

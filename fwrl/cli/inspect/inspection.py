@@ -12,7 +12,15 @@ from torch import nn
 
 from agents.distributions import Categorical
 from agents.encoders import Frames
-from agents.inspection import LONG, Layer, Played, influence_on_actions, look_into, play_episodes
+from agents.inspection import (
+    LONG,
+    Layer,
+    Played,
+    influence_on_actions,
+    look_into,
+    play_episodes,
+    remarks_on,
+)
 from agents.picture_encoders import Grid, Image, in_rows
 from agents.pictures import LARGEST_BYTE
 from agents.policy import RecurrentPolicy
@@ -20,6 +28,7 @@ from agents.saving import load_saved
 from envs import EnvConfigError, env_name, make_envs
 from fwrl.cli.inspect.page import frame_urls, map_picture, numbers, page
 from fwrl.config import ConfigError
+from fwrl.cores import name_of
 from fwrl.files.plain_files import check_target, replace_plain
 from fwrl.inspection.measures import MEASURES
 from fwrl.inspection.recall_map import RecallMap
@@ -72,7 +81,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
         raise ConfigError(str(error)) from None
     data = {
         "env": env_name(config.env),
-        "core": config.core.kind,
+        "core": name_of(config.core),
         "checkpoint": f"{run.resolve().name}, checkpoint {folder.name}",
         "steps": steps_of(document, folder),
         "seed": wish.seed,
@@ -129,22 +138,23 @@ def _layer(layer: Layer, played: Played, index: int) -> dict[str, Any]:
 def _maps(policy: RecurrentPolicy, played: Played, layers: list[Layer]) -> list[dict[str, Any]]:
     """The exact maps; gradients too where some are missing or the episode is short enough."""
     times = len(played.reward)
-    memories = [
-        (f"Layer {number}, {memory.name}", layer.remark, memory.recall)
+    without = {number: layer.remark for number, layer in enumerate(layers, 1) if not layer.exact}
+    lacking = remarks_on(without, len(layers))
+    found = [
+        (f"Layer {number}, {memory.name}", "; ".join(filter(None, [layer.remark, lacking])), recall)
         for number, layer in enumerate(layers, 1)
         for memory in layer.memories
+        if (recall := memory.recall) is not None
     ]
-    found = [(name, remark, recall) for name, remark, recall in memories if recall is not None]
     heads = sum(recall.share.shape[2] for _, _, recall in found)
     each = heads * times**2 <= MOST_SHARES
     maps = [
         part for name, remark, recall in found for part in _of_heads(name, remark, recall, each)
     ]
-    if times <= LONG or len(found) < len(memories) or not found:
+    if times <= LONG or lacking:
         shares = map_picture(influence_on_actions(policy, played))
         name = "Whole policy, influence on the action"
-        lacking = [] if found else sorted({layer.remark for layer in layers})
-        said = f"{'; '.join(lacking)}. Shown instead: {GRADIENT}" if lacking else GRADIENT
+        said = f"{lacking}. Shown instead: {GRADIENT}" if lacking else GRADIENT
         maps.append({"name": name, "remark": said, "exact": False, **shares})
     return maps
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from ctypes import Structure, addressof, c_double, c_int64, c_void_p
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fwrl.kernels.native import library as c
-from fwrl.state import FastWeights
 
 LAYER = c.structure(
     "Layer",
@@ -44,6 +43,8 @@ RESIDUAL = c.structure(
 # Attributes of every module: dictionaries of hooks, and of what the module is made of.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 TABLES = ("_modules", "_parameters")
+# The fast weights of one of several layers, whose sizes may differ.
+OfLayer: TypeAlias = Float[Tensor, "B _ _ _"]
 # Stands after the last of several things.
 END = object()
 DTYPE = attrgetter("dtype")
@@ -150,7 +151,7 @@ class Plan:
             and {*map(DTYPE, self.parameters)} == {torch.float32}
         )
 
-    def serves(self, x: Float[Tensor, "B D"], states: Sequence[FastWeights]) -> bool:
+    def serves(self, x: Float[Tensor, "B D"], states: Sequence[OfLayer]) -> bool:
         """Whether C does all that the modules would do with tensors of these shapes."""
         return (
             not any(self.hooks)
@@ -163,7 +164,7 @@ class Plan:
         )
 
     def step(
-        self, x: Float[Tensor, "B D"], states: Sequence[FastWeights], ends: Sequence[FastWeights]
+        self, x: Float[Tensor, "B D"], states: Sequence[OfLayer], ends: Sequence[OfLayer]
     ) -> tuple[Tensor, ...]:
         """The outputs of the maps after the stack, or the normed stream if there are none.
 

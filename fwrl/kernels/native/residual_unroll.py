@@ -18,6 +18,7 @@ from fwrl.feature_maps import EPSILON
 from fwrl.kernels.native import library as c
 from fwrl.kernels.native.loop import Kernel
 from fwrl.kernels.native.projected_scan import LOOP, ProjectedScan
+from fwrl.kernels.native.residual import OfLayer
 
 SUM_NORM = c.structure(
     "SumNorm",
@@ -96,7 +97,7 @@ def unroll(
     starts: Bool[Tensor, "B T"],
     layers: Sequence[tuple[Unrolled, LayerNumbers]],
     norm: tuple[Float[Tensor, " D"], Float[Tensor, " D"], float],
-) -> tuple[Float[Tensor, "B T D"], list[Float[Tensor, "B H K V"]]]:
+) -> tuple[Float[Tensor, "B T D"], list[OfLayer]]:
     """The normed stream after all layers, and their memories after the sequence.
 
     Args:

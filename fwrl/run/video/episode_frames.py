@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.evaluation import Acted, act
-from agents.inspection import Followed, Rows, follow, recall_rows
+from agents.inspection import Followed, Rows, follow, mapped, recall_rows
 from agents.policy import RecurrentPolicy
 from envs import VectorEnv
 from fwrl.run.video.recall_strip import Band, Shown, with_strip
@@ -66,7 +66,7 @@ def with_recall(
     now = _follow(policy, block, None)
     if not now.exact:
         return pictures_of(chain(block, episode)), f"none: {now.remark}"
-    memories = sum(len(reads) for _, reads in now.layers)
+    memories = len(mapped(now.layers))
     cut = f"; the first {MOST_BANDS} of {memories} memories" if memories > MOST_BANDS else ""
     return _strips(policy, block, now, episode), now.remark + cut
 
