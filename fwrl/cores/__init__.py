@@ -32,6 +32,7 @@ CORES: dict[str, type[MemoryCoreConfig]] = {
     "lstm": _of("lstm", "LSTMConfig"),
     "mamba2": _of("mamba2", "Mamba2Config"),
     "mesa": _of("mesa", "MesaConfig"),
+    "mingru": _of("mingru", "MinGRUConfig"),
     "none": _of("none", "NoMemoryConfig"),
     "recurrent_delta": _of("recurrent_delta", "RecurrentDeltaConfig"),
     "rwkv7": _of("rwkv7", "RWKV7Config"),

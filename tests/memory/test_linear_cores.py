@@ -15,6 +15,7 @@ from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.lru import LRUConfig
 from fwrl.cores.mamba2 import Mamba2Config
 from fwrl.cores.s5 import S5Config, hippo_normal
+from fwrl.cores.mingru import MinGRUConfig
 from fwrl.cores.stable_hadamard import CYCLE, StableHadamardConfig, State
 from fwrl.state import map_tensors, tensors_in
 
@@ -102,6 +103,15 @@ def ffm_step(core, x, state):
     return z * gate + passing * (1 - gate), traces
 
 
+def mingru_step(core, x, state):
+    gate, candidate = np.split(layer(core.input, x), 2)
+    z = sigmoid(gate)
+    positive = np.array([g + 0.5 if g >= 0 else sigmoid(g) for g in candidate])
+    hidden = (1 - z) * state + z * positive
+    wide = core.hidden_size > D
+    return layer(core.output, hidden) if wide else hidden, hidden
+
+
 def hadamard_step(core, x, state):
     weights, seen = state
     *projected, strength = layer(core.project, x)
@@ -155,6 +165,8 @@ CORES = {
     "s5, no gate": (S5Config(state_size=1, gate="none"), s5_step),
     "mamba2": (Mamba2Config(heads=2, state_size=3), mamba2_step),
     "mamba2, 1": (Mamba2Config(heads=1, expand=1, short_convolution=1), mamba2_step),
+    "mingru": (MinGRUConfig(), mingru_step),
+    "mingru, wide": (MinGRUConfig(expansion=3), mingru_step),
     "ffm": (FFMConfig(memory_size=3, context_size=2), ffm_step),
     "stable_hadamard": (StableHadamardConfig(memory_size=4), hadamard_step),
     "agalite": (AGaLiTeConfig(features=2, rank=3), agalite_step),
