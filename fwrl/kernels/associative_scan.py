@@ -1,9 +1,9 @@
-"""Recurrences over time with exact resets: the one sequential scan, and a parallel linear one."""
+"""Recurrences over time with exact resets, parallel: linear ones, and those of a maximum."""
 
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
@@ -118,3 +118,30 @@ def _pass_on(link: Tensor, cut: Tensor, states: Tensor, backward: bool) -> None:
         early += (inner * late).masked_fill_(inner_cut, 0.0)
     else:
         rest += (outer * giver).masked_fill_(outer_cut, 0.0)
+
+
+def max_recurrence(
+    change: Float[Tensor, "B T *E"],
+    floor: Float[Tensor, "B T *E"],
+    state: Float[Tensor, " B *E"],
+    starts: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B T *E"]:
+    """All states of ``h[t] = max(change[t] + h[t - 1], floor[t])``; they have no gradient.
+
+    About ``log2(T)`` parallel steps over all times (Hillis and Steele 1986), for states of a few
+    numbers. Changes are only added, never subtracted again: however much they sum up to, no digits
+    are lost. Episodes begin with zeros.
+    """
+    change, floor = change.detach(), floor.detach()
+    cut = starts.view(starts.shape + (1,) * (floor.dim() - 2))
+    before = torch.full_like(floor[:, 1:], -torch.inf)
+    before = torch.cat([state.detach().to(floor.dtype).unsqueeze(1), before], dim=1)
+    found = torch.maximum(change + before.masked_fill(cut, 0.0), floor)
+    reach = 1
+    while reach < floor.shape[1]:
+        later = (change[:, reach:] + found[:, :-reach]).masked_fill(cut[:, reach:], -torch.inf)
+        found = torch.cat([found[:, :reach], torch.maximum(found[:, reach:], later)], dim=1)
+        change = torch.cat([change[:, :reach], change[:, reach:] + change[:, :-reach]], dim=1)
+        cut = torch.cat([cut[:, :reach], cut[:, reach:] | cut[:, :-reach]], dim=1)
+        reach *= 2
+    return found

@@ -14,8 +14,8 @@ from fwrl.cores.agalite import AGaLiTeConfig, ExactState
 from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.lru import LRUConfig
 from fwrl.cores.mamba2 import Mamba2Config
-from fwrl.cores.s5 import S5Config, hippo_normal
 from fwrl.cores.mingru import MinGRUConfig
+from fwrl.cores.s5 import S5Config, hippo_normal
 from fwrl.cores.stable_hadamard import CYCLE, StableHadamardConfig, State
 from fwrl.state import map_tensors, tensors_in
 

@@ -39,7 +39,10 @@ FAMILIES = {
         "fast_weight_memory",
         "self_referential",
     ),
-    "Later memories": ("rwkv7", "mesa", "agalite", "stable_hadamard", "ffm", "lru", "mamba2", "s5"),
+    "Later memories": (
+        *("rwkv7", "mesa", "agalite", "stable_hadamard", "ffm", "lru", "mamba2", "s5"),
+        *("mingru", "mlstm", "slstm"),
+    ),
     OTHERS: (),
 }
 # Lines that hide each other are seen between their dashes.

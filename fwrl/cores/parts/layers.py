@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from fwrl.config import ConfigError
 from fwrl.state import at_least_float32, time_in_episode
 
 # Scales the read of each head to unit size, ``layer`` after taking off its mean.
@@ -185,3 +186,25 @@ class JoinHeads(nn.Module):
     @override
     def forward(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.linear(self.scale * values.flatten(start_dim=-2))
+
+
+class NormHeads(nn.Module):
+    """Layer normalisation of what each head returns, with learned scales and no biases.
+
+    Raises:
+        ConfigError: If a head is a single number, whose distance from its own mean is zero.
+    """
+
+    def __init__(self, kind: str, heads: int, size: int) -> None:
+        super().__init__()
+        if size == 1:
+            raise ConfigError(
+                f"{kind}: heads is {heads}, which leaves one number to each, and its norm makes it "
+                f"zero; use at most {heads // 2}"
+            )
+        self.scale = nn.Parameter(torch.ones(heads, size))
+
+    @override
+    def forward(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
+        scaled = self.scale * F.layer_norm(values, values.shape[-1:])
+        return scaled.flatten(start_dim=-2)
