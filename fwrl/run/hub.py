@@ -18,6 +18,7 @@ import yaml
 from agents.saving import load_policy, read_exported
 from envs import env_name
 from fwrl.config import ConfigError, OneLineError, without_passwords
+from fwrl.cores import kinds_of, name_of
 from fwrl.files.names import ENDING
 from fwrl.files.plain_files import (
     MEBIBYTE,
@@ -156,7 +157,7 @@ def model_card(file: Path, repository: str) -> str:
         title=repository.partition("/")[2],
         repository=repository,
         env=env,
-        core=config.core.kind,
+        core=name_of(config.core),
         steps=steps_of(document, file),
         episodes=chosen.episodes,
         how="most probable" if chosen.deterministic else "sampled",
@@ -167,7 +168,7 @@ def model_card(file: Path, repository: str) -> str:
 
 def _metadata(env: str, config: RunConfig, score: float | None) -> dict[str, Any]:
     """The part of a page that the hub itself reads."""
-    tags = ["reinforcement-learning", "fwrl", config.core.kind, env]
+    tags = ["reinforcement-learning", "fwrl", *dict.fromkeys(kinds_of(config.core)), env]
     found = {"library_name": "fwrl", "pipeline_tag": "reinforcement-learning", "tags": tags}
     if score is None:
         return found
