@@ -115,6 +115,16 @@ def test_a_score_is_on_the_page(server, tmp_path):
     assert result["dataset"]["name"] == "fwrl/RepeatPrevious-v0"
 
 
+def test_a_page_names_the_memories_of_all_layers(server, tmp_path):
+    from fwrl.run.hub import model_card  # noqa: PLC0415
+
+    saved_run(tmp_path / "run", core=[{"kind": "gru"}, {}, {"kind": "gru"}])
+    assert run_command("export", "run", "a.safetensors") == 0
+    _, metadata, text = model_card(Path("a.safetensors"), "me/agent").split("---\n", 2)
+    assert "gru+fast_weight+gru" in text
+    assert yaml.safe_load(metadata)["tags"][2:-1] == ["gru", "fast_weight"]
+
+
 def test_nothing_else_is_fetched(pushed):
     files = pushed.repositories["me/agent"]
     files |= {"../../evil.py": b"x", "policy.py": b"x", "model.pkl": b"x", "/etc/evil": b"x"}
