@@ -1,5 +1,6 @@
 """Fast weights: a slow network that, at each time, writes into and reads from a matrix per head."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -47,6 +48,7 @@ class FastWeightConfig(MemoryCoreConfig):
         parallel=True,
         source="Schlag et al. 2021a; Yang et al. 2024a; Yang et al. 2024b",
     )
+    former: ClassVar[Mapping[str, Any]] = {"update_rule": "delta"}
     kind: Literal["fast_weight"] = "fast_weight"
     heads: Count = 4
     """Heads, each with fast weights of its own; a divisor of the input size unless ``key_size`` and

@@ -44,9 +44,9 @@ class Mamba2Config(MemoryCoreConfig):
     """Heads, each with a decay and a state of its own; a divisor of all values."""
     state_size: Size = 64
     """Features of keys and queries: numbers of the state for each value."""
-    short_convolution: int = Field(default=4, ge=1, le=2**10)
+    short_convolution: int = Field(default=4, ge=0, le=2**10)
     """Time steps that a causal convolution of values, keys and queries spans; 1: the present, with
-    a learned scale and offset."""
+    a learned scale and offset; 0: none."""
 
     @override
     def build(self, input_size: int) -> "Mamba2":
@@ -78,7 +78,8 @@ class Mamba2(MemoryCore[State]):
         # the gate, values, keys and queries: one product
         self.project = nn.Linear(input_size, self.inner + convolved, bias=False)
         self.decay = Decay(input_size, config.heads, slowest=1.0)
-        self.convolution = ShortConvolution(convolved, config.short_convolution, bias=True)
+        size = config.short_convolution
+        self.convolution = ShortConvolution(convolved, size, bias=True) if size else None
         self.skip = nn.Parameter(torch.ones(config.heads, 1))
         self.norm = nn.RMSNorm(self.inner, eps=EPSILON)
         self.output = nn.Linear(self.inner, input_size, bias=False)
@@ -86,7 +87,10 @@ class Mamba2(MemoryCore[State]):
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         shape = batch_size, self.heads, self.features, self.head_size
-        recent = self.convolution.initial_state(batch_size, device)
+        if self.convolution is None:
+            recent = torch.zeros(batch_size, 0, 0, device=device)
+        else:
+            recent = self.convolution.initial_state(batch_size, device)
         return State(torch.zeros(shape, device=device), recent)
 
     @override
@@ -111,8 +115,9 @@ class Mamba2(MemoryCore[State]):
     ) -> tuple[Float[Tensor, "B T H K"], Write, Float[Tensor, "B T F"], Float[Tensor, "B R P"]]:
         """The queries, the writes, the gate, and the convolution's new state."""
         gate, rest = at_least_float32(self.project(x)).tensor_split([self.inner], dim=-1)
-        mixed, recent = self.convolution(rest, recent, starts)
-        value, key, query = F.silu(mixed).split([self.inner, self.features, self.features], -1)
+        if self.convolution is not None:
+            rest, recent = self.convolution(rest, recent, starts)
+        value, key, query = F.silu(rest).split([self.inner, self.features, self.features], -1)
         every_head = (-1, -1, self.heads, -1)
         key, query = (each.unsqueeze(-2).expand(every_head) for each in (key, query))
         time_steps = self.decay.time_steps(x)

@@ -123,7 +123,7 @@ def train_apart():
     torch.manual_seed(5)
     plans = EPISODES[:2] if distributed.is_first() else EPISODES[2:]
     config = PolicyConfig(
-        core=FastWeightConfig(feature_map="favor", redraw_every=2),
+        core=FastWeightConfig(update_rule="delta", feature_map="favor", redraw_every=2),
         stack=StackConfig(width=16),
         encoder=EncoderConfig(normalise_observations=True),
         reward=RewardConfig(normalise=True),

@@ -252,7 +252,8 @@ def test_columns_have_about_equal_parameters(file):
     task = next(iter(chosen.tasks))
     counts = [parameters(run) for run in runs_of(chosen, Path()) if run.task == task]
     assert len(counts) == len(chosen.columns)
-    if file.stem != "smoke":
+    # a critic by classes has more outputs than one by a number
+    if file.stem not in {"smoke", "critics"}:
         assert max(counts) / min(counts) < 1.1
 
 
@@ -293,7 +294,7 @@ def test_a_column_overrides_its_task():
     [
         ("task={}", "task: no such key; did you mean 'tasks'?"),
         ("score=mmr", "score is 'mmr'; did you mean 'mmer'?"),
-        ("columns={}", "columns is {}; it should"),
+        ("columns={}", "columns has 0 entries; it should have 1 or more"),
         ("columns={a b: [], a-b: []}", "'a b' and 'a-b', of which one directory"),
         ("columns={..: []}", "columns has the name '..'"),
         ("seeds=[1, 1]", "seeds are [1, 1]; each should stand there once"),

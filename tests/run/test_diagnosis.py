@@ -204,7 +204,8 @@ def test_runs_of_one_kind_are_counted_in_one_line(monkeypatch, tmp_path):
 def test_the_command(tmp_path, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(
-        "env: {id: fwrl/RepeatPrevious-v0, num_envs: 4}\nstack: {width: 8}\ncore: {heads: 1}\n"
+        "env: {id: fwrl/RepeatPrevious-v0, num_envs: 4}\nstack: {width: 8}\n"
+        "core: {heads: 1, update_rule: delta}\n"
         "ppo: {num_steps: 16, minibatches: 1, epochs: 1, learning_rate: 1.0e-9}\n"
         "evaluation: {every_steps: 512, episodes: 1, num_envs: 1}\ntotal_steps: 2048\n"
     )

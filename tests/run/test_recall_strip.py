@@ -27,7 +27,7 @@ EXACT = [
 ]  # fmt: skip
 FAST_WEIGHTS = [
     {}, {"num_householder": 2}, {"short_convolution": 3},
-    {"attention_normaliser": True, "feature_map": "dpfp"},
+    {"update_rule": "delta", "attention_normaliser": True, "feature_map": "dpfp"},
     {"learned_initial_state": True, "update_rule": "gated_delta"},
 ]  # fmt: skip
 CORES = [{"kind": kind} for kind in EXACT] + [

@@ -104,11 +104,18 @@ class Decay(nn.Module):
         else:
             narrow = nn.Linear(input_size, channels, bias=False)
             self.step = nn.Sequential(narrow, nn.Linear(channels, steps, bias=False))
-        rate = torch.empty(heads).uniform_(slowest, 16).clamp_min(1e-4)
-        self.log_rate = nn.Parameter(rate.log())
-        step = torch.empty(steps).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        self.log_rate = nn.Parameter(torch.empty(heads))
+        self.step_bias = nn.Parameter(torch.empty(steps))
+        # on the meta device each operation would import PyTorch's compiler, which takes seconds
+        if not self.log_rate.is_meta:
+            self._draw(slowest)
+
+    @torch.no_grad()
+    def _draw(self, slowest: float) -> None:
+        self.log_rate.uniform_(slowest, 16).clamp_(min=1e-4).log_()
+        step = torch.empty_like(self.step_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
         # the inverse of softplus
-        self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.step_bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def time_steps(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B H F"]:
         """How much time passes before each input, above 0."""
