@@ -15,7 +15,12 @@ from fwrl.cores.fast_weight import FastWeightConfig
         ({"attention_normaliser": True}, "use elu_plus_one or dpfp"),
         ({"update_rule": "gated_sum", "max_beta": 2}, "use max_beta=1"),
         (
-            {"attention_normaliser": True, "feature_map": "relu", "learned_initial_state": True},
+            {
+                "update_rule": "delta",
+                "attention_normaliser": True,
+                "feature_map": "relu",
+                "learned_initial_state": True,
+            },
             "exclude each other",
         ),
         (
