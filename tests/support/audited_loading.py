@@ -12,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+# PyTorch imports its compiler, a part of its own, at the first operation on the meta device
+import torch._dynamo  # noqa: F401
+
 from agents.saving import find_checkpoint, load_policy
 from fwrl.bench.results import read_rows
 from fwrl.config import ConfigError
