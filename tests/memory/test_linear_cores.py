@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from fwrl.config import ConfigError, validate
-from fwrl.core import unroll_by_steps
 from fwrl.cores.agalite import AGaLiTeConfig, ExactState
 from fwrl.cores.ffm import FFMConfig
 from fwrl.cores.lru import LRUConfig
@@ -211,19 +210,6 @@ def test_a_core_is_its_equations(name):
         flat = memory if isinstance(memory, tuple) else (memory,)
         for actual, leaf in zip(tensors_in(end), flat, strict=True):
             np.testing.assert_allclose(actual[b].detach().numpy(), leaf, atol=1e-9)
-
-
-@pytest.mark.unchecked
-@every_core
-@pytest.mark.parametrize("times", [1, 2, 63, 64, 65, 257])
-def test_any_length_equals_its_steps(name, times):
-    core, state = make(name)
-    x, starts = torch.randn(B, times, D).double(), torch.rand(B, times) < 0.05
-    with torch.no_grad():
-        whole = core.unroll(x, state, starts)
-        steps = unroll_by_steps(core, x, state, starts)
-    torch.testing.assert_close(whole[0], steps[0], atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(tensors_in(whole[1]), tensors_in(steps[1]), atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.9, 0.999), (0.0, 1.0), (0.5, 0.6)])

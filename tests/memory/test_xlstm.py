@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fwrl.config import ConfigError
-from fwrl.core import unroll_by_steps
 from fwrl.cores.mlstm import EPSILON, MLSTMConfig
 from fwrl.cores.mlstm import State as MLSTMState
 from fwrl.cores.slstm import SLSTMConfig
@@ -122,18 +121,6 @@ def test_a_memory_is_its_equations(name):
     for b in range(B):
         for actual, leaf in zip(plain(end, b), ends[b], strict=True):
             np.testing.assert_allclose(actual, leaf, atol=1e-9)
-
-
-@either
-@pytest.mark.parametrize("times", [1, 2, 63, 64, 65, 257])
-def test_any_length_equals_its_steps(name, times):
-    core, state = make(name)
-    x, starts = torch.randn(B, times, D).double(), torch.rand(B, times) < 0.05
-    with torch.no_grad():
-        whole = core.unroll(x, state, starts)
-        steps = unroll_by_steps(core, x, state, starts)
-    torch.testing.assert_close(whole[0], steps[0], atol=1e-10, rtol=1e-10)
-    torch.testing.assert_close(tensors_in(whole[1]), tensors_in(steps[1]), atol=1e-10, rtol=1e-10)
 
 
 @either

@@ -78,13 +78,6 @@ static void advance(const Time *x, const float *T, float *S, float *y) {
 #undef COLUMNS
 }
 
-static const float *fresh_of(const ChannelScan *scan, Place at) {
-    if (!scan->fresh_streams)
-        return NULL;
-    int64_t b = scan->fresh_streams == 1 ? 0 : at.b;
-    return scan->fresh + (b * at.heads + at.h) * scan->keys * scan->values;
-}
-
 /* One head of one stream. Scratch: three rows and a matrix. */
 static void forward(const void *call, Place at, float *scratch) {
     const ChannelScan *scan = call;
@@ -100,7 +93,7 @@ static void forward(const void *call, Place at, float *scratch) {
         if (is_checkpoint(at, scan->checkpoints, t))
             unpad_matrix(checkpoint_of(at, scan->checkpoints, t, matrix), S, keys, values, columns);
         if (starts_at(at, t))
-            pad_matrix(S, fresh_of(scan, at), keys, values, columns);
+            pad_matrix(S, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
         find(&x, scan, at, t);
         read_all(x.removed, x.look, S, keys, columns);
         compose(&x);
@@ -262,7 +255,7 @@ static void backward(const void *call, Place at, float *scratch) {
     int64_t matrix = keys * values, index = index_of(at), each = padded(keys) * columns;
     Scratch s = scratch_of(scan, scratch);
     pad_matrix(s.G, scan->from_end + index * matrix, keys, values, columns);
-    pad_matrix(s.fresh, fresh_of(scan, at), keys, values, columns);
+    pad_matrix(s.fresh, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
     if (scan->to_fresh)
         memset(scan->to_fresh + index * matrix, 0, matrix * sizeof(float));
     for (int64_t first, last = scan->loop.times; last > 0; last = first) {

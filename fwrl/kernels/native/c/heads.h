@@ -21,6 +21,12 @@ INLINE int64_t row_of(Place at, int64_t t) {
     return (at.b * at.loop->times + t) * at.heads + at.h;
 }
 
+/* The matrix that an episode begins with, in [1 H matrix] or [B H matrix]; NULL: zeros. */
+INLINE const float *fresh_matrix(const float *fresh, int64_t streams, Place at, int64_t matrix) {
+    int64_t b = streams == 1 ? 0 : at.b;
+    return streams ? fresh + (b * at.heads + at.h) * matrix : NULL;
+}
+
 INLINE float *vector_in(Sequence x, Place at, int64_t t) {
     return x.data + at.b * x.stream + t * x.time + at.h * x.head;
 }

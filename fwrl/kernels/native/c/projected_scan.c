@@ -69,13 +69,6 @@ INLINE float decay_at(const ProjectedScan *scan, Place at, int64_t t) {
     return scan->decay ? scan->decay[row_of(at, t)] : 1.0f;
 }
 
-static const float *fresh_of(const ProjectedScan *scan, Place at) {
-    if (!scan->fresh_streams)
-        return NULL;
-    int64_t b = scan->fresh_streams == 1 ? 0 : at.b;
-    return scan->fresh + (b * at.heads + at.h) * scan->keys * scan->values;
-}
-
 /* The addresses and betas of times from `first` on. */
 static void read_span(Span *s, const ProjectedScan *scan, Place at, Offsets part, int64_t first,
                       int back) {
@@ -103,7 +96,7 @@ static void forward(const void *call, Place at, float *scratch) {
     float scale = scan->bias ? (float)scan->max_beta : 1.0f;
     memset(scratch, 0, 3 * columns * sizeof(float));
     pad_matrix(S, scan->state + index * matrix, keys, values, columns);
-    pad_matrix(fresh, fresh_of(scan, at), keys, values, columns);
+    pad_matrix(fresh, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
     for (int64_t first = 0; first < times; first += s.count) {
         read_span(&s, scan, at, part, first, 0);
         if (scan->checkpoints)
@@ -258,7 +251,7 @@ static void backward(const void *call, Place at, float *scratch) {
     Scratch s = scratch_of(scan, scratch);
     Offsets part = offsets_of(scan, at);
     pad_matrix(s.now.G, scan->from_end + index * matrix, keys, values, columns);
-    pad_matrix(s.fresh, fresh_of(scan, at), keys, values, columns);
+    pad_matrix(s.fresh, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
     if (scan->to_fresh)
         memset(scan->to_fresh + index * matrix, 0, matrix * sizeof(float));
     for (int64_t first, last = scan->loop.times; last > 0; last = first) {

@@ -44,13 +44,6 @@ static Writes writes_of(const Scan *scan, Place at) {
                     strengths(scan->beta, at), strengths(scan->decay, at), starts_of(at)};
 }
 
-static const float *fresh_of(const Scan *scan, Place at) {
-    if (!scan->fresh_streams)
-        return NULL;
-    int64_t b = scan->fresh_streams == 1 ? 0 : at.b;
-    return scan->fresh + (b * at.heads + at.h) * scan->keys * scan->values;
-}
-
 /* The only time of a scan that starts nothing. Scratch: three rows and a matrix. */
 static void only_step(const Scan *scan, Place at, float *scratch) {
     int64_t index = index_of(at), matrix = scan->keys * scan->values;
@@ -92,7 +85,7 @@ static void forward(const void *call, Place at, float *scratch) {
         if (is_checkpoint(at, scan->checkpoints, t))
             unpad_matrix(checkpoint_of(at, scan->checkpoints, t, matrix), S, keys, values, columns);
         if (starts_at(at, t))
-            pad_matrix(S, fresh_of(scan, at), keys, values, columns);
+            pad_matrix(S, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
         float a = strength(writes.decay, t), b = strength(writes.beta, t);
         error_at(scan, at, t, S, a, error);
         for (int64_t v = 0; v < columns; v++)
@@ -153,7 +146,7 @@ static void backward(const void *call, Place at, float *scratch) {
     Scratch s = scratch_of(scan, scratch);
     Writes writes = writes_of(scan, at);
     pad_matrix(s.now.G, scan->from_end + index * matrix, keys, values, columns);
-    pad_matrix(s.fresh, fresh_of(scan, at), keys, values, columns);
+    pad_matrix(s.fresh, fresh_matrix(scan->fresh, scan->fresh_streams, at, matrix), keys, values, columns);
     if (scan->to_fresh)
         memset(scan->to_fresh + index * matrix, 0, matrix * sizeof(float));
     for (int64_t first, last = scan->loop.times; last > 0; last = first) {
