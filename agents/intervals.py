@@ -46,7 +46,7 @@ def bootstrap(groups: Sequence[Sequence[float]]) -> Estimate:
     return Estimate(float(interquartile_mean(np.concatenate(arrays))), float(low), float(high))
 
 
-def student(values: Sequence[float], error: float) -> Estimate:
+def student(values: Sequence[float], error: float = math.nan) -> Estimate:
     """The mean over seeds, and its interval by Student's distribution.
 
     Each seed has its own model and its own test: the spread between seeds includes both.
@@ -54,7 +54,7 @@ def student(values: Sequence[float], error: float) -> Estimate:
     Args:
         values: One for each seed.
         error: The standard error of one value in its own test. It is used for a single seed only:
-            the interval is then of this model alone.
+            the interval is then of this model alone; NaN where the error is not known.
     """
     count, middle = len(values), mean(values)
     if count == 1:

@@ -57,3 +57,4 @@ def test_intervals_of_student_hold_the_truth_in_95_of_100_cases():
         held = [low <= 0 <= high for _, low, high in (student(each, 0.0) for each in draws)]
         assert sum(held) / 4_000 == pytest.approx(0.95, abs=0.015)
     assert student([0.4], 0.1) == (0.4, pytest.approx(0.204), pytest.approx(0.596))
+    assert np.isnan(student([0.4])[1:]).all()

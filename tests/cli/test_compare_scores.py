@@ -94,14 +94,17 @@ def test_only_tasks_with_all_runs_are_put_together():
 def test_the_table():
     text = markdown(comparison(), ROWS, [], 0)
     assert "| task | gru | delta \\| net |" in text
-    assert "| one | -1.000 [-3.000, 1.000] | **4.000** [3.000, 5.000] |" in text
-    assert "| two | **25.000** [20.000, 30.000] | 15.000 [10.000, 20.000] |" in text
+    # Student's quantile for two seeds, 12.706, times standard errors of 2, 1, 5 and 5
+    assert "| one | -1.000 [-26.412, 24.412] | **4.000** [-8.706, 16.706] |" in text
+    assert "| two | **25.000** [-38.530, 88.530] | 15.000 [-48.530, 78.530] |" in text
     assert "| 2 tasks, normalised | 0.500 [" in text
     # 0, 0.5, 0.75 and 1, of which the middle half counts
     assert "] | **0.625** [" in text
     assert "From the lowest to the highest score of any run: one, two." in text
     assert "| gru | 4 | 1,000 to 1,001 | 15 |" in text
     assert "missing" not in text
+    alone = markdown(comparison(seeds=[0]), ROWS[::2], [], 0)
+    assert "| one | -3.000 | **5.000** |" in alone
 
 
 def test_what_others_have_published_stands_beside_it():
@@ -111,8 +114,8 @@ def test_what_others_have_published_stands_beside_it():
     }
     text = markdown(comparison(tasks=tasks), ROWS, [], 0)
     assert "| task | gru | delta \\| net | best of 13, published |" in text
-    assert "**4.000** [3.000, 5.000] | 0.789 |" in text
-    assert "15.000 [10.000, 20.000] |  |" in text
+    assert "**4.000** [-8.706, 16.706] | 0.789 |" in text
+    assert "15.000 [-48.530, 78.530] |  |" in text
 
 
 def test_a_table_says_what_is_missing():
@@ -138,8 +141,8 @@ def test_what_other_environments_give_stands_behind_the_scores(tmp_path):
     text = markdown(elsewhere, ROWS, found, 0)
     assert "two, evaluated in other environments:" in text
     assert "one, evaluated" not in text
-    assert "| far | 2.000 [1.000, 3.000] | **7.000** [7.000, 7.000] |" in text
-    assert "| farther | **5.000** [5.000, 5.000] |  |" in text
+    assert "| far | 2.000 [-10.706, 14.706] | **7.000** |" in text
+    assert "| farther | **5.000** |  |" in text
     (file,) = draw_transfer(elsewhere, found, tmp_path)
     assert file == tmp_path / "transfer_two.png"
     # the lowest and the highest of three are there, and nothing where nobody was
@@ -185,7 +188,9 @@ def test_a_point_of_one_seed_is_hollow(tmp_path):
         blue = mpl.colors.to_rgb(colours_of(["delta"])["delta"])
         return (np.abs(imread(tmp_path / "tasks.png")[..., :3] - blue) < 0.02).all(-1).sum()
 
-    assert filled(rows) + 50 < filled([*rows, *(each | {"seed": 1} for each in rows)])
+    # of five seeds none is drawn by itself, on top of the mark
+    five = [each | {"seed": seed} for seed in range(5) for each in rows]
+    assert filled(rows) + 50 < filled(five)
 
 
 def write_metrics(directory, rows):
@@ -215,8 +220,11 @@ def test_a_band_stands_where_all_seeds_have_been():
     found = band([one, two])
     assert found.x.tolist() == [5, 10, 20]
     assert found.mean.tolist() == [6, 11, 21]
-    assert found.low.tolist() == [5, 10, 20]
-    assert found.high.tolist() == [7, 12, 22]
+    # of two seeds: 12.706 times the standard error of the mean, which is 1
+    assert found.low.tolist() == pytest.approx([6 - 12.706, 11 - 12.706, 21 - 12.706])
+    assert found.high.tolist() == pytest.approx([6 + 12.706, 11 + 12.706, 21 + 12.706])
+    assert found.seeds.tolist() == [[5, 10, 20], [7, 12, 22]]
+    assert np.isnan(band([one]).low).all()
     assert band([one, two[:0]]) is None
     assert band([one[:1], two]) is None
 

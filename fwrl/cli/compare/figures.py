@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from agents.intervals import Estimate, bootstrap
+from agents.intervals import Estimate, bootstrap, student
 from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
@@ -22,6 +22,8 @@ from fwrl.run.table import read_metrics
 LINES = ("-", "--", ":")
 # The most points of a curve with its band.
 POINTS = 60
+# Fewer seeds than this are drawn one by one: an interval over them says little.
+FEW = 5
 
 
 class Style(NamedTuple):
@@ -32,12 +34,14 @@ class Style(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Interquartile means over seeds, and their 95 % bootstrap intervals."""
+    """Means over seeds with the ends of their 95 % intervals by Student's distribution."""
 
     x: NDArray[np.float64]
     mean: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    seeds: Float[np.ndarray, "seed x"]
+    """The curve of each seed."""
 
 
 def draw(
@@ -91,7 +95,8 @@ def band(curves: Sequence[Float[np.ndarray, "_ 2"]]) -> Band | None:
     if len(places) > POINTS:
         places = np.linspace(first, last, POINTS)
     heights = np.stack([np.interp(places, *curve.T) for curve in curves], axis=1)
-    return Band(places, *np.array([bootstrap([each.tolist()]) for each in heights]).T)
+    mean, low, high = np.array([student(each.tolist()) for each in heights]).T
+    return Band(places, mean, low, high, heights.T)
 
 
 def _draw_curves(
@@ -115,7 +120,12 @@ def _draw_curves(
                 # a single evaluation is a point
                 mark = "o" if len(found.x) == 1 else None
                 axes.plot(found.x, found.mean, line, color=colour, label=column, marker=mark)
-                axes.fill_between(found.x, found.low, found.high, color=colour, alpha=0.15, lw=0)
+                if len(found.seeds) >= FEW:
+                    axes.fill_between(
+                        found.x, found.low, found.high, color=colour, alpha=0.15, lw=0
+                    )
+                elif len(found.seeds) > 1:
+                    axes.plot(found.x, found.seeds.T, line, color=colour, alpha=0.35, lw=0.8)
         for axes in panels:
             axes.set_xlim(left=0)
         plot.steps_axis(panels[0])
@@ -164,10 +174,11 @@ def _draw_intervals(
     for place, (column, style) in enumerate(styles.items()):
         if column not in groups:
             continue
-        mean, low, high = bootstrap(groups[column])
+        own = groups[column]
+        mean, low, high = student(own[0]) if len(own) == 1 else bootstrap(own)
         axes.barh(place, high - low, 0.6, low, color=style.colour, alpha=0.35)
         axes.vlines(mean, place - 0.38, place + 0.38, color=style.colour, linewidth=2.2)
-        runs = [*chain(*groups[column])]
+        runs = [*chain(*own)]
         axes.plot(runs, [place] * len(runs), "o", color=style.colour, markersize=3)
     # bars would end where the axis does, and cut the dots there in half
     axes.use_sticky_edges = False
@@ -191,8 +202,11 @@ def _draw_tasks(
                 own = scores_of(rows, task, column)
                 counts.add(len(own))
                 if own:
-                    found = bootstrap([own])
+                    found = student(own)
                     plot.interval(axes, found, row + shift, style.colour, hollow=len(own) == 1)
+                if 1 < len(own) < FEW:
+                    dots = [row + shift] * len(own)
+                    axes.plot(own, dots, "o", color="black", ms=3, alpha=0.6, label="each seed")
             if any(scores_of(rows, task, column) for task in names):
                 axes.plot([], [], "o", color=style.colour, markersize=7, label=column)
         if 1 in counts:
@@ -200,7 +214,7 @@ def _draw_tasks(
                 [], [], "o", color=plot.GREY, mfc="white", mew=1.8, ms=7, label="a single seed"
             )
         if counts - {0, 1}:
-            axes.plot([], [], color=plot.GREY, label="95 % interval over seeds")
+            axes.plot([], [], color=plot.GREY, label="95 % interval of the mean over seeds")
         for row, task in enumerate(comparison.tasks.values()):
             if task.chance is not None:
                 axes.vlines(task.chance, row - 0.42, row + 0.42, label="chance", **plot.CHANCE)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Float
 
-from agents.intervals import Estimate, bootstrap
+from agents.intervals import Estimate, student
 from agents.saving import find_checkpoint
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.settings import ComparisonConfig, Run
@@ -119,7 +119,7 @@ def transfer_estimates(
     for pair in product(comparison.transfer, comparison.columns):
         own = [float(row["score"]) for row in rows if (row["transfer"], row["column"]) == pair]
         if own:
-            found[pair] = bootstrap([own])
+            found[pair] = student(own)
     return found
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from statistics import median
 
-from agents.intervals import Estimate, bootstrap
+from agents.intervals import Estimate, bootstrap, student
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
@@ -82,10 +83,11 @@ def _explanation(comparison: ComparisonConfig, missing: int) -> str:
         if comparison.score == "mmer"
         else f"{comparison.episodes} episodes after training, {comparison.checkpoint} checkpoint"
     )
+    seeds = len(comparison.seeds)
+    cells = f"Mean over {seeds} seeds, and its 95 % interval by Student's distribution"
     lines = [
         f"Score: {comparison.score_in_words}; {how}.",
-        f"Interquartile mean over {_count(len(comparison.seeds), 'seed')}, and its 95 % stratified "
-        "bootstrap interval; the highest of each line is bold.",
+        f"{cells if seeds > 1 else 'One seed'}; the highest of each line is bold.",
     ]
     return "\n".join([*lines, *([f"{_count(missing, 'run')} missing."] if missing else [])])
 
@@ -95,7 +97,7 @@ def _scores(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     cells: list[list[str]] = []
     for task, settings in comparison.tasks.items():
         scores = {column: scores_of(rows, task, column) for column in comparison.columns}
-        estimates = {column: bootstrap([own]) if own else None for column, own in scores.items()}
+        estimates = {column: student(own) if own else None for column, own in scores.items()}
         others = [settings.published.get(name) for name in published]
         beside = ["" if score is None else f"{score:.3f}" for score in others]
         cells.append([task, *_cells(estimates), *beside])
@@ -124,7 +126,9 @@ def _cells(estimates: Mapping[str, Estimate | None]) -> list[str]:
             cells.append("")
             continue
         mean = f"**{each.mean:.3f}**" if each.mean == highest else f"{each.mean:.3f}"
-        cells.append(f"{mean} [{each.low:.3f}, {each.high:.3f}]")
+        # a single seed has none
+        interval = "" if isnan(each.low) else f" [{each.low:.3f}, {each.high:.3f}]"
+        cells.append(mean + interval)
     return cells
 
 
@@ -133,7 +137,9 @@ def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     ranges = {task: comparison.tasks[task].range for task in tasks}
     given = [f"{task} {pair[0]:g} to {pair[1]:g}" for task, pair in ranges.items() if pair]
     found = [task for task, pair in ranges.items() if pair is None]
-    parts: list[str] = []
+    parts = [
+        "The tasks together: the interquartile mean, and its 95 % stratified bootstrap interval."
+    ]
     if given:
         parts.append(f"Normalised by the given range: {', '.join(given)}.")
     if found:
