@@ -12,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.ticker import EngFormatter, Locator, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -131,6 +132,21 @@ def figure(path: Path, width: Number, height: Number, title: str = "") -> Genera
         content = BytesIO()
         drawn.savefig(content, format="png")
         replace_plain(path, content.getvalue())
+
+
+def write_below(path: Path, text: str) -> None:
+    """Adds a line of words under a saved figure."""
+    picture = imread(path)
+    height, width, _ = picture.shape
+    with mpl.rc_context(STYLE):
+        dots = float(mpl.rcParams["savefig.dpi"])
+        line = round(0.3 * dots)
+        drawn = Figure((width / dots, (height + line) / dots), dots)
+        drawn.figimage(picture, 0, line)
+        drawn.text(0.5, 0.4 * line / (height + line), text, ha="center", va="center", color="red")
+        content = BytesIO()
+        drawn.savefig(content, format="png")
+    replace_plain(path, content.getvalue())
 
 
 @contextmanager

@@ -42,6 +42,8 @@ from fwrl.run.yaml_files import apply_overrides
 ORIGIN = ("command", "preset", "versions", "machine")
 # Settings that may change when a results folder is continued, in all benchmarks.
 MAY_CHANGE = ("device", "num_threads", "save_every")
+# The preset that only checks that a benchmark runs.
+SMOKE = "smoke"
 # Seconds between two lines about a point if the output is no terminal.
 LINE_INTERVAL = 30.0
 
@@ -103,15 +105,27 @@ def _fill(
         }
         | origin,
     )
-    if rows:
-        with plot.rows_of(folder / TABLE):
-            benchmark.draw(settings, rows, folder / f"{request.name}.png")
+    figures = _draw(request, benchmark, settings, rows, folder)
     if stopped:
         console.print(f"stopped, {len(missing)} points missing; the same command continues")
         return STOPPED
-    for file in (folder / TABLE, *sorted(folder.glob(f"{request.name}*.png"))):
+    for file in (folder / TABLE, *figures):
         say(console, str(file))
     return FINISHED
+
+
+def _draw(
+    request: Request, benchmark: Benchmark, settings: Settings, rows: list[Row], folder: Path
+) -> list[Path]:
+    """Draw the figures, which say so if they are of a mere check; returns the files."""
+    if rows:
+        with plot.rows_of(folder / TABLE):
+            benchmark.draw(settings, rows, folder / f"{request.name}.png")
+    figures = sorted(folder.glob(f"{request.name}*.png"))
+    if rows and request.preset == SMOKE:
+        for file in figures:
+            plot.write_below(file, f"--preset {SMOKE}: a check in seconds, no result")
+    return figures
 
 
 def _origin(folder: Path, points: Sequence[Row]) -> dict[str, Any]:

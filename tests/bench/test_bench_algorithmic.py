@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from fwrl import ConfigError
 from fwrl.bench import find_benchmark
@@ -190,7 +191,10 @@ def test_the_command_measures_draws_and_keeps(name, tmp_path, monkeypatch):
     document = json.loads((tmp_path / "results.json").read_text())
     assert document["missing"] == []
     assert document["published"] == list(benchmark.published)
-    assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    picture = imread(tmp_path / f"{name}.png")
+    assert picture.size > 1_000_000
+    # a figure of a mere check says so in red
+    assert ((picture[-45:, :, 0] > 0.9) & (picture[-45:, :, 1:3].max(-1) < 0.1)).sum() > 300
     by_method = {row["method"]: row for row in rows}
     second = "print_accuracy" if name == "code" else "majority"
     assert all(0 <= row[second] <= 1 for row in rows)

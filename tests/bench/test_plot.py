@@ -92,3 +92,15 @@ def test_the_parts_of_a_figure(tmp_path):
         plot.legend_below(right)
         assert right.get_legend() is None
     assert imread(tmp_path / "one.png").shape[:2] == (450, 600)
+
+
+def test_words_stand_below_a_figure_which_stays_as_it_is(tmp_path):
+    file = tmp_path / "one.png"
+    with plot.figure(file, 4, 3) as figure:
+        figure.subplots().plot([1, 2])
+    before = imread(file)
+    plot.write_below(file, "words")
+    after = imread(file)
+    below = after[len(before) :, :, :3]
+    assert (after[: len(before)] == before).all()
+    assert ((below[..., 0] > 0.9) & (below[..., 1:].max(-1) < 0.1)).sum() > 50

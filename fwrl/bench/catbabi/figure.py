@@ -60,8 +60,13 @@ def _draw_test(
         axes.plot(means, heights, marker, color=colour, ms=6, label=LABELS[method], alpha=0.9)
     for row in PUBLISHED:
         ours = COUNTERPARTS.get(str(row["method"]), str(row["method"]))
-        if row["mode"] == mode and ours in LABELS:
-            plot.marks(axes, [float(row["accuracy"])], [0], MARKERS[ours], "", COLOURS[ours])
+        if row["mode"] != mode:
+            continue
+        score = [float(row["accuracy"])]
+        if ours in LABELS:
+            plot.marks(axes, score, [0], MARKERS[ours], "", COLOURS[ours])
+        else:
+            plot.marks(axes, score, [0], "*", f"{row['method']} (published)")
     names = [key.removeprefix(FAMILY).replace("_", " ") for key in families]
     plot.name_rows(axes, ["published, on bAbI", "all families", *names])
     axes.axhline(1.5, color=plot.GREY, linewidth=0.8)
