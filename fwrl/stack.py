@@ -1,6 +1,7 @@
 """A residual stack of memory cores. It is a memory core itself: nothing above can tell."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Annotated, Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from typing_extensions import override
 from fwrl.config import Config, ConfigError, Count, Size
 from fwrl.core import MemoryCore, MemoryCoreConfig
 from fwrl.cores import CoreConfig
-from fwrl.cores.fast_weight import FastWeight
+from fwrl.cores.fast_weight import FastWeight, State
 from fwrl.cores.parts.layers import Gate
 from fwrl.kernels import learns_natively, scans_projections, steps_natively
 from fwrl.kernels.native import residual, residual_unroll
@@ -171,16 +172,15 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
                 plan = self._plan = residual.Plan(self, layers, self.norm, before, after)
             except UnservedError:
                 return None
-        states: list[Tensor] = [each.weights for each in state]
+        states: tuple[State, ...] = state
+        leaves = [*chain.from_iterable(states)]
         ends = states
-        if not (plan.serves(x, states) and steps_natively(*states)):
+        if not (plan.serves(x, states) and steps_natively(*leaves)):
             return None
-        if not (overwrite and all(each.is_contiguous() for each in states)):
-            states = [each.contiguous() for each in states]
-            ends = [torch.empty_like(each) for each in states]
-        outputs = plan.step(x, states, ends)
-        after_it = (own._replace(weights=end) for own, end in zip(state, ends, strict=True))
-        return outputs, tuple(after_it)
+        if not (overwrite and all(each.is_contiguous() for each in leaves)):
+            states = tuple(State(*(leaf.contiguous() for leaf in each)) for each in states)
+            ends = tuple(State(*(torch.empty_like(leaf) for leaf in each)) for each in states)
+        return plan.step(x, states, ends), ends
 
     @override
     def unroll(
@@ -280,7 +280,8 @@ class Block(nn.Module):
             UnservedError: If C does not compute such a layer.
         """
         layer, core = self.layer(), cast(FastWeight, self.core)
-        if core.decay is not None or core.normed or (self.dropout.p and self.dropout.training):
+        beyond = core.decay is not None or core.convolution is not None or core.normed
+        if beyond or (self.dropout.p and self.dropout.training):
             raise UnservedError
         weights = state.weights
         if not (

@@ -25,6 +25,7 @@ from fwrl.kernels import (
     scans_projections,
     unit_silu,
 )
+from fwrl.kernels.native.convolution import convolution
 from fwrl.kernels.native.projected_scan import projected_scan
 from fwrl.kernels.native.residual import UnservedError, place, places, plain
 from fwrl.kernels.native.scan import act
@@ -188,10 +189,8 @@ class FastWeight(MemoryCore[State]):
         # would serve sums that decay too, but rounds otherwise than their runs so far
         served = self.rule.decay in (("none", "head") if self.rule.form == "error" else ("none",))
         self.fused = self.unit_silu and served and self.rule.beta in ("none", "given")
-        # neither sums of keys, nor inputs of before, nor several writes at a time
-        self.single = not (
-            config.attention_normaliser or config.short_convolution or self.writes > 1
-        )
+        # neither sums of keys nor several writes at a time
+        self.single = not (config.attention_normaliser or self.writes > 1)
         self.normed = config.output_norm != "none"
         self.output_norm = head_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
@@ -217,7 +216,7 @@ class FastWeight(MemoryCore[State]):
 
     @override
     def step(self, x: Float[Tensor, "B D"], state: State) -> tuple[Float[Tensor, "B E"], State]:
-        if not self.single:
+        if self.convolution is not None or not self.single:
             return super().step(x, state)
         if self.fused and acts_natively(self.rule, x, self.kernel):
             return self._act(x, state)
@@ -326,6 +325,9 @@ class FastWeight(MemoryCore[State]):
         layer.address_epsilon = EPSILON
         layer.project, _ = places(self.project, nn.Linear)
         layer.output, _ = places(self.output, nn.Linear)
+        if self.convolution is not None:
+            layer.convolution = self.convolution.size
+            layer.mix = place(plain(self.convolution, ShortConvolution).weight)
         if self.beta is not None:
             layer.beta, layer.beta_bias = places(self.beta, nn.Linear)
         if self.decay is not None:
@@ -346,12 +348,16 @@ class FastWeight(MemoryCore[State]):
         if self.beta is not None:
             weight, bias = torch.cat([weight, self.beta.weight]), self.beta.bias
         # without a bias, which a product would first copy to all rows
-        projected = F.linear(x, weight)
+        projected, recent = F.linear(x, weight), state.recent
+        if self.convolution is not None:
+            # SiLU of the values; the scan takes that of the addresses
+            mix, silu_from = self.convolution.weight, self.addresses
+            projected, recent = convolution(projected, mix, recent, starts, silu_from)
         decay = None if self.decay is None else self.decay(x)
         values, weights = projected_scan(
             self.rule, projected, bias, decay, state.weights, self.start, starts, self.max_beta
         )
-        return self._out(values), state._replace(weights=weights)
+        return self._out(values), State(weights, recent)
 
     def _out(self, values: Float[Tensor, "*BT H V"]) -> Float[Tensor, "*BT E"]:
         return self.output(self.output_norm(values).flatten(start_dim=-2))

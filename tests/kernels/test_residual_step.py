@@ -34,11 +34,16 @@ STACKS = {
         FastWeightConfig(heads=3, key_size=5, value_size=33, update_rule="gated_delta"),
     ),
     "learned start": (StackConfig(width=32), delta(learned_initial_state=True)),
+    "convolution": (
+        StackConfig(width=24, layers=2),
+        FastWeightConfig(heads=2, key_size=5, value_size=9, short_convolution=4),
+    ),
+    "convolution of the present": (StackConfig(width=32), delta(short_convolution=1)),
     "one for each layer": (
         StackConfig(width=24),
         [
             FastWeightConfig(heads=3, key_size=5, value_size=33, update_rule="gated_delta"),
-            delta(heads=2, output_norm="rms"),
+            delta(heads=2, output_norm="rms", short_convolution=3),
             FastWeightConfig(update_rule="sum", output_norm="layer"),
         ],
     ),
@@ -61,7 +66,7 @@ class Case:
             nn.init.normal_(parameter, std=0.4)
         self.x = torch.randn(streams, features)
         states = self.stack.initial_state(streams)
-        self.state = tuple(each._replace(weights=torch.randn_like(each.weights)) for each in states)
+        self.state = tuple(type(each)(*map(torch.randn_like, each)) for each in states)
 
     @torch.no_grad()
     def step(self):
@@ -110,7 +115,7 @@ def test_a_stream_does_not_depend_on_others_or_on_threads(name, streams, variant
     x, state = case.x, case.state
     for row in {0, streams // 2, streams - 1}:
         case.x = x[row : row + 1]
-        case.state = tuple(each._replace(weights=each.weights[row : row + 1]) for each in state)
+        case.state = tuple(type(e)(*(leaf[row : row + 1] for leaf in e)) for e in state)
         for one, all_rows in zip(tensors_in(case.step()), whole, strict=True):
             assert torch.equal(one[0], all_rows[row]) or not one.numel()
 

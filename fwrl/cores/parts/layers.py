@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import ConfigError
+from fwrl.kernels import recurs_natively
+from fwrl.kernels.native.convolution import convolution
 from fwrl.state import at_least_float32, time_in_episode
 
 # Scales the read of each head to unit size, ``layer`` after taking off its mean.
@@ -67,17 +69,21 @@ class ShortConvolution(nn.Module):
     ) -> tuple[Float[Tensor, "B T P"], Float[Tensor, "B R P"]]:
         """The convolved sequence, and the last R times of it."""
         x = at_least_float32(x)
+        weight = self.weight.to(x.dtype)
+        if recurs_natively(x, weight, recent) and not torch.compiler.is_exporting():
+            y, recent = convolution(x, weight, recent, starts)
+            return y if self.bias is None else y + self.bias, recent
         past = self.size - 1
         before = torch.full_like(starts[:, 0], self.size, dtype=recent.dtype)
         seen = time_in_episode(starts, before).unsqueeze(-1)
         whole = torch.cat([recent.to(x.dtype), x], dim=1)
         # the weight of the present is the first
-        y = self.weight[0].to(x.dtype) * x
+        y = weight[0] * x
         if self.bias is not None:
             y = y + self.bias.to(x.dtype)
         for age in range(1, self.size):
             earlier = whole[:, past - age : past - age + x.shape[1]]
-            y = y + self.weight[age].to(x.dtype) * torch.where(seen > age, earlier, 0.0)
+            y = y + weight[age] * torch.where(seen > age, earlier, 0.0)
         ages = torch.arange(past, 0, -1, device=x.device).unsqueeze(-1)
         kept = whole[:, whole.shape[1] - past :]
         return y, torch.where(seen[:, -1:] >= ages, kept, 0.0)

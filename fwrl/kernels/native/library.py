@@ -77,7 +77,7 @@ def fill(
     call: ctypes.Structure,
     held: list[Tensor],
     names: Iterable[str],
-    values: Iterable[Tensor | bool | float | None],
+    values: Iterable[Tensor | bool | int | float | None],
 ) -> None:
     """Set fields by name: to numbers, and to where tensors lie; None and empty ones are null.
 

@@ -18,6 +18,7 @@ INTERVAL = 16
 # How an input that is a number is called in a schema, and its type in C.
 NUMBERS: Mapping[Any, tuple[str, Any]] = {
     bool: ("bool", ctypes.c_int64),
+    int: ("int", ctypes.c_int64),
     float: ("float", ctypes.c_double),
 }
 

@@ -20,10 +20,11 @@ LAYER = c.structure(
     "Layer",
     {
         **dict.fromkeys(("width", "hidden", "heads", "keys", "values"), c_int64),
-        **dict.fromkeys(("removes", "output_norm"), c_int64),
+        **dict.fromkeys(("removes", "output_norm", "convolution"), c_int64),
         **dict.fromkeys(("address_epsilon", "max_beta"), c_double),
         **dict.fromkeys(("core_epsilon", "output_epsilon", "epsilon"), c_double),
-        **dict.fromkeys(("core_scale", "core_shift", "project", "beta", "beta_bias"), c_void_p),
+        **dict.fromkeys(("core_scale", "core_shift", "project", "mix"), c_void_p),
+        **dict.fromkeys(("beta", "beta_bias"), c_void_p),
         **dict.fromkeys(("step", "log_rate", "step_bias", "output_scale", "output"), c_void_p),
         **dict.fromkeys(("scale", "shift", "widen", "widen_bias"), c_void_p),
         **dict.fromkeys(("narrow", "narrow_bias"), c_void_p),
@@ -37,7 +38,7 @@ RESIDUAL = c.structure(
         **dict.fromkeys(("width", "inputs", "layers", "maps"), c_int64),
         "epsilon": c_double,
         **dict.fromkeys(("input", "before", "before_bias", "layer", "scale", "shift"), c_void_p),
-        **dict.fromkeys(("map", "states", "ends", "outputs"), c_void_p),
+        **dict.fromkeys(("map", "states", "ends", "recents", "recent_ends", "outputs"), c_void_p),
     },
 )
 # Attributes of every module: dictionaries of hooks, and of what the module is made of.
@@ -45,6 +46,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 TABLES = ("_modules", "_parameters")
 # The fast weights of one of several layers, whose sizes may differ.
 OfLayer: TypeAlias = Float[Tensor, "B _ _ _"]
+# They and the last projections, of which there are none without a short convolution.
+Memory: TypeAlias = tuple[OfLayer, Float[Tensor, "B _ _"]]
 # Stands after the last of several things.
 END = object()
 DTYPE = attrgetter("dtype")
@@ -88,6 +91,13 @@ def places(module: nn.Module, kind: type[nn.Module]) -> tuple[int | None, int | 
     return place(found.weight), place(getattr(found, "bias", None))
 
 
+def _shapes_of(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of what a stream has in this layer: its weights, and its last projections."""
+    row = layer.heads * (2 * layer.keys + layer.values)
+    recent = (layer.convolution - 1, row) if layer.convolution else (0, 0)
+    return (layer.heads, layer.keys, layer.values), recent
+
+
 class Plan:
     """The arguments of a step, but for its input and states: made from modules, while they last."""
 
@@ -118,7 +128,7 @@ class Plan:
         )
         self.around = (before, *after)
         self.sizes = [each.out_features for each in after] or [width]
-        self.shapes = [(each.heads, each.keys, each.values) for each in layers]
+        self.shapes = [_shapes_of(each) for each in layers]
         self.work = width * sum(each.hidden for each in layers)
         self.call: Any = RESIDUAL(heads=1, width=width, layers=len(layers), maps=len(after))
         self.call.layer, self.call.map = addressof(self.layers), addressof(self.maps)
@@ -151,20 +161,21 @@ class Plan:
             and {*map(DTYPE, self.parameters)} == {torch.float32}
         )
 
-    def serves(self, x: Float[Tensor, "B D"], states: Sequence[OfLayer]) -> bool:
+    def serves(self, x: Float[Tensor, "B D"], states: Sequence[Memory]) -> bool:
         """Whether C does all that the modules would do with tensors of these shapes."""
         return (
             not any(self.hooks)
             and not any(each.p and each.training for each in self.dropouts)
             and x.shape[1:] == (self.inputs,)
             and all(
-                state.shape == (x.shape[0], *shape)
-                for state, shape in zip(states, self.shapes, strict=True)
+                leaf.shape == (x.shape[0], *shape)
+                for state, shapes in zip(states, self.shapes, strict=True)
+                for leaf, shape in zip(state, shapes, strict=True)
             )
         )
 
     def step(
-        self, x: Float[Tensor, "B D"], states: Sequence[OfLayer], ends: Sequence[OfLayer]
+        self, x: Float[Tensor, "B D"], states: Sequence[Memory], ends: Sequence[Memory]
     ) -> tuple[Tensor, ...]:
         """The outputs of the maps after the stack, or the normed stream if there are none.
 
@@ -176,12 +187,13 @@ class Plan:
         streams, x = x.shape[0], x.contiguous()
         outputs = [x.new_empty(streams, size) for size in self.sizes]
         # they must outlive the call
-        arrays = [
-            (c_void_p * len(each))(*map(Tensor.data_ptr, each)) for each in (states, ends, outputs)
-        ]
+        numbers = (*zip(*states, strict=True), *zip(*ends, strict=True), outputs)
+        arrays = [(c_void_p * len(each))(*map(Tensor.data_ptr, each)) for each in numbers]
         call: Any = RESIDUAL.from_buffer_copy(self.call)
         call.streams, call.input = streams, x.data_ptr()
         call.threads = c.threads_for(streams * self.work)
-        call.states, call.ends, call.outputs = map(addressof, arrays)
+        call.states, call.recents, call.ends, call.recent_ends, call.outputs = map(
+            addressof, arrays
+        )
         c.run("fwrl_residual", call)
         return tuple(outputs)

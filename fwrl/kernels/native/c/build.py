@@ -18,7 +18,7 @@ LIBRARY = "libfwrl.so"
 FILES = (
     *("scan", "channel_scan", "projected_scan", "gru", "lstm", "recurrent_delta"),
     *("fast_recurrence", "fast_weight_memory", "self_referential", "unit_silu", "residual"),
-    *("choices", "adam", "rows"),
+    *("choices", "adam", "rows", "convolution"),
 )
 HEADERS = (
     *("act", "activations", "calls", "groups", "heads", "lanes", "parts", "products", "spans"),

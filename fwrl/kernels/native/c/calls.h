@@ -90,6 +90,24 @@ typedef struct {
     float *to_fresh;
 } ProjectedScan;
 
+/* A depthwise convolution over the last times of an episode. */
+typedef struct {
+    Loop loop;
+    /* how many times it sees, the present among them; its channels; floats of a time */
+    int64_t size, channels, row;
+    /* [B T row]: the channels, and what is only copied; [size channels], the weights of the present
+       first; [B size-1 channels]: what was before */
+    const float *input, *weight, *recent;
+    /* the first channel of which SiLU is taken */
+    int64_t silu_from;
+    /* [B T row], and the last times [B size-1 channels], which are 0 before the episode */
+    float *output, *end;
+    const float *from_output, *from_end;
+    float *to_input, *to_recent;
+    /* [B size channels], to be summed over the streams */
+    float *to_weights;
+} Convolution;
+
 /* One time step of a scan without gradients, from the projections on. */
 typedef struct {
     Loop loop;
@@ -117,12 +135,14 @@ typedef struct {
     /* whether the error is written; how reads are normalised: not, by their root mean square, or
        by their mean and deviation */
     int64_t removes, output_norm;
+    /* how many times a short convolution of the projections sees; 0: there is none */
+    int64_t convolution;
     /* as in `Act` */
     double address_epsilon, max_beta;
     /* added to variances: of the core's input, of reads, of the feed-forward network's input */
     double core_epsilon, output_epsilon, epsilon;
-    /* [width]; [H (2 K + V) width] */
-    const float *core_scale, *core_shift, *project;
+    /* [width]; [H (2 K + V) width]; [convolution H (2 K + V)], the weights of the present first */
+    const float *core_scale, *core_shift, *project, *mix;
     /* [H width], [H]; null: 1 */
     const float *beta, *beta_bias;
     /* [H width], [H], [H]: the decay is exp(-rate softplus(step x + step_bias)); null: 1 */
@@ -155,9 +175,11 @@ typedef struct {
     /* [width] */
     const float *scale, *shift;
     const Map *map;
-    /* of each layer, [B H K V] before and after; of each map, [B outputs], or without maps only the
-       normed stream, [B width] */
-    const Numbers *states, *ends, *outputs;
+    /* of each layer, before and after: [B H K V]; [B convolution-1 H (2 K + V)], the last projections,
+       null where there is no convolution */
+    const Numbers *states, *ends, *recents, *recent_ends;
+    /* of each map, [B outputs], or without maps only the normed stream, [B width] */
+    const Numbers *outputs;
 } Residual;
 
 typedef struct {

@@ -20,6 +20,7 @@
     BOTH(DO, variant, Scan, scan)                                                                  \
     BOTH(DO, variant, ChannelScan, channel_scan)                                                   \
     BOTH(DO, variant, ProjectedScan, projected_scan)                                               \
+    BOTH(DO, variant, Convolution, convolution)                                                    \
     DO(variant, Act, act)                                                                          \
     DO(variant, Residual, residual)                                                                \
     DO(variant, Draw, draw)                                                                        \

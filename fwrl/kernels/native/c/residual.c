@@ -74,17 +74,54 @@ static void decay_lanes(float *x, const Layer *layer) {
     }
 }
 
+/* What a layer remembers, before and after the time. */
+typedef struct {
+    const float *state, *recent;
+    float *end, *recent_end;
+} Memory;
+
+/* The projections of every stream mixed with those of the times before, and SiLU of the values; in y
+   is room for one stream. `recent_end` may be `recent`. */
+static void convolve(const Layer *layer, const Group *g, Memory memory) {
+    int64_t row = projected_size(layer), past = layer->convolution - 1;
+    int64_t values_at = 2 * layer->heads * layer->keys;
+    for (int64_t i = 0; i < g->count; i++) {
+        const float *recent = memory.recent + (g->first + i) * past * row;
+        float *end = memory.recent_end + (g->first + i) * past * row;
+        float *now = g->projected + i * row, *sum = g->y;
+#pragma omp simd
+        for (int64_t c = 0; c < row; c++)
+            sum[c] = layer->mix[c] * now[c];
+        for (int64_t age = 1; age <= past; age++) {
+            const float *mix = layer->mix + age * row, *then = recent + (past - age) * row;
+#pragma omp simd
+            for (int64_t c = 0; c < row; c++)
+                sum[c] += mix[c] * then[c];
+        }
+        for (int64_t t = 0; t + 1 < past; t++)
+            memmove(end + t * row, recent + (t + 1) * row, row * sizeof(float));
+        if (past)
+            memcpy(end + (past - 1) * row, now, row * sizeof(float));
+        memcpy(now, sum, row * sizeof(float));
+#pragma omp simd
+        for (int64_t c = values_at; c < row; c++)
+            now[c] *= sigmoid(now[c]);
+    }
+}
+
 /* What the heads read after they wrote: from x to y. */
-static void fast_weights(const Layer *layer, const Group *g, const float *state, float *end) {
+static void fast_weights(const Layer *layer, const Group *g, Memory memory) {
     int64_t heads = layer->heads, width = layer->width, row = projected_size(layer);
     int64_t size = heads * layer->values, matrix = heads * layer->keys * layer->values;
     Loop one = {g->count, 1, heads};
     Act act = {one, layer->keys, layer->values, row, layer->removes};
     act.epsilon = layer->address_epsilon, act.max_beta = layer->max_beta;
     act.projected = g->projected, act.output = g->read;
-    act.state = state + g->first * matrix, act.end = end + g->first * matrix;
+    act.state = memory.state + g->first * matrix, act.end = memory.end + g->first * matrix;
     linear(g->y, g->x, (Linear){layer->project, NULL, width, row});
     from_lanes(g->projected, g->y, row, g->count, row);
+    if (layer->convolution)
+        convolve(layer, g, memory);
     if (layer->beta) {
         linear(g->y, g->x, (Linear){layer->beta, layer->beta_bias, width, heads});
         from_lanes(g->logit, g->y, heads, g->count, heads);
@@ -103,14 +140,14 @@ static void fast_weights(const Layer *layer, const Group *g, const float *state,
 }
 
 /* The stream after a layer. */
-static void through(const Layer *layer, const Group *g, const float *state, float *end) {
+static void through(const Layer *layer, const Group *g, Memory memory) {
     int64_t width = layer->width, values = layer->values, size = layer->heads * values;
     Norm first = {layer->core_scale, layer->core_shift, width, 1, (float)layer->core_epsilon};
     Norm second = {layer->scale, layer->shift, width, 1, (float)layer->epsilon};
     Norm head = {layer->output_scale, NULL, values, layer->output_norm == LAYER_NORM,
                  (float)layer->output_epsilon};
     normalise(g->x, g->stream, first);
-    fast_weights(layer, g, state, end);
+    fast_weights(layer, g, memory);
     if (layer->output_norm != NO_NORM)
         for (int64_t h = 0; h < layer->heads; h++)
             normalise(g->y + h * values * WIDTH, g->y + h * values * WIDTH, head);
@@ -131,7 +168,8 @@ static void group_through(const void *given, Place at, float *scratch) {
     if (call->before)
         linear(g.stream, g.x, (Linear){call->before, call->before_bias, inputs, width});
     for (int64_t i = 0; i < call->layers; i++)
-        through(call->layer + i, &g, call->states[i], call->ends[i]);
+        through(call->layer + i, &g, (Memory){call->states[i], call->recents[i], call->ends[i],
+                                              call->recent_ends[i]});
     normalise(g.x, g.stream, (Norm){call->scale, call->shift, width, 1, (float)call->epsilon});
     if (!call->maps)
         from_lanes(call->outputs[0] + g.first * width, g.x, width, g.count, width);
