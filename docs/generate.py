@@ -82,7 +82,7 @@ models choose it by name:
 
 ```
 fwrl train configs/quickstart.yaml core.kind=delta_rnn
-fwrl train configs/quickstart.yaml core.update_rule=gated_delta core.short_convolution=4
+fwrl train configs/quickstart.yaml core.update_rule=kda core.short_convolution=4
 ```
 
 A stack of several layers can mix them: `core` is then a list, the first layer first, in a file or

@@ -93,14 +93,14 @@ def core_config(method: str, values: Mapping[str, Any], sizes: Mapping[str, Any]
 
     Args:
         method: Opens the message of a mistake.
-        values: Differences from the core's defaults; without a ``kind``: fast weights, and
-            without an update rule the delta rule.
+        values: Differences from the core's defaults; without a ``kind``: fast weights, as they
+            were when the first results were published, the plain delta rule.
         sizes: Shared by all methods; a core takes those for which it has a field.
     """
     model = CORES[values.get("kind", "fast_weight")]
     fitting = {name: value for name, value in sizes.items() if name in model.model_fields}
-    rule = {"update_rule": "delta"} if model is FastWeightConfig else {}
-    return validate(model, {**rule, **fitting, **values}, method)
+    plain = model.former if model is FastWeightConfig else {}
+    return validate(model, {**plain, **fitting, **values}, method)
 
 
 def count_parameters(model: nn.Module) -> int:

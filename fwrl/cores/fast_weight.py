@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from fwrl.config import Count, Size, head_size, one_of
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
-from fwrl.cores.parts.layers import Decay, HeadNorm, ShortConvolution, head_norm
+from fwrl.cores.parts import layers
+from fwrl.cores.parts.layers import Decay, HeadNorm, ShortConvolution
 from fwrl.cores.parts.normalised import normalised_scan, normalised_write
 from fwrl.feature_maps import EPSILON, FEATURE_MAPS, FeatureMap, FeatureOptions, Normalisation
 from fwrl.feature_maps.random import Directions
@@ -49,7 +50,7 @@ class FastWeightConfig(MemoryCoreConfig):
         parallel=True,
         source="Schlag et al. 2021a; Yang et al. 2024a; Yang et al. 2024b",
     )
-    former: ClassVar[Mapping[str, Any]] = {"update_rule": "delta"}
+    former: ClassVar[Mapping[str, Any]] = {"update_rule": "delta", "convolution_init": "random"}
     kind: Literal["fast_weight"] = "fast_weight"
     heads: Count = 4
     """Heads, each with fast weights of its own; a divisor of the input size unless ``key_size`` and
@@ -90,6 +91,9 @@ class FastWeightConfig(MemoryCoreConfig):
     et al. 2025). More than one lets the state change by a product of as many reflections."""
     short_convolution: int = Field(default=0, ge=0, le=2**10)
     """Time steps that a causal convolution of queries, keys and values spans, often 4; 0: none."""
+    convolution_init: layers.ConvolutionInit = "present"
+    """The convolution at first: ``present`` lets queries, keys and values pass as they are, so that
+    recall is learned as without one; ``random`` mixes them."""
     learned_initial_state: bool = False
     """Whether episodes begin with fast weights that are learned, in place of zeros."""
     output_norm: HeadNorm = "none"
@@ -192,14 +196,15 @@ class FastWeight(MemoryCore[State]):
         # neither sums of keys nor several writes at a time
         self.single = not (config.attention_normaliser or self.writes > 1)
         self.normed = config.output_norm != "none"
-        self.output_norm = head_norm(config.output_norm, self.value_size)
+        self.output_norm = layers.head_norm(config.output_norm, self.value_size)
         self.output = nn.Linear(config.heads * self.value_size, input_size, bias=False)
         columns = self.value_size + 1 if self.normalised else self.value_size
         shape = (1, config.heads, self.feature_map.size, columns)
         self.start = nn.Parameter(torch.zeros(shape)) if config.learned_initial_state else None
         self.shape = torch.Size(shape[1:])
         size = config.short_convolution
-        self.convolution = ShortConvolution(projected, size) if size else None
+        init = config.convolution_init
+        self.convolution = ShortConvolution(projected, size, init=init) if size else None
         self.remark = _remark(config)
 
     @override

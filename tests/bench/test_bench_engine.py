@@ -12,7 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
 
 from fwrl import bench
 from fwrl.bench import BENCHMARKS, Listed, find_benchmark
@@ -31,6 +33,9 @@ class SquaresSettings(Settings):
 
     numbers: tuple[int, ...] = (1, 2, 3)
     offset: int = 0
+
+
+PICTURE = np.ones((40, 400, 4))
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def squares(monkeypatch):
 
     def draw(settings, rows, path):
         said.drawn.append(len(rows))
-        path.write_bytes(b"a picture")
+        imsave(path, PICTURE)
 
     fake = Benchmark(
         settings=SquaresSettings,
@@ -103,7 +108,7 @@ def test_what_a_folder_receives(squares, command):
     for told in (document["versions"], document["machine"]):
         assert told["platform"].startswith(f"{platform.system()} {platform.machine()}")
         assert platform.release() not in told["platform"]
-    assert Path("here/squares.png").read_bytes() == b"a picture"
+    assert imread("here/squares.png").shape == PICTURE.shape
     assert "offset: 0" in Path("here/config.yaml").read_text()
 
 
@@ -176,7 +181,10 @@ def test_a_signal_keeps_what_was_measured(squares, command):
 
 def test_where_results_go_when_nobody_says(squares, command):
     command("squares", "--preset", "smoke", "--jobs", 1, "offset=2", "seeds=[4]")
-    assert [path.name for path in Path("runs").iterdir()] == ["squares__smoke__offset=2"]
+    (folder,) = Path("runs").iterdir()
+    assert folder.name == "squares__smoke__offset=2"
+    # a mere check says so below
+    assert imread(folder / "squares.png").shape[0] > PICTURE.shape[0]
 
 
 @pytest.mark.parametrize(

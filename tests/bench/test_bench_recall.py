@@ -138,7 +138,7 @@ def test_the_published_figure_is_not_changed_by_what_multi_query_recall_adds():
     settings = settings_of(BENCHMARK, "cpu", [])
     assert len(points(settings)) == 9 * len(EVERY_CORE)
     assert core_of("delta, silu", 64, settings.fast_weights) == CORES["fast_weight"](
-        update_rule="delta"
+        update_rule="delta", convolution_init="random"
     )
 
 

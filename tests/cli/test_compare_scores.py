@@ -260,8 +260,8 @@ def test_columns_have_about_equal_parameters(file):
     task = next(iter(chosen.tasks))
     counts = [parameters(run) for run in runs_of(chosen, Path()) if run.task == task]
     assert len(counts) == len(chosen.columns)
-    # a critic by classes has more outputs than one by a number
-    if file.stem not in {"smoke", "critics"}:
+    # a critic by classes has more outputs than one by a number; each memory at its own defaults
+    if file.stem not in {"smoke", "critics", "quickstart"}:
         assert max(counts) / min(counts) < 1.1
 
 

@@ -19,7 +19,7 @@ STACKS = {
     "deep": (StackConfig(width=40, layers=3), delta(max_beta=2)),
     "other hidden units": (StackConfig(width=32, layers=2, feed_forward=50), delta()),
     "narrow": (StackConfig(width=4, feed_forward=1), delta(heads=2)),
-    "sum": (StackConfig(width=40), FastWeightConfig(update_rule="sum")),
+    "sum": (StackConfig(width=40), delta(update_rule="sum")),
     "other sizes": (StackConfig(width=20), delta(heads=3, key_size=5, value_size=33)),
     "learned start": (
         StackConfig(width=32, layers=2),
@@ -30,19 +30,20 @@ STACKS = {
         [
             delta(heads=3, key_size=5, value_size=33, learned_initial_state=True),
             delta(heads=2, max_beta=2),
-            FastWeightConfig(update_rule="sum"),
+            delta(update_rule="sum"),
         ],
     ),
 }
 # of these only the scan is in C
 OTHERS = {
-    "decay": (StackConfig(width=24), FastWeightConfig(update_rule="gated_delta")),
+    "decay": (StackConfig(width=24), delta(update_rule="gated_delta")),
+    "convolution": (StackConfig(width=24), delta(short_convolution=4)),
     "normed reads": (StackConfig(width=24), delta(output_norm="rms")),
     "gates": (StackConfig(width=24, gate=True), delta()),
     "bare": (StackConfig(width=24, bare=True), delta()),
     "decay in one layer": (
         StackConfig(width=24),
-        [delta(), FastWeightConfig(update_rule="gated_delta")],
+        [delta(), delta(update_rule="gated_delta")],
     ),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)

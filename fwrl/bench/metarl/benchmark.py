@@ -41,7 +41,12 @@ TEST_GRAPHS = 600
 METHODS: dict[str, CoreConfig] = {
     "fast_weight_memory": FastWeightMemoryConfig(hidden_size=32),
     "fast_weight": FastWeightConfig(
-        update_rule="delta", heads=2, key_size=16, value_size=16, short_convolution=4
+        update_rule="delta",
+        heads=2,
+        key_size=16,
+        value_size=16,
+        short_convolution=4,
+        convolution_init="random",
     ),
     "lstm 32": LSTMConfig(hidden_size=32, forget_bias=0.0),
     "lstm 128": LSTMConfig(hidden_size=128, forget_bias=0.0),

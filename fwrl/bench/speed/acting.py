@@ -9,10 +9,9 @@ from torch import nn
 from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy
 from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.lstm_ppo import LSTMAgent
-from fwrl.bench.speed.settings import SpeedSettings
+from fwrl.bench.speed.settings import DELTA_NET, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
 from fwrl.core import MemoryCore
-from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import StackConfig
 
 # Suits that are seen and suits that are said, as in RepeatPrevious.
@@ -25,7 +24,7 @@ def measure_acting(settings: SpeedSettings, device: torch.device, seed: int) -> 
     """A step of fast weights against an LSTM's, and of policies with them, by streams."""
     width = settings.width
     torch.manual_seed(seed)
-    core = FastWeightConfig(update_rule="delta", heads=settings.heads).build(width).to(device)
+    core = DELTA_NET.model_copy(update={"heads": settings.heads}).build(width).to(device)
     cell = nn.LSTMCell(width, width).to(device)
     config = PolicyConfig(stack=StackConfig(width=width))
     policy = RecurrentPolicy(spaces.Discrete(SYMBOLS), spaces.Discrete(SYMBOLS), config).to(device)

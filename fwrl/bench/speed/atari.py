@@ -8,12 +8,11 @@ import torch
 from agents.policy import PolicyConfig, RewardConfig
 from envs import AtariConfig, EnvConfigError, VectorEnv, make_envs
 from fwrl.bench.benchmark import Measurement
-from fwrl.bench.speed.settings import SpeedSettings
+from fwrl.bench.speed.settings import DELTA_NET, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, Seconds, compare, in_turns
 from fwrl.bench.speed.trainers import Agent
 from fwrl.bench.speed.training import ppo_config
 from fwrl.config import ConfigError
-from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.stack import StackConfig
 from fwrl.state import map_tensors
 
@@ -28,7 +27,7 @@ def measure_atari(settings: SpeedSettings, device: torch.device, seed: int) -> M
     config = AtariConfig(game=settings.game, num_envs=settings.atari_envs)
     policy = PolicyConfig(
         stack=StackConfig(width=WIDTH),
-        core=FastWeightConfig(update_rule="delta", heads=HEADS),
+        core=DELTA_NET.model_copy(update={"heads": HEADS}),
         reward=RewardConfig(clip=1.0),
     )
     try:

@@ -17,11 +17,10 @@ from fwrl.bench.speed.peers import (
     peers,
     sequences,
 )
-from fwrl.bench.speed.settings import SpeedSettings
+from fwrl.bench.speed.settings import DELTA_NET, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns, row
 from fwrl.core import MemoryCore
 from fwrl.cores import CORES
-from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.kernels import kernel_for, use_kernel
 from fwrl.update_rules import UPDATE_RULES
 
@@ -126,7 +125,7 @@ def _delta_layer(
     batch, times = over
     width = settings.heads * size
     torch.manual_seed(seed)
-    core = FastWeightConfig(update_rule="delta", heads=settings.heads).build(width).to(device)
+    core = DELTA_NET.model_copy(update={"heads": settings.heads}).build(width).to(device)
     return core, sequences(batch, times, width, settings.episode, device, seed)
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, get_args
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from fwrl.bench.benchmark import Settings
+from fwrl.cores.fast_weight import FastWeightConfig
 
 Group = Literal[
     "training",
@@ -20,6 +21,8 @@ Group = Literal[
     "atari",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
+# What is measured, where nothing else is said.
+DELTA_NET = FastWeightConfig(update_rule="delta")
 # The tasks of the group solve, by the names of our configurations.
 SolveTask = Literal["quickstart", "repeat_previous_easy", "repeat_previous_medium"]
 # Streams, times, heads, and the size of a key and a value.

@@ -26,8 +26,8 @@ from envs import EnvConfig, make_envs
 from fwrl.bench.speed.child import Child
 from fwrl.bench.speed.job import EVALUATION_SEED, Learner, TrainingConfig, evaluation_env, vec_env
 from fwrl.bench.speed.lstm_ppo import LSTMPPO
+from fwrl.bench.speed.settings import DELTA_NET
 from fwrl.cores import CoreConfig
-from fwrl.cores.fast_weight import FastWeightConfig
 from fwrl.cores.gru import GRUConfig
 from fwrl.run.precision import Precision
 from fwrl.stack import StackConfig
@@ -213,10 +213,8 @@ def _puffer(job: TrainingConfig, _device: torch.device) -> Child:
 
 # By name: what builds an agent for a job.
 TRAINERS: Mapping[str, Callable[[TrainingConfig, torch.device], Learner]] = {
-    OURS: partial(_ours, core=FastWeightConfig(update_rule="delta")),
-    OURS_IN_BFLOAT16: partial(
-        _ours, core=FastWeightConfig(update_rule="delta"), precision="bfloat16"
-    ),
+    OURS: partial(_ours, core=DELTA_NET),
+    OURS_IN_BFLOAT16: partial(_ours, core=DELTA_NET, precision="bfloat16"),
     OUR_GRU: partial(_ours, core=GRUConfig()),
     JAX: _jax,
     PUFFER: _puffer,

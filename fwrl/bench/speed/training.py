@@ -7,10 +7,9 @@ import torch
 from agents.ppo import PPOConfig
 from fwrl.bench.benchmark import Measurement, Row
 from fwrl.bench.speed.job import TrainingConfig
-from fwrl.bench.speed.settings import SpeedSettings
+from fwrl.bench.speed.settings import DELTA_NET, SpeedSettings
 from fwrl.bench.speed.timing import Compared, Run, compare, in_turns
 from fwrl.bench.speed.trainers import OURS, TRAINERS, Agent, built, our_policy, present
-from fwrl.cores.fast_weight import FastWeightConfig
 
 # Its episodes are all equally long, and it needs memory.
 TASK = "RepeatPrevious"
@@ -59,9 +58,7 @@ def measure_update(settings: SpeedSettings, device: torch.device, seed: int) -> 
     """Our update's time per step in rollouts of growing length, against the shortest."""
     count = settings.update_envs
     job = _job(settings.model_copy(update={"epochs": 1}), count, seed)
-    agent = Agent(
-        job.env, our_policy(job, FastWeightConfig(update_rule="delta")), job.ppo, device, seed
-    )
+    agent = Agent(job.env, our_policy(job, DELTA_NET), job.ppo, device, seed)
     runs: dict[str, Run] = {
         f"T {times}": partial(agent.update, agent.collect(times))
         for times in settings.update_lengths

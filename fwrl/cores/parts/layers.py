@@ -15,6 +15,7 @@ from fwrl.kernels import recurs_natively
 from fwrl.kernels.native.convolution import convolution
 from fwrl.state import at_least_float32, time_in_episode
 
+ConvolutionInit = Literal["present", "random"]
 # Scales the read of each head to unit size, ``layer`` after taking off its mean.
 HeadNorm = Literal["none", "rms", "layer"]
 
@@ -48,12 +49,25 @@ class ShortConvolution(nn.Module):
     """A causal depthwise convolution over the last few time steps of the episode.
 
     It lets a memory bind inputs that follow one another, as a key and its value (Fu et al. 2023).
+
+    Args:
+        channels: Each is convolved by itself.
+        size: The time steps that it spans.
+        bias: Whether a learned offset is added.
+        init: Its weights at first: ``present`` lets inputs pass as they are, ``random`` is uniform.
     """
 
-    def __init__(self, channels: int, size: int, bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, size: int, bias: bool = False, init: ConvolutionInit = "random"
+    ) -> None:
         super().__init__()
         self.size = size
-        self.weight = nn.Parameter(torch.empty(size, channels).uniform_(-1, 1) * size**-0.5)
+        if init == "present":
+            weight = torch.zeros(size, channels)
+            weight[0] = 1
+        else:
+            weight = torch.empty(size, channels).uniform_(-1, 1) * size**-0.5
+        self.weight = nn.Parameter(weight)
         offset = torch.empty(channels).uniform_(-1, 1) * size**-0.5 if bias else None
         self.bias = None if offset is None else nn.Parameter(offset)
 
