@@ -37,7 +37,7 @@ def main() -> None:
             plot.curve(axes, values, colour, label if len(labels) > 1 else None)
         plot.steps_axis(axes)
         axes.set_ylabel(LABELS.get(metric, metric))
-        plot.legend_below(figure, 3)
+        plot.legend_below(figure, 2)
 
 
 if __name__ == "__main__":
