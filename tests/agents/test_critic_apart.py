@@ -99,6 +99,7 @@ def roll_out(envs, policy, exact=False):
     return rollout
 
 
+@pytest.mark.unchecked
 @every_combination
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_replay_repeats_actions_and_values(name, exact):

@@ -194,7 +194,7 @@ def with_gradients(core, x, state, result):
 @pytest.mark.unchecked
 @every_core
 @given(starts=any_starts, cut=st.integers(1, T - 1))
-@settings(max_examples=settings().max_examples * 2 // 5)
+@settings(max_examples=settings().max_examples // 5)
 def test_a_sequence_equals_its_steps_and_its_pieces(name, starts, cut):
     core, state, x = make(name, STREAMS)
     steps = with_gradients(core, x, state, unroll_by_steps(core, x, state, starts))
