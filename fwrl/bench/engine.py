@@ -13,12 +13,10 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
 
-import torch
-
 from fwrl.bench import find_benchmark
 from fwrl.bench.benchmark import Measurement, Progress, Row, Settings
 from fwrl.files.plain_files import make_folder
-from fwrl.run.process import Clock, keep_freed_memory
+from fwrl.run.process import Clock, compute_with, keep_freed_memory
 from fwrl.run.signals import STOPPING, stop_signals
 
 # Seconds between two messages of a process, and between two looks at them.
@@ -102,7 +100,7 @@ def measure(
 
 def _messages(name: str, settings: Settings, point: Row, folder: Path) -> Iterator[Message]:
     keep_freed_memory()
-    torch.set_num_threads(settings.num_threads)
+    compute_with(settings.num_threads)
     own = make_folder(folder_of(folder, point))
     began, clock = time.perf_counter(), Clock(INTERVAL)
     measurement: Measurement = find_benchmark(name).measure(settings, point, own)

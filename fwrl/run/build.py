@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
-
 from agents import distributed
 from agents.ppo import make_optimizer
 from agents.saving import new_policy
@@ -11,7 +9,7 @@ from envs import EnvConfigError, VectorEnv, make_envs
 from fwrl.config import ConfigError
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import package_versions
-from fwrl.run.process import choose_device, derived_seed, seed_generators
+from fwrl.run.process import choose_device, compute_with, derived_seed, seed_generators
 from fwrl.run.state import Learner
 
 
@@ -51,7 +49,7 @@ def prepare(config: RunConfig) -> Setup:
     Raises:
         ConfigError: If they cannot be made.
     """
-    torch.set_num_threads(config.num_threads)
+    compute_with(config.num_threads)
     seed_generators(config.seed)
     device = distributed.own_device(choose_device(config.device))
     evaluation_count = min(config.evaluation.num_envs, config.evaluation.episodes)

@@ -22,7 +22,7 @@ from fwrl.files.names import ENDING, is_exported
 from fwrl.files.plain_files import make_folder, replace_plain
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import named_directory, read_run_config
-from fwrl.run.process import choose_device
+from fwrl.run.process import choose_device, compute_with
 from fwrl.run.progress import evaluation_status
 from fwrl.run.video.episode_frames import moments, pictures_of, with_recall
 from fwrl.run.video.video import LONGEST, ending, write_video
@@ -68,7 +68,7 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
     trained = _find(run, request.checkpoint)
     config = elsewhere(trained.config, request.overrides)
     folder, policy = trained.path, trained.policy.to(choose_device(config.device))
-    torch.set_num_threads(config.num_threads)
+    compute_with(config.num_threads)
     count = min(config.evaluation.num_envs, request.episodes)
     # an evaluation can take long: whatever can fail comes before it
     results = None if is_exported(run) else _results_folder(run)
@@ -117,7 +117,7 @@ def film_run(run: Path, request: Request) -> Path:
         CheckpointError: If there is no such checkpoint, or it is damaged.
     """
     trained = _find(run, request.checkpoint)
-    torch.set_num_threads(trained.config.num_threads)
+    compute_with(trained.config.num_threads)
     return Path(_write_video(trained, request)["video"])
 
 

@@ -11,7 +11,7 @@ import torch
 from agents import distributed
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import CONFIG, read_run_config
-from fwrl.run.process import choose_device
+from fwrl.run.process import choose_device, compute_with
 
 Precision = Literal["float32", "bfloat16"]
 # How many times as fast bfloat16 has to be: casts and what stays float32 take their share.
@@ -47,7 +47,7 @@ def faster(config: RunConfig) -> Precision:
     device = choose_device(config.device)
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    torch.set_num_threads(config.num_threads)
+    compute_with(config.num_threads)
     size = max(config.stack.width, LEAST_FEATURES)
     x, weight = torch.randn(ROWS, size), torch.randn(2 * size, size)
     low, low_weight = x.bfloat16(), weight.bfloat16()

@@ -6,6 +6,8 @@ import random
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +15,10 @@ from torch import Tensor
 
 from fwrl.config import ConfigError
 
+# Rows, inputs and outputs of the products that are tried, and the largest error of one, in units of
+# the numbers that it sums: rounded to bfloat16 it is more than 1e-2, in float32 less than 1e-5.
+PRODUCTS = ((16, 64, 64), (512, 128, 388), (2048, 256, 128))
+ROUNDING = 1e-4
 # Parameters of glibc's mallopt, and the largest value that it takes for the second.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
@@ -31,6 +37,50 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
         libc.mallopt(TRIM_THRESHOLD, 2**30)
+
+
+def compute_with(num_threads: int) -> None:
+    """Let PyTorch compute with so many threads, and multiply matrices as fast as it can.
+
+    Its products of float32 on a CPU are MKL's, which uses half of the vectors of an AMD processor.
+    Allowed to round to bfloat16, PyTorch asks oneDNN instead, which rounds only where the processor
+    has units for it: elsewhere it is as exact, and there it is allowed.
+    """
+    torch.set_num_threads(num_threads)
+    _products().fp32_precision = "bf16" if _stays_exact() else "none"
+
+
+@cache
+def _stays_exact() -> bool:
+    """Whether products that may be rounded to bfloat16 are not, here."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    before = _products().fp32_precision
+    _products().fp32_precision = "bf16"
+    try:
+        return all(_error(*shape, generator) < ROUNDING for shape in PRODUCTS)
+    finally:
+        _products().fp32_precision = before
+
+
+def _error(rows: int, size: int, columns: int, generator: torch.Generator) -> float:
+    """The largest error of a product and of the two that its backward pass needs."""
+    x, weight, to_y = (
+        torch.randn(shape, generator=generator)
+        for shape in ((rows, size), (columns, size), (rows, columns))
+    )
+    pairs = ((x, weight.t()), (to_y, weight), (to_y.t(), x))
+    errors = [(one @ two).double() - one.double() @ two.double() for one, two in pairs]
+    scales = [one.shape[1] ** 0.5 for one, _ in pairs]
+    return max(
+        (error.abs().max() / scale).item() for error, scale in zip(errors, scales, strict=True)
+    )
+
+
+def _products() -> Any:
+    """The switch of oneDNN's products, which PyTorch's own types leave out."""
+    return cast(Any, torch.backends.mkldnn).matmul
 
 
 class Clock:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fwrl.config import ConfigError, validate
-from fwrl.run import precision
+from fwrl.run import precision, process
 from fwrl.run.config import RunConfig
 from fwrl.run.directory import open_directory
 from fwrl.run.precision import faster, settled
@@ -52,3 +52,22 @@ def test_the_faster_precision_is_the_one_whose_products_are(monkeypatch):
     assert faster(config("auto")) == "bfloat16"
     seconds[torch.bfloat16] = 2.5
     assert faster(config("auto")) == "float32"
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_products_of_float32_stay_exact_whoever_multiplies(rounds, monkeypatch):
+    """Where oneDNN would round, as on processors with units for bfloat16, it is not asked."""
+    switch, threads = torch.backends.mkldnn.matmul, torch.get_num_threads()
+    before = switch.fp32_precision
+    if rounds:
+        monkeypatch.setattr(process, "_error", lambda *_: 0.03)
+    process._stays_exact.cache_clear()
+    try:
+        process.compute_with(threads)
+        assert switch.fp32_precision == "none" or not rounds
+        x, weight = torch.randn(512, 128), torch.randn(388, 128)
+        torch.testing.assert_close(x @ weight.t(), (x.double() @ weight.double().t()).float())
+        assert torch.get_num_threads() == threads
+    finally:
+        process._stays_exact.cache_clear()
+        switch.fp32_precision = before

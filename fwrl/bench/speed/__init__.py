@@ -25,7 +25,7 @@ from fwrl.bench.speed.settings import SpeedSettings
 from fwrl.bench.speed.solve import SOLVERS, measure_solve
 from fwrl.bench.speed.trainers import missing, present
 from fwrl.bench.speed.training import measure_training, measure_update
-from fwrl.run.process import choose_device
+from fwrl.run.process import choose_device, compute_with
 
 MEASUREMENTS: Mapping[str, Callable[[SpeedSettings, torch.device, int], Measurement]] = {
     "training": measure_training,
@@ -61,7 +61,7 @@ def points(settings: SpeedSettings) -> list[Row]:
 
 def measure(settings: SpeedSettings, point: Row, _folder: Path) -> Measurement:
     """The rows of one group."""
-    torch.set_num_threads(int(point["threads"]))
+    compute_with(int(point["threads"]))
     device, seed = torch.device(str(point["device"])), int(point["seed"])
     if point["group"] == "solve":
         trainer, task = str(point["peer"]), str(point["shape"])

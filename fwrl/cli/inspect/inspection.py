@@ -34,6 +34,7 @@ from fwrl.inspection.measures import MEASURES
 from fwrl.inspection.recall_map import RecallMap
 from fwrl.run.directory import read_run_config
 from fwrl.run.evaluation import steps_of
+from fwrl.run.process import compute_with
 from fwrl.state import tensors_in
 
 # Numbers of an observation that are written; the rest is cut.
@@ -71,7 +72,7 @@ def inspect_run(run: Path, out: Path | None, wish: Wish) -> Path:
     if not path.parent.is_dir():
         raise ConfigError(f"--out: {path} cannot be written; it should be a file in a folder")
     check_target(path)
-    torch.set_num_threads(config.num_threads)
+    compute_with(config.num_threads)
     torch.manual_seed(wish.seed)
     try:
         with closing(make_envs(config.env, 1, evaluation=True, render=True)) as envs:
