@@ -129,13 +129,11 @@ def figure(path: Path, width: Number, height: Number, title: str = "") -> Genera
         yield drawn
         if title:
             drawn.suptitle(title, x=0.01, ha="left")
-        content = BytesIO()
-        drawn.savefig(content, format="png")
-        replace_plain(path, content.getvalue())
+        _save(drawn, path)
 
 
 def write_below(path: Path, text: str) -> None:
-    """Adds a line of words under a saved figure."""
+    """Add a line of words under a saved figure."""
     picture = imread(path)
     height, width, _ = picture.shape
     with mpl.rc_context(STYLE):
@@ -144,8 +142,12 @@ def write_below(path: Path, text: str) -> None:
         drawn = Figure((width / dots, (height + line) / dots), dots)
         drawn.figimage(picture, 0, line)
         drawn.text(0.5, 0.4 * line / (height + line), text, ha="center", va="center", color="red")
-        content = BytesIO()
-        drawn.savefig(content, format="png")
+        _save(drawn, path)
+
+
+def _save(drawn: Figure, path: Path) -> None:
+    content = BytesIO()
+    drawn.savefig(content, format="png")
     replace_plain(path, content.getvalue())
 
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,28 +39,33 @@ def keep_freed_memory() -> None:
 
 
 def compute_with(num_threads: int) -> None:
-    """Let PyTorch compute with so many threads, and multiply matrices as fast as it can.
+    """Let PyTorch compute with so many threads, and by oneDNN where that costs no exactness.
 
-    Its products of float32 on a CPU are MKL's, which uses half of the vectors of an AMD processor.
-    Allowed to round to bfloat16, PyTorch asks oneDNN instead, which rounds only where the processor
-    has units for it: elsewhere it is as exact, and there it is allowed.
+    Products of float32 on a CPU are MKL's, which uses half of an AMD processor's vectors. PyTorch
+    asks oneDNN, which uses all, only where products may be rounded to bfloat16; oneDNN rounds only
+    where the processor has units for it. Whether it is faster than MKL elsewhere is not known.
     """
     torch.set_num_threads(num_threads)
-    _products().fp32_precision = "bf16" if _stays_exact() else "none"
+    if _stays_exact():
+        torch.set_float32_matmul_precision("medium")
 
 
 @cache
 def _stays_exact() -> bool:
-    """Whether products that may be rounded to bfloat16 are not, here."""
-    if not torch.backends.mkldnn.is_available():
+    """Whether products that may be rounded to bfloat16 are not, and there is no GPU to do so."""
+    if torch.cuda.is_available():
+        return False
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # somebody has set the precision of one library alone: it stays as it is
         return False
     generator = torch.Generator().manual_seed(0)
-    before = _products().fp32_precision
-    _products().fp32_precision = "bf16"
+    torch.set_float32_matmul_precision("medium")
     try:
         return all(_error(*shape, generator) < ROUNDING for shape in PRODUCTS)
     finally:
-        _products().fp32_precision = before
+        torch.set_float32_matmul_precision(before)
 
 
 def _error(rows: int, size: int, columns: int, generator: torch.Generator) -> float:
@@ -76,11 +80,6 @@ def _error(rows: int, size: int, columns: int, generator: torch.Generator) -> fl
     return max(
         (error.abs().max() / scale).item() for error, scale in zip(errors, scales, strict=True)
     )
-
-
-def _products() -> Any:
-    """The switch of oneDNN's products, which PyTorch's own types leave out."""
-    return cast(Any, torch.backends.mkldnn).matmul
 
 
 class Clock:

@@ -54,22 +54,44 @@ def test_the_faster_precision_is_the_one_whose_products_are(monkeypatch):
     assert faster(config("auto")) == "float32"
 
 
-@pytest.mark.parametrize("rounds", [False, True])
-def test_products_of_float32_stay_exact_whoever_multiplies(rounds, monkeypatch):
-    """Where oneDNN would round, as on processors with units for bfloat16, it is not asked."""
-    switch, threads = torch.backends.mkldnn.matmul, torch.get_num_threads()
-    before = switch.fp32_precision
-    if rounds:
-        monkeypatch.setattr(process, "_error", lambda *_: 0.03)
+@pytest.fixture
+def precision_of_products():
+    """Tried anew, and afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     process._stays_exact.cache_clear()
+    yield
+    process._stays_exact.cache_clear()
+    torch.set_float32_matmul_precision(before)
+
+
+def test_products_of_float32_stay_exact_whoever_multiplies(precision_of_products):
+    process.compute_with(torch.get_num_threads())
+    x, weight = torch.randn(512, 128), torch.randn(388, 128)
+    exact = x.double() @ weight.double().t()
+    # rounded to bfloat16 they would be wrong by 0.3
+    torch.testing.assert_close((x @ weight.t()).double(), exact, atol=1e-3, rtol=0)
+
+
+def test_where_onednn_would_round_it_is_not_asked(precision_of_products, monkeypatch):
+    multiply = torch.Tensor.__matmul__
+
+    def rounded(one, two):
+        if one.dtype != torch.float32 or torch.get_float32_matmul_precision() != "medium":
+            return multiply(one, two)
+        return multiply(one.bfloat16(), two.bfloat16()).float()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    process.compute_with(torch.get_num_threads())
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_precision_that_somebody_set_for_one_library_stays(precision_of_products):
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
     try:
-        process.compute_with(threads)
-        assert switch.fp32_precision == "none" or not rounds
-        x, weight = torch.randn(512, 128), torch.randn(388, 128)
-        exact = x.double() @ weight.double().t()
-        # rounded to bfloat16 they would be wrong by 0.3
-        torch.testing.assert_close((x @ weight.t()).double(), exact, atol=1e-3, rtol=0)
-        assert torch.get_num_threads() == threads
+        process.compute_with(torch.get_num_threads())
+        assert products.fp32_precision == "bf16"
     finally:
-        process._stays_exact.cache_clear()
-        switch.fp32_precision = before
+        products.fp32_precision = before

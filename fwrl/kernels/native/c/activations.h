@@ -54,6 +54,13 @@ INLINE float sigmoid(float x) {
     return x != x ? x : 1.0f / (1.0f + exponential(-x));
 }
 
+/* x <- x sigmoid(x) */
+INLINE void silu(float *x, int64_t size) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++)
+        x[i] *= sigmoid(x[i]);
+}
+
 /* The normal distribution function: half of erfc, by the Chebyshev fit of Press et al. (1992), within
    1.2e-7 of itself, also where it is tiny. */
 INLINE float normal(float x) {

@@ -4,11 +4,20 @@
 #include "activations.h"
 #include "heads.h"
 
-/* The inputs of a time; those before the first are in `recent`. */
-INLINE const float *input_at(const Convolution *f, Place at, int64_t t) {
+/* The inputs of a time, or their gradients; those before the first are in `recent`. */
+INLINE const float *at_time(const Convolution *f, Place at, int64_t t, const float *input,
+                            const float *recent) {
     int64_t past = f->size - 1;
-    return t < 0 ? f->recent + (at.b * past + past + t) * f->channels
-                 : f->input + (at.b * at.loop->times + t) * f->row;
+    return t < 0 ? recent + (at.b * past + past + t) * f->channels
+                 : input + (at.b * at.loop->times + t) * f->row;
+}
+
+INLINE const float *input_at(const Convolution *f, Place at, int64_t t) {
+    return at_time(f, at, t, f->input, f->recent);
+}
+
+INLINE float *to_input_at(const Convolution *f, Place at, int64_t t) {
+    return (float *)at_time(f, at, t, f->to_input, f->to_recent);
 }
 
 /* How many earlier times of the episode a time sees, given how many the one before it did. */
@@ -18,16 +27,9 @@ INLINE int64_t seen_at(const Convolution *f, Place at, int64_t t, int64_t before
 
 /* The convolution at a time, before SiLU. */
 INLINE void convolve(float *sum, const Convolution *f, Place at, int64_t t, int64_t seen) {
-    const float *now = input_at(f, at, t);
-#pragma omp simd
-    for (int64_t c = 0; c < f->channels; c++)
-        sum[c] = f->weight[c] * now[c];
-    for (int64_t age = 1; age <= seen; age++) {
-        const float *weight = f->weight + age * f->channels, *then = input_at(f, at, t - age);
-#pragma omp simd
-        for (int64_t c = 0; c < f->channels; c++)
-            sum[c] += weight[c] * then[c];
-    }
+    weigh(sum, f->weight, input_at(f, at, t), f->channels);
+    for (int64_t age = 1; age <= seen; age++)
+        add_weighed(sum, f->weight + age * f->channels, input_at(f, at, t - age), f->channels);
 }
 
 static void forward(const void *call, Place at, float *scratch) {
@@ -38,9 +40,7 @@ static void forward(const void *call, Place at, float *scratch) {
         float *output = f->output + (at.b * times + t) * f->row;
         seen = seen_at(f, at, t, seen);
         convolve(output, f, at, t, seen);
-#pragma omp simd
-        for (int64_t c = f->silu_from; c < f->channels; c++)
-            output[c] *= sigmoid(output[c]);
+        silu(output + f->silu_from, f->channels - f->silu_from);
         copy(output + f->channels, input_at(f, at, t) + f->channels, f->row - f->channels);
     }
     for (int64_t age = past; age > 0; age--) {
@@ -52,25 +52,14 @@ static void forward(const void *call, Place at, float *scratch) {
     }
 }
 
-/* Where the gradient of the inputs of a time lies. */
-INLINE float *to_input_at(const Convolution *f, Place at, int64_t t) {
-    int64_t past = f->size - 1;
-    return t < 0 ? f->to_recent + (at.b * past + past + t) * f->channels
-                 : f->to_input + (at.b * at.loop->times + t) * f->row;
-}
-
 /* The gradients of a time, whose sum before SiLU has the gradient `to_sum`. */
 static void time_back(const Convolution *f, Place at, int64_t t, int64_t seen,
                       const float *to_sum) {
     float *to_weights = f->to_weights + at.b * f->size * f->channels;
     for (int64_t age = 0; age <= seen; age++) {
-        const float *weight = f->weight + age * f->channels, *input = input_at(f, at, t - age);
-        float *to_weight = to_weights + age * f->channels, *to_input = to_input_at(f, at, t - age);
-#pragma omp simd
-        for (int64_t c = 0; c < f->channels; c++) {
-            to_weight[c] += to_sum[c] * input[c];
-            to_input[c] += to_sum[c] * weight[c];
-        }
+        int64_t place = age * f->channels;
+        add_weighed(to_weights + place, to_sum, input_at(f, at, t - age), f->channels);
+        add_weighed(to_input_at(f, at, t - age), to_sum, f->weight + place, f->channels);
     }
 }
 

@@ -89,23 +89,15 @@ static void convolve(const Layer *layer, const Group *g, Memory memory) {
         const float *recent = memory.recent + (g->first + i) * past * row;
         float *end = memory.recent_end + (g->first + i) * past * row;
         float *now = g->projected + i * row, *sum = g->y;
-#pragma omp simd
-        for (int64_t c = 0; c < row; c++)
-            sum[c] = layer->mix[c] * now[c];
-        for (int64_t age = 1; age <= past; age++) {
-            const float *mix = layer->mix + age * row, *then = recent + (past - age) * row;
-#pragma omp simd
-            for (int64_t c = 0; c < row; c++)
-                sum[c] += mix[c] * then[c];
-        }
-        for (int64_t t = 0; t + 1 < past; t++)
-            memmove(end + t * row, recent + (t + 1) * row, row * sizeof(float));
-        if (past)
+        weigh(sum, layer->mix, now, row);
+        for (int64_t age = 1; age <= past; age++)
+            add_weighed(sum, layer->mix + age * row, recent + (past - age) * row, row);
+        if (past) {
+            memmove(end, recent + row, (past - 1) * row * sizeof(float));
             memcpy(end + (past - 1) * row, now, row * sizeof(float));
+        }
         memcpy(now, sum, row * sizeof(float));
-#pragma omp simd
-        for (int64_t c = values_at; c < row; c++)
-            now[c] *= sigmoid(now[c]);
+        silu(now + values_at, row - values_at);
     }
 }
 

@@ -10,6 +10,20 @@
 
 INLINE int64_t padded(int64_t size) { return (size + WIDTH - 1) / WIDTH * WIDTH; }
 
+/* y <- w * x, number by number */
+INLINE void weigh(float *y, const float *w, const float *x, int64_t size) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++)
+        y[i] = w[i] * x[i];
+}
+
+/* y <- y + w * x */
+INLINE void add_weighed(float *y, const float *w, const float *x, int64_t size) {
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++)
+        y[i] += w[i] * x[i];
+}
+
 /* Copy a vector: shorter ones than those that a call is worth. */
 INLINE void copy(float *restrict to, const float *restrict from, int64_t size) {
     int64_t i = 0;
