@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,10 +15,11 @@ from fwrl.core import MemoryCore, MemoryCoreConfig
 from fwrl.cores import CoreConfig
 from fwrl.cores.fast_weight import FastWeight, State
 from fwrl.cores.parts.layers import Gate
-from fwrl.kernels import learns_natively, scans_projections, steps_natively
-from fwrl.kernels.native import residual, residual_unroll
+from fwrl.kernels import learns_natively, steps_natively
+from fwrl.kernels.native import residual
+from fwrl.kernels.native.library import served
 from fwrl.kernels.native.residual import HOOKS, LAYER, UnservedError, places, plain
-from fwrl.kernels.native.residual_unroll import LayerNumbers, Unrolled
+from fwrl.kernels.native.rows import FeedForward, Norm, feed_forward, sum_norm
 
 # Runs one step or a whole sequence of a core: ``(core, x, state) -> (y, state)``.
 Advance = Callable[[MemoryCore[Any], Tensor, Any], tuple[Tensor, Any]]
@@ -186,40 +187,48 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
     def unroll(
         self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], tuple[Any, ...]]:
-        found = self._unrolled_in_c(x, state, starts)
-        if found is not None:
-            return found
         return self.through(x, state, lambda core, y, before: core.unroll(y, before, starts))
-
-    def _unrolled_in_c(
-        self, x: Float[Tensor, "B T D"], state: tuple[Any, ...], starts: Bool[Tensor, "B T"]
-    ) -> tuple[Tensor, tuple[Any, ...]] | None:
-        """``unroll`` for learning, with all between the matrix products in C; None: not served."""
-        if not learns_natively(x) or (*starts.shape, self.input_size) != x.shape:
-            return None
-        try:
-            pairs = zip(self._blocks(), state, strict=True)
-            found = [block.unrolled(x, own) for block, own in pairs]
-            norm = plain(self.norm, nn.LayerNorm)
-            if None in places(norm, nn.LayerNorm):
-                return None
-        except UnservedError:
-            return None
-        if any(vars(each)[name] for each in self.modules() for name in HOOKS):
-            return None
-        y, ends = residual_unroll.unroll(x, starts, found, (norm.weight, norm.bias, norm.eps))
-        return y, tuple(o._replace(weights=end) for o, end in zip(state, ends, strict=True))
 
     def through(
         self, x: Float[Tensor, "*BT D"], state: tuple[Any, ...], advance: Advance
     ) -> tuple[Float[Tensor, "*BT E"], tuple[Any, ...]]:
-        """Lead the stream through all layers; ``advance`` is called with the core of each."""
+        """Lead the stream through all layers; ``advance`` is called with the core of each.
+
+        For learning, all between the memories is in C but for the products, if C can do it.
+        """
+        if learns_natively(x) and x.shape[-1] == self.input_size:
+            try:
+                layers, last = [block.between() for block in self._blocks()], _norm(self.norm)
+            except UnservedError:
+                pass
+            else:
+                return self._through_in_c(x, state, advance, layers, last)
         states: list[Any] = []
         for block, before in zip(self._blocks(), state, strict=True):
             y, after = advance(block.core, block.core_norm(x), before)
             x = block.combine(x, y)
             states.append(after)
         return self.norm(x), tuple(states)
+
+    def _through_in_c(
+        self,
+        x: Float[Tensor, "*BT D"],
+        state: tuple[Any, ...],
+        advance: Advance,
+        layers: list["Between"],
+        last: Norm,
+    ) -> tuple[Float[Tensor, "*BT D"], tuple[Any, ...]]:
+        added = bias = None
+        states: list[Any] = []
+        for block, layer, before in zip(self._blocks(), layers, state, strict=True):
+            x, normed = sum_norm(x, added, bias, layer.core_norm)
+            y, after = advance(block.core, normed, before)
+            # C reads what it is given: a memory from elsewhere may return another type
+            y = block.resize(y).to(x.dtype).expand_as(x)
+            x, normed = sum_norm(x, y, None, layer.norm)
+            added, bias = feed_forward(normed, layer.network), layer.bias
+            states.append(after)
+        return sum_norm(x, added, bias, last)[1], tuple(states)
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -256,9 +265,8 @@ class Block(nn.Module):
         Raises:
             UnservedError: If C does not compute such a layer.
         """
-        kinds = [type(module) for module in self.feed_forward.modules()]
-        kinds += [type(self.core), type(self.resize), self.join_core]
-        if kinds != PLAIN:
+        kinds = type(self.core), type(self.resize), self.join_core
+        if kinds != (FastWeight, nn.Identity, torch.add) or not _usual(self.feed_forward.modules()):
             raise UnservedError
         layer: Any = LAYER(width=self.output_size)
         cast(FastWeight, self.core).into(layer)
@@ -273,33 +281,24 @@ class Block(nn.Module):
         layer.narrow, layer.narrow_bias = places(narrow, nn.Linear)
         return layer
 
-    def unrolled(self, x: Float[Tensor, "B T D"], state: Any) -> tuple[Unrolled, LayerNumbers]:
-        """The tensors and numbers of this layer over a sequence like ``x`` from this state on.
+    def between(self) -> "Between":
+        """The numbers of all but the memory, for learning in C.
 
         Raises:
             UnservedError: If C does not compute such a layer.
         """
-        layer, core = self.layer(), cast(FastWeight, self.core)
-        beyond = core.decay is not None or core.convolution is not None or core.normed
-        if beyond or (self.dropout.p and self.dropout.training):
+        dropped = self.dropout.p and self.dropout.training
+        modules = [*self.feed_forward.modules()]
+        hooked = any(vars(each)[name] for each in modules for name in HOOKS)
+        if dropped or hooked or self.join_core is not torch.add or not _usual(modules):
             raise UnservedError
-        weights = state.weights
-        if not (
-            scans_projections(core.rule, x, weights, core.kernel)
-            and weights.shape == (x.shape[0], *core.shape)
-        ):
+        norm, widen, activation, narrow = cast(Any, self.feed_forward)
+        if widen.bias is None or narrow.bias is None or activation[0].approximate != "none":
             raise UnservedError
-        beta = (None, None) if core.beta is None else (core.beta.weight, core.beta.bias)
-        if (layer.beta is None) != (layer.beta_bias is None) or not all(
-            getattr(layer, name) for name in NEEDED
-        ):
+        if not served(widen.bias, narrow.bias):
             raise UnservedError
-        norm, widen, _, narrow = cast(Any, self.feed_forward)
-        parts = (weights, core.start, self.core_norm.weight, self.core_norm.bias)
-        parts += (core.project.weight, *beta, core.output.weight, norm.weight, norm.bias)
-        tensors = Unrolled._make((*parts, widen.weight, widen.bias, narrow.weight, narrow.bias))
-        numbers = (layer.max_beta, layer.core_epsilon, layer.epsilon)
-        return tensors, LayerNumbers(bool(layer.removes), *numbers)
+        network = FeedForward(widen.weight, widen.bias, narrow.weight)
+        return Between(_norm(self.core_norm), _norm(norm), network, narrow.bias)
 
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
@@ -307,13 +306,35 @@ class Block(nn.Module):
         return self.join_feed_forward(x, self.dropout(self.feed_forward(x)))
 
 
-# Parameters without which a layer over a sequence is not computed in C.
-NEEDED = ("core_scale", "core_shift", "scale", "shift", "widen_bias", "narrow_bias")
-# What a layer that C computes is made of.
-PLAIN = [
-    *(nn.Sequential, nn.LayerNorm, nn.Linear, nn.Sequential, nn.GELU, nn.Dropout, nn.Linear),
-    *(FastWeight, nn.Identity, torch.add),
-]
+class Between(NamedTuple):
+    """The numbers of a layer, but for its memory."""
+
+    core_norm: Norm
+    norm: Norm
+    network: FeedForward
+    bias: Float[Tensor, " D"]
+
+
+def _norm(module: nn.Module) -> Norm:
+    """The numbers of a layer normalisation.
+
+    Raises:
+        UnservedError: If it is something else, or only part of one.
+    """
+    norm = plain(module, nn.LayerNorm)
+    if norm.weight is None or norm.bias is None or any(vars(norm)[name] for name in HOOKS):
+        raise UnservedError
+    if not served(norm.weight, norm.bias):
+        raise UnservedError
+    return Norm(norm.weight, norm.bias, norm.eps)
+
+
+def _usual(modules: Iterable[nn.Module]) -> bool:
+    return tuple(map(type, modules)) == NETWORK
+
+
+# What stands around the memory in a layer that C computes, in the order of ``modules()``.
+NETWORK = (nn.Sequential, nn.LayerNorm, nn.Linear, nn.Sequential, nn.GELU, nn.Dropout, nn.Linear)
 
 
 class BareBlock(nn.Module):
@@ -333,7 +354,7 @@ class BareBlock(nn.Module):
         """
         raise UnservedError
 
-    def unrolled(self, x: Float[Tensor, "B T D"], state: Any) -> tuple[Unrolled, LayerNumbers]:  # noqa: ARG002
+    def between(self) -> "Between":
         """The same."""
         return self.layer()
 

@@ -178,7 +178,7 @@ def test_acting_equals_the_steps_of_torch(rule, output_norm, max_beta, variant):
 
 
 # every structure is there once its module is
-MODULES = ("adam", "choices", "recurrences", "residual", "residual_unroll")
+MODULES = ("adam", "choices", "recurrences", "residual", "rows")
 
 
 def declared_fields():

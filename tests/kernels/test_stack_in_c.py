@@ -1,4 +1,4 @@
-"""Learning with a whole stack whose parts between products are in C equals that in PyTorch."""
+"""Learning with a stack whose parts between products are in C equals that in PyTorch."""
 
 from functools import partial
 
@@ -8,11 +8,14 @@ from torch import nn
 
 from fwrl import ResidualStack, StackConfig, use_kernel
 from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.cores.gru import GRUConfig
+from fwrl.cores.none import NoMemoryConfig
 from fwrl.kernels.native import library as loading
+from fwrl.state import map_tensors, tensors_in
 
 pytestmark = pytest.mark.skipif(loading.library().functions is None, reason=loading.library().about)
 
-# other sizes than whole vectors; one and several layers; every rule that C computes
+# other sizes than whole vectors; one and several layers; several memories
 delta = partial(FastWeightConfig, update_rule="delta")
 STACKS = {
     "default": (StackConfig(width=32), delta()),
@@ -33,18 +36,18 @@ STACKS = {
             delta(update_rule="sum"),
         ],
     ),
-}
-# of these only the scan is in C
-OTHERS = {
     "decay": (StackConfig(width=24), delta(update_rule="gated_delta")),
     "convolution": (StackConfig(width=24), delta(short_convolution=4)),
     "normed reads": (StackConfig(width=24), delta(output_norm="rms")),
+    "feature map": (StackConfig(width=24), delta(feature_map="elu_plus_one")),
+    "GRU": (StackConfig(width=24, layers=2), GRUConfig()),
+    "resized": (StackConfig(width=24), GRUConfig(hidden_size=20)),
+    "no memory": (StackConfig(width=24), NoMemoryConfig()),
+}
+# of these only the memory is in C
+OTHERS = {
     "gates": (StackConfig(width=24, gate=True), delta()),
     "bare": (StackConfig(width=24, bare=True), delta()),
-    "decay in one layer": (
-        StackConfig(width=24),
-        [delta(), delta(update_rule="gated_delta")],
-    ),
 }
 every_stack = pytest.mark.parametrize("name", STACKS)
 
@@ -61,14 +64,11 @@ class Case:
         self.x = torch.randn(streams, times, config.width, requires_grad=True)
         self.starts = torch.rand(streams, times) < 0.1
         states = self.stack.initial_state(streams)
-        self.state = tuple(
-            each._replace(weights=torch.randn_like(each.weights, requires_grad=True))
-            for each in states
-        )
+        self.state = map_tensors(partial(torch.randn_like, requires_grad=True), states)
 
     def outputs(self):
         y, state = self.stack.unroll(self.x, self.state, self.starts)
-        return [y, *(each.weights for each in state)]
+        return [y, *filter(torch.numel, tensors_in(state))]
 
     def results(self):
         """Outputs, and the gradients of all that has one."""
@@ -76,8 +76,9 @@ class Case:
         generator = torch.Generator().manual_seed(1)
         weights = [torch.randn(each.shape, generator=generator) for each in outputs]
         loss = sum((one * two).sum() for one, two in zip(outputs, weights, strict=True))
-        leaves = [self.x, *(each.weights for each in self.state), *self.stack.parameters()]
-        return [each.detach() for each in outputs], torch.autograd.grad(loss, leaves)
+        leaves = [self.x, *filter(torch.numel, tensors_in(self.state)), *self.stack.parameters()]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        return [each.detach() for each in outputs], found
 
     def in_torch(self):
         with use_kernel("reference"):
@@ -102,7 +103,7 @@ def test_other_stacks_are_left_to_torch(name, calls):
     assert "fwrl_sum_norm_forward" not in calls
 
 
-@pytest.mark.parametrize("change", ["hook", "dropout", "kernel", "bias", "bfloat16", "float64"])
+@pytest.mark.parametrize("change", ["hook", "dropout", "bias", "shift", "bfloat16", "float64"])
 def test_other_computations_are_left_to_torch(change, calls):
     case = Case("default")
     block = case.stack.blocks[0]
@@ -110,15 +111,44 @@ def test_other_computations_are_left_to_torch(change, calls):
         block.core_norm.register_forward_hook(lambda *_: None)
     elif change == "dropout":
         block.dropout.p = 0.5
-    elif change == "kernel":
-        block.core.kernel = "chunked"
     elif change == "bias":
         block.feed_forward[1].bias = None
+    elif change == "shift":
+        case.stack.norm.bias = None
     elif change == "float64":
         case.stack, case.x = case.stack.double(), case.x.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=change == "bfloat16"):
         case.outputs()
     assert "fwrl_sum_norm_forward" not in calls
+
+
+def left_out(_, y, state):
+    """In place of a memory."""
+    return y, state
+
+
+@pytest.mark.parametrize("change", ["width", "float64 parameters"])
+def test_what_torch_refuses_does_not_reach_c(change, calls):
+    case = Case()
+    if change == "width":
+        case.x = case.x[..., :-1]
+    else:
+        case.stack.double()
+    with pytest.raises(RuntimeError):
+        case.stack.through(case.x, case.state, left_out)
+    assert not calls
+
+
+def test_a_memory_may_return_another_precision():
+    case = Case()
+
+    def precise(_, y, state):
+        return y.double(), state
+
+    y, _ = case.stack.through(case.x, case.state, precise)
+    with use_kernel("reference"):
+        expected, _ = case.stack.through(case.x, case.state, left_out)
+    torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_threads_change_nothing(monkeypatch):
@@ -148,14 +178,14 @@ def test_nothing_undefined_leaves_its_stream(poison, variant):
 
 def test_what_is_given_is_left_as_it_was():
     case = Case("deep")
-    before = [case.x.detach().clone(), *(each.weights.detach().clone() for each in case.state)]
+    given = [case.x, *tensors_in(case.state)]
+    before = [each.detach().clone() for each in given]
     outputs = case.outputs()
     gradients = [torch.randn_like(each) for each in outputs]
     copies = [each.clone() for each in gradients]
     torch.autograd.backward(outputs, gradients)
     assert all(map(torch.equal, gradients, copies))
-    after = [case.x, *(each.weights for each in case.state)]
-    assert all(map(torch.equal, before, after))
+    assert all(map(torch.equal, before, given))
 
 
 def test_an_output_that_nothing_uses_has_no_gradient():
