@@ -154,25 +154,22 @@ def _blind(run: History) -> Finding | None:
 
 
 def _rate_too_high(run: History) -> Finding | None:
-    # a run that has learned may begin in haste
-    if not _in_haste(run, EARLY) or (run.learned and not _in_haste(run, LATE)):
+    divergence = run.values("train/approx_kl", EARLY).max(initial=0.0)
+    clipped = run.middle("train/clip_fraction", EARLY)
+    hasty = clipped >= CLIPPED or divergence >= MUCH_KL
+    # a run that has learned may have begun in haste
+    if not hasty or (run.learned and not _still_hasty(run)):
         return None
-    clipped, divergence = _moved(run, EARLY)
     says = (
-        f"updates move the policy too far: KL up to {divergence:.2g}, {np.median(clipped):.0%} of "
+        f"updates move the policy too far: KL up to {divergence:.2g}, {clipped:.0%} of "
         "the samples clipped in the first quarter"
     )
     return Finding("rate too high", says, _rate(run, 0.1))
 
 
-def _in_haste(run: History, part: slice) -> bool:
-    clipped, divergence = _moved(run, part)
-    return len(clipped) > 1 and bool(np.median(clipped) >= CLIPPED or divergence >= MUCH_KL)
-
-
-def _moved(run: History, part: slice) -> tuple[Float[np.ndarray, " rows"], float]:
-    divergence = run.values("train/approx_kl", part).max(initial=0.0)
-    return run.values("train/clip_fraction", part), float(divergence)
+def _still_hasty(run: History) -> bool:
+    clipped = run.middle("train/clip_fraction", LATE)
+    return clipped >= CLIPPED or run.middle("train/approx_kl", LATE) >= MUCH_KL
 
 
 def _rate_too_low(run: History) -> Finding | None:
@@ -201,13 +198,12 @@ def _scale(run: History, otherwise: str) -> str:
 
 def _critic_dead(run: History) -> Finding | None:
     explained = run.middle("train/explained_variance", LATE)
+    taught = run.config.ppo.value_weight >= LEAST_WEIGHT
     # a policy may learn in spite of a critic that is worse than none
-    if not explained < (MISLEADING if run.learned else UNFORESEEN):
+    if not explained < (MISLEADING if run.learned and taught else UNFORESEEN):
         return None
     says = f"the critic foresees nothing: explained variance {explained:.2g} in the second half"
-    remedy = _scale(run, _rate(run, 3.0))
-    if run.config.ppo.value_weight < LEAST_WEIGHT:
-        remedy = "ppo.value_weight=0.5"
+    remedy = _scale(run, _rate(run, 3.0)) if taught else "ppo.value_weight=0.5"
     return Finding("critic dead", says, remedy)
 
 
