@@ -1,4 +1,4 @@
-"""What stands between the memories of a residual stack, with gradients: products in PyTorch.
+"""All that stands between the memories of a residual stack, for learning: products in PyTorch.
 
 All else is one pass over memory in C, forward and backward: additions to the stream with the norm
 that follows, and GELU with its bias.
