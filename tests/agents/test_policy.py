@@ -11,7 +11,6 @@ from agents.ppo import PPOConfig, ppo_loss
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import CORES, StackConfig, use_kernel
 from fwrl.config import ConfigError
-from fwrl.kernels.native.library import served
 from fwrl.state import map_tensors, tensors_in
 
 BOX = spaces.Box(-1, 1, (3,))
@@ -141,15 +140,6 @@ def test_previous_action_and_reward_are_unseen_where_an_episode_opens(form):
 
     same = value(inputs) == value(changed)
     assert torch.equal(same, elapsed == 0)
-
-
-@pytest.mark.skipif(not served(), reason="there is no library in C")
-@pytest.mark.parametrize(("critic", "norms"), [("shared", 5), ("own", 10)])
-def test_all_between_the_memories_is_in_c_where_a_policy_learns(critic, norms, calls):
-    policy = make_policy(critic={"memory": critic})
-    inputs, state = make_inputs(torch.arange(7).expand(2, -1)), policy.initial_state(2)
-    policy.unroll(inputs, state)[0].value.sum().backward()
-    assert calls.count("fwrl_sum_norm_forward") == norms
 
 
 @pytest.mark.parametrize("form", ["step", "unroll"])

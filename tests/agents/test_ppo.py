@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import CORES, use_kernel
+from fwrl.cores.fast_weight import FastWeightConfig
+from fwrl.kernels.native.library import served
 from fwrl.state import tensors_in
 
 NUM_STEPS = 12
@@ -176,6 +179,35 @@ def test_advantages_are_normalised_within_the_minibatch(policy):
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
     raw = PPOConfig(normalise_advantage=False)
     assert abs(ppo_loss(policy, shifted, raw, 0.2)[1]["train/policy_gradient_loss"] - two) > 1
+
+
+# How often one gradient step with one layer calls the library in C.
+LEARNING = {
+    **dict.fromkeys(("fwrl_sum_norm_forward", "fwrl_sum_norm_backward"), 3),
+    **dict.fromkeys(("fwrl_bias_gelu_forward", "fwrl_bias_gelu_backward"), 1),
+    **dict.fromkeys(("fwrl_projected_scan_forward", "fwrl_projected_scan_backward"), 1),
+}
+
+
+@pytest.mark.skipif(not served(), reason="there is no library in C")
+@pytest.mark.parametrize(
+    ("core", "critic"),
+    [({}, "shared"), ({"update_rule": "delta"}, "own"), ({"learned_initial_state": True}, "own")],
+)
+def test_a_training_takes_every_way_through_c(core, critic, calls):
+    # each is only faster: nothing else would tell that it is not taken
+    envs = ScheduledEnv(EPISODES)
+    config = PolicyConfig(core=FastWeightConfig(**core), critic={"memory": critic})
+    policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
+    trunks = 1 if critic == "shared" else 2
+    rollout = make_rollout(policy)
+    assert set(calls) == {"fwrl_residual", "fwrl_draw"}
+    calls.clear()
+    update = PPOConfig(epochs=2, minibatches=1)
+    ppo_update(policy, make_optimizer(policy, update), rollout, update)
+    expected = {name: 2 * trunks * count for name, count in LEARNING.items()}
+    # Adam's first step, which makes its state, is PyTorch's
+    assert Counter(calls) == {**expected, "fwrl_adam": 1}
 
 
 def test_a_single_number_has_no_spread_to_divide_by(policy):

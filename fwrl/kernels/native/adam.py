@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from fwrl.kernels.native.library import run, served, structure, threads_for
+from fwrl.kernels.native import library as c
 
-ADAM = structure(
+ADAM = c.structure(
     "Adam",
     {
         **dict.fromkeys(("arrays", "threads"), c_int64),
@@ -52,7 +52,7 @@ def clipped_step(optimizer: Optimizer, longest: float | None) -> Float[Tensor, "
     times = [state["step"] for state in states]
     # what is kept has the type of its parameter
     tensors = [*parameters, *gradients, *kept[0], *kept[1]]
-    if not (served(*parameters) and all(map(Tensor.is_contiguous, tensors))):
+    if not (c.served(*parameters) and all(map(Tensor.is_contiguous, tensors))):
         return None
     sizes = [*map(Tensor.numel, parameters)]
     norm = torch.empty(())
@@ -65,7 +65,7 @@ def clipped_step(optimizer: Optimizer, longest: float | None) -> Float[Tensor, "
     call: Any = ADAM(
         len(sizes),
         # a root and a quotient are worth some ten products
-        threads_for(10 * sum(sizes)),
+        c.threads_for(10 * sum(sizes)),
         *(float(group["lr"]), first, second, group["eps"]),
         math.inf if longest is None else longest,
         *map(addressof, arrays),
@@ -73,7 +73,7 @@ def clipped_step(optimizer: Optimizer, longest: float | None) -> Float[Tensor, "
     )
     for hook in cast(Any, optimizer)._optimizer_step_pre_hooks.values():
         hook(optimizer, (), {})
-    run("fwrl_adam", call)
+    c.run("fwrl_adam", call)
     # as after any other change in place
     torch.autograd.graph.increment_version(parameters)
     return norm

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fwrl.kernels.native.library import run, structure
+from fwrl.kernels.native import library as c
 
-DRAW = structure(
+DRAW = c.structure(
     "Draw",
     {
         **dict.fromkeys(("streams", "factors", "choices"), c_int64),
@@ -30,5 +30,5 @@ def draw(
     action = torch.empty(log_probs.shape[:-1], dtype=torch.int64)
     log_prob = log_probs.new_empty(log_probs.shape[0])
     places = [x.data_ptr() for x in (log_probs, noise, action, log_prob)]
-    run("fwrl_draw", DRAW(*log_probs.shape, *places))
+    c.run("fwrl_draw", DRAW(*log_probs.shape, *places))
     return action, log_prob

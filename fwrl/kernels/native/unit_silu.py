@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fwrl.feature_maps import EPSILON, normalise, silu
-from fwrl.kernels.native.library import run, served, structure, threads_for
+from fwrl.kernels.native import library as c
 from fwrl.state import at_least_float32
 
-UNIT_SILU = structure(
+UNIT_SILU = c.structure(
     "UnitSilu",
     {
         **dict.fromkeys(("count", "size", "group", "stride", "threads"), c_int64),
@@ -25,7 +25,7 @@ UNIT_SILU = structure(
 def unit_silu(x: Float[Tensor, "*B K"], native: bool) -> Float[Tensor, "*B K"]:
     """``silu`` scaled to unit length, in float32 or more; ``native``: in C, where that is there."""
     x = at_least_float32(x)
-    if native and served(x):
+    if native and c.served(x):
         return cast(Tensor, torch.ops.fwrl.unit_silu(x))
     return normalise(silu(x), "l2")
 
@@ -42,12 +42,12 @@ def _run(function: str, x: Tensor, **others: Tensor) -> None:
         group=group,
         stride=stride,
         # an exponential is worth some ten products
-        threads=threads_for(10 * x.numel()),
+        threads=c.threads_for(10 * x.numel()),
         epsilon=EPSILON,
         input=x.data_ptr(),
         **{name: other.data_ptr() for name, other in others.items()},
     )
-    run(function, call)
+    c.run(function, call)
 
 
 def _groups(x: Tensor) -> tuple[int, int]:
