@@ -198,7 +198,8 @@ class ResidualStack(MemoryCore[tuple[Any, ...]]):
         """
         if learns_natively(x) and x.shape[-1] == self.input_size:
             try:
-                layers, last = [block.between() for block in self._blocks()], _norm(self.norm)
+                layers = [block.between() for block in self._blocks()]
+                last = _norm(self.norm, self.input_size)
             except UnservedError:
                 pass
             else:
@@ -298,7 +299,8 @@ class Block(nn.Module):
         if not served(widen.bias, narrow.bias):
             raise UnservedError
         network = FeedForward(widen.weight, widen.bias, narrow.weight)
-        return Between(_norm(self.core_norm), _norm(norm), network, narrow.bias)
+        width = self.output_size
+        return Between(_norm(self.core_norm, width), _norm(norm, width), network, narrow.bias)
 
     def combine(self, x: Float[Tensor, "*BT D"], y: Float[Tensor, "*BT E"]) -> Tensor:
         """The stream after this layer, given what its core made of the stream ``x``."""
@@ -315,14 +317,15 @@ class Between(NamedTuple):
     bias: Float[Tensor, " D"]
 
 
-def _norm(module: nn.Module) -> Norm:
-    """The numbers of a layer normalisation.
+def _norm(module: nn.Module, width: int) -> Norm:
+    """The numbers of a layer normalisation of this width.
 
     Raises:
         UnservedError: If it is something else, or only part of one.
     """
     norm = plain(module, nn.LayerNorm)
-    if norm.weight is None or norm.bias is None or any(vars(norm)[name] for name in HOOKS):
+    hooked = any(vars(norm)[name] for name in HOOKS)
+    if norm.weight is None or norm.bias is None or hooked or norm.normalized_shape != (width,):
         raise UnservedError
     if not served(norm.weight, norm.bias):
         raise UnservedError

@@ -127,11 +127,13 @@ def left_out(_, y, state):
     return y, state
 
 
-@pytest.mark.parametrize("change", ["width", "float64 parameters"])
+@pytest.mark.parametrize("change", ["width", "norm", "float64 parameters"])
 def test_what_torch_refuses_does_not_reach_c(change, calls):
     case = Case()
     if change == "width":
         case.x = case.x[..., :-1]
+    elif change == "norm":
+        case.stack.norm = nn.LayerNorm(case.stack.input_size + 1)
     else:
         case.stack.double()
     with pytest.raises(RuntimeError):
