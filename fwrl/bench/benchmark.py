@@ -3,9 +3,15 @@
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    AfterValidator,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
 
 from fwrl.config import Config, nearest
 
@@ -42,6 +48,22 @@ class Settings(Config):
     busy."""
     save_every: NonNegativeFloat = 120.0
     """Seconds between two checkpoints of a training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parts_as_here(cls, values: Any) -> Any:
+        """What is not said of a part is as in this benchmark, not as in the part elsewhere."""
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(cast(Mapping[str, Any], values))
+        for name, field in cls.model_fields.items():
+            said, here = given.get(name), field.default
+            if not (isinstance(said, Mapping) and isinstance(here, Config)):
+                continue
+            part, own = cast(Mapping[str, Any], said), here.model_dump()
+            if part.get("kind", own.get("kind")) == own.get("kind"):
+                given[name] = {**own, **part}
+        return given
 
 
 class UnfitError(RuntimeError):

@@ -23,7 +23,7 @@ from fwrl.bench.engine import folder_of, holds
 from fwrl.bench.results import number_or_text, read_rows, write_rows
 from fwrl.cli import main
 from fwrl.cli.bench import settings_of
-from fwrl.config import ConfigError
+from fwrl.config import Config, ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -216,6 +216,20 @@ def test_every_entry_is_a_benchmark(name):
         assert len({folder_of(Path(), point) for point in points}) == len(points)
         assert all("seed" in point for point in points)
         assert set(settings.axes) <= set(type(settings).model_fields)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_number_of_a_part_can_be_said_alone(name):
+    # to say what is so already changes nothing, not even what stands beside it
+    benchmark = find_benchmark(name)
+    for preset in benchmark.presets:
+        settings = settings_of(benchmark, preset, [])
+        parts = {key: part for key, part in settings if isinstance(part, Config)}
+        for key, part in parts.items():
+            for number, value in part:
+                if isinstance(value, int | float | str):
+                    said = settings_of(benchmark, preset, [f"{key}.{number}={json.dumps(value)}"])
+                    assert said == settings, (preset, key, number)
 
 
 def test_an_unknown_benchmark_is_refused():

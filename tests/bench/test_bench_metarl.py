@@ -60,7 +60,7 @@ def test_a_curve_has_a_row_for_each_evaluation_and_one_for_the_end(tmp_path):
 
 @pytest.mark.usefixtures("few_test_graphs")
 def test_a_stopped_measurement_goes_on_as_if_nothing_had_happened(tmp_path):
-    settings = tiny(graphs="fresh", save_every=0, ppo=metarl.A2C | {"epochs": 2})
+    settings = tiny(graphs="fresh", save_every=0, ppo={"epochs": 2})
     whole = measured(settings, tmp_path / "whole")
     assert measured(settings, tmp_path / "cut", stop_after=3) is None
     torch.manual_seed(1)

@@ -109,6 +109,8 @@ SMALL: Mapping[str, Any] = {
         "betas": (0.9, 0.995),
         "epsilon": 1e-9,
         "warmup_steps": 200,
+        "schedule": "cosine",
+        "max_grad_norm": 1.0,
     },
 }
 TINY: Mapping[str, Any] = {

@@ -88,7 +88,7 @@ CPU: dict[str, Any] = {
     "stack": {"width": 64, "layers": 4, "feed_forward": 256},
     "short_convolution": 4,
     "evaluate_every": 250,
-    "training": {**SMALL["training"], "steps": 2_500, "learning_rate": 2e-3, "schedule": "cosine"},
+    "training": {**SMALL["training"], "steps": 2_500, "learning_rate": 2e-3},
 }
 SMOKE: dict[str, Any] = {
     **TINY,

@@ -55,29 +55,31 @@ METHODS: dict[str, CoreConfig] = {
 }
 
 # The published agent: nothing around its memory, and its algorithm.
-BARE = {"bare": True, "width": 17}
-A2C = {
-    "num_steps": EPISODE,
-    "epochs": 1,
-    "minibatches": 1,
-    "learning_rate": 1e-3,
-    "learning_rate_schedule": "constant",
-    "adam_epsilon": 1e-4,
-    "discount": 0.9,
-    "gae_lambda": 1.0,
-    "value_weight": 0.1,
-    "entropy_weight": 0.03,
-    "normalise_advantage": False,
-    "max_grad_norm": None,
-}
+BARE = StackConfig(bare=True, width=17)
+A2C = PPOConfig(
+    num_steps=EPISODE,
+    epochs=1,
+    minibatches=1,
+    learning_rate=1e-3,
+    learning_rate_schedule="constant",
+    adam_epsilon=1e-4,
+    discount=0.9,
+    gae_lambda=1.0,
+    value_weight=0.1,
+    entropy_weight=0.03,
+    normalise_advantage=False,
+    max_grad_norm=None,
+)
 # With several updates on each rollout, less time and fewer episodes are needed than as published.
 PPO = {
-    "num_steps": EPISODE,
-    "minibatches": 1,
+    "epochs": 4,
     "learning_rate": 2e-3,
     "learning_rate_schedule": "linear",
-    "discount": 0.9,
-    "entropy_weight": 0.03,
+    "adam_epsilon": 1e-5,
+    "gae_lambda": 0.95,
+    "value_weight": 0.5,
+    "normalise_advantage": True,
+    "max_grad_norm": 0.5,
 }
 
 
@@ -99,11 +101,11 @@ class MetaRLSettings(Settings):
     """Number of rollouts from which the agent learns."""
     evaluate_every: PositiveInt = 50
     """Updates between two evaluations."""
-    stack: StackConfig = StackConfig.model_validate(BARE)
+    stack: StackConfig = BARE
     """The layers around the memory; the published agent has none."""
     reward_scale: float = Field(default=1.0, gt=0)
     """Factor on rewards for the learner; the curves are without it."""
-    ppo: PPOConfig = PPOConfig.model_validate(A2C)
+    ppo: PPOConfig = A2C
     """The algorithm; the published one is advantage actor-critic."""
 
     @field_validator("ppo")
@@ -212,8 +214,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 20,
         "updates": 6,
         "evaluate_every": 3,
-        "stack": BARE,
-        "ppo": A2C,
     },
     "cpu": {
         "methods": ("fast_weight_memory", "none", "lstm 128"),
@@ -221,12 +221,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 100,
         "updates": 5_000,
         "evaluate_every": 100,
-        "stack": BARE,
         "reward_scale": 0.1,
         "ppo": PPO,
     },
-    # the defaults, written out so that an override can change a single number of them
-    "paper": {"stack": BARE, "ppo": A2C},
+    "paper": {},
 }
 
 BENCHMARK = Benchmark(MetaRLSettings, PRESETS, points, measure, draw, PUBLISHED)
