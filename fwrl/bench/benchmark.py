@@ -52,7 +52,7 @@ class Settings(Config):
     @model_validator(mode="before")
     @classmethod
     def _parts_as_here(cls, values: Any) -> Any:
-        """What is not said of a part is as in this benchmark, not as in the part elsewhere."""
+        """Numbers of a part that are not given are as in this benchmark, not as elsewhere."""
         if not isinstance(values, Mapping):
             return values
         given = dict(cast(Mapping[str, Any], values))

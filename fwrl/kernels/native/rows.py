@@ -1,7 +1,7 @@
-"""All that stands between the memories of a residual stack, for learning: products in PyTorch.
+"""Between the memories of a residual stack, for learning: products in PyTorch, the rest in C.
 
-What is no product is one pass over memory in C, forward and backward: additions to the stream with
-the norm that follows, and GELU with its bias.
+What is no product is one pass over memory, forward and backward: additions to the stream with the
+norm that follows, and GELU with its bias.
 """
 
 from ctypes import c_double, c_int64, c_void_p
