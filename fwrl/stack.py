@@ -17,8 +17,7 @@ from fwrl.cores.fast_weight import FastWeight, State
 from fwrl.cores.parts.layers import Gate
 from fwrl.kernels import learns_natively, steps_natively
 from fwrl.kernels.native import residual
-from fwrl.kernels.native.library import served
-from fwrl.kernels.native.residual import HOOKS, LAYER, UnservedError, places, plain
+from fwrl.kernels.native.residual import HOOKS, LAYER, UnservedError, places
 from fwrl.kernels.native.rows import FeedForward, Norm, feed_forward, sum_norm
 
 # Runs one step or a whole sequence of a core: ``(core, x, state) -> (y, state)``.
@@ -290,13 +289,11 @@ class Block(nn.Module):
         """
         dropped = self.dropout.p and self.dropout.training
         modules = [*self.feed_forward.modules()]
-        hooked = any(vars(each)[name] for each in modules for name in HOOKS)
-        if dropped or hooked or self.join_core is not torch.add or not _usual(modules):
+        if dropped or _hooked(modules) or self.join_core is not torch.add or not _usual(modules):
             raise UnservedError
         norm, widen, activation, narrow = cast(Any, self.feed_forward)
-        if widen.bias is None or narrow.bias is None or activation[0].approximate != "none":
-            raise UnservedError
-        if not served(widen.bias, narrow.bias):
+        numbers = (*places(widen, nn.Linear), *places(narrow, nn.Linear))
+        if None in numbers or activation[0].approximate != "none":
             raise UnservedError
         network = FeedForward(widen.weight, widen.bias, narrow.weight)
         width = self.output_size
@@ -323,13 +320,15 @@ def _norm(module: nn.Module, width: int) -> Norm:
     Raises:
         UnservedError: If it is something else, or only part of one.
     """
-    norm = plain(module, nn.LayerNorm)
-    hooked = any(vars(norm)[name] for name in HOOKS)
-    if norm.weight is None or norm.bias is None or hooked or norm.normalized_shape != (width,):
-        raise UnservedError
-    if not served(norm.weight, norm.bias):
+    norm = cast(nn.LayerNorm, module)
+    if None in places(norm, nn.LayerNorm) or _hooked([norm]) or norm.normalized_shape != (width,):
         raise UnservedError
     return Norm(norm.weight, norm.bias, norm.eps)
+
+
+def _hooked(modules: Iterable[nn.Module]) -> bool:
+    """Whether somebody wants to be told when one of them is called."""
+    return any(vars(each)[name] for each in modules for name in HOOKS)
 
 
 def _usual(modules: Iterable[nn.Module]) -> bool:
