@@ -239,9 +239,11 @@ def test_every_change_of_weights_counts_at_the_next_step(change, calls):
     for _ in range(2):
         before = case.step()[0]
         CHANGES[change](case)
+        # the change itself may learn
+        calls.clear()
         assert not torch.equal(case.step()[0][0], before[0]) or change == "map"
         case.agrees()
-    assert set(calls) == {"fwrl_residual"}
+        assert set(calls) == {"fwrl_residual"}
 
 
 def with_hook(case):
