@@ -83,7 +83,7 @@ class S5(MemoryCore[Tensor]):
                 f"s5: state_size {size} does not divide into {config.blocks} blocks; "
                 f"use a multiple of {config.blocks}"
             )
-        rates, vectors = hippo_normal(size // config.blocks)
+        rates, vectors = hippo_normal(size // config.blocks, torch.get_default_device())
         self.rate = nn.Parameter(torch.view_as_real(rates.repeat(config.blocks)).float())
         low, high = math.log(config.min_time_step), math.log(config.max_time_step)
         self.time_step_log = nn.Parameter(torch.empty(size).uniform_(low, high))
@@ -139,13 +139,15 @@ class S5(MemoryCore[Tensor]):
 
 
 @cache
-def hippo_normal(half: int) -> tuple[Complex[Tensor, " N"], Complex[Tensor, "N2 N"]]:
+def hippo_normal(
+    half: int, device: torch.device
+) -> tuple[Complex[Tensor, " N"], Complex[Tensor, "N2 N"]]:
     """Half of the eigenvalues of HiPPO-N, whose conjugates are the others, and their eigenvectors.
 
     HiPPO-N is HiPPO-LegS plus a matrix of rank one that makes it normal: minus a half, and a skew
     matrix.
     """
-    root = (2 * torch.arange(2 * half, dtype=torch.float64) + 1).sqrt()
+    root = (2 * torch.arange(2 * half, dtype=torch.float64, device=device) + 1).sqrt()
     below = torch.outer(root, root).tril(-1)
     turns, vectors = torch.linalg.eigh(-0.5j * (below.mT - below))
     return torch.complex(torch.full_like(turns, -0.5), turns)[:half], vectors[:, :half]

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +48,22 @@ def act(policy):
     )
     output, _ = policy.step(inputs, policy.initial_state(1))
     return torch.cat([output.action.log_probs.flatten(), output.value])
+
+
+LOADED_FIRST = """
+import sys
+from agents.saving import load_policy
+for path in sys.argv[1:]:
+    policy = load_policy(path)
+    assert not any(leaf.is_meta for leaf in [*policy.parameters(), *policy.buffers()]), path
+"""
+
+
+def test_a_policy_loads_in_a_process_that_has_made_none(tmp_path):
+    for kind in CORES:
+        save(tmp_path / kind, 10, make_policy(kind))
+    paths = [str(tmp_path / kind) for kind in CORES]
+    subprocess.run([sys.executable, "-c", LOADED_FIRST, *paths], check=True)
 
 
 @pytest.mark.parametrize("kind", CORES)

@@ -24,7 +24,7 @@ def hippo_n(size):
 
 @pytest.mark.parametrize("half", [1, 3, 8])
 def test_rates_begin_as_half_of_the_eigenvalues_of_the_normal_hippo_matrix(half):
-    rates, vectors = (each.numpy() for each in hippo_normal(half))
+    rates, vectors = (each.numpy() for each in hippo_normal(half, torch.device("cpu")))
     np.testing.assert_allclose(hippo_n(2 * half) @ vectors, rates * vectors, atol=1e-9)
     np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(half), atol=1e-12)
     whole = np.sort_complex(np.linalg.eigvals(hippo_n(2 * half)).round(9))
@@ -41,7 +41,7 @@ def test_a_diagonal_state_stands_for_the_real_system_of_the_hippo_matrix():
     core = S5Config(state_size=size // 2, gate="none").build(D).double()
     generator = np.random.default_rng(0)
     a, b, c = hippo_n(size), generator.normal(size=(size, D)), generator.normal(size=(D, size))
-    rates, vectors = (each.numpy() for each in hippo_normal(size // 2))
+    rates, vectors = (each.numpy() for each in hippo_normal(size // 2, torch.device("cpu")))
     into, out = vectors.conj().T @ b, c @ vectors
     with torch.no_grad():
         core.rate.copy_(torch.view_as_real(torch.from_numpy(rates)))
