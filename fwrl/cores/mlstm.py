@@ -4,13 +4,14 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import Count, head_size
 from fwrl.core import About, MemoryCore, MemoryCoreConfig, Reads
-from fwrl.cores.parts.layers import NormHeads, split_heads
+from fwrl.cores.parts.layers import NormHeads, ShortConvolution, split_heads
 from fwrl.kernels import scan
 from fwrl.kernels.associative_scan import max_recurrence
 from fwrl.state import at_least_float32, one_before
@@ -26,9 +27,9 @@ class MLSTMConfig(MemoryCoreConfig):
     """The mLSTM of xLSTM (Beck et al. 2024).
 
     Note:
-        Left out is what the published block has around its memory: wider inputs, a convolution
-        before queries and keys, and a shortcut past the memory. The gates see the input, as in the
-        equations; in the published program they see queries, keys and values.
+        Left out is what the published block has around its memory: wider inputs, and a shortcut
+        past the memory. Its convolution is an option. The gates see the input, as in the equations;
+        in the published program they see queries, keys and values.
     """
 
     about: ClassVar[About] = About(
@@ -40,6 +41,9 @@ class MLSTMConfig(MemoryCoreConfig):
     kind: Literal["mlstm"] = "mlstm"
     heads: Count = 4
     """Heads, each with a matrix and gates of its own; a divisor of the input size."""
+    short_convolution: int = Field(default=0, ge=0, le=2**10)
+    """Time steps that a causal convolution before queries and keys spans, 4 as published; a SiLU
+    follows. 0: none."""
 
     @override
     def build(self, input_size: int) -> "MLSTM":
@@ -52,6 +56,8 @@ class State(NamedTuple):
     # the last of the W = V + 1 columns is the sum of the keys
     weights: Float[Tensor, "B H K W"]
     stabiliser: Float[Tensor, "B H"]
+    # the last inputs of the convolution, if there is one
+    recent: Float[Tensor, "B R D"] | None = None
 
 
 class MLSTM(MemoryCore[State]):
@@ -78,17 +84,22 @@ class MLSTM(MemoryCore[State]):
         self.output_gate = nn.Linear(input_size, input_size)
         self.norm = NormHeads(config.kind, config.heads, self.size)
         self.output = nn.Linear(input_size, input_size, bias=False)
+        span = config.short_convolution
+        self.convolution = ShortConvolution(input_size, span, bias=True) if span else None
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
         weights = torch.zeros(batch_size, self.heads, self.size, self.size + 1, device=device)
-        return State(weights, torch.zeros(batch_size, self.heads, device=device))
+        recent = None
+        if self.convolution is not None:
+            recent = self.convolution.initial_state(batch_size, device)
+        return State(weights, torch.zeros(batch_size, self.heads, device=device), recent)
 
     @override
     def unroll(
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T E"], State]:
-        query, write, stabiliser = self._slow(x, state, starts)
+        query, write, stabiliser, recent = self._slow(x, state, starts)
         one = torch.ones_like(write.value[..., :1])
         write = write._replace(value=torch.cat([write.value, one], dim=-1))
         read, weights = scan(decayed_sum_rule, state.weights, query, write, starts)
@@ -96,25 +107,46 @@ class MLSTM(MemoryCore[State]):
         divisor = torch.maximum(read[..., -1:].abs(), least) + EPSILON
         hidden = self.norm(read[..., :-1] / divisor)
         y = self.output(self.output_gate(x).sigmoid() * hidden)
-        return y, State(weights, stabiliser[:, -1].clone())
+        return y, State(weights, stabiliser[:, -1].clone(), recent)
 
     @override
     def reads(
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
     ) -> list[Reads]:
-        query, write, _ = self._slow(x, state, starts)
+        query, write, *_ = self._slow(x, state, starts)
         inputs = ScanInputs(state.weights[..., :-1], query, write, starts)
         return [Reads("matrix memory", decayed_sum_rule, inputs)]
 
     def _slow(
         self, x: Float[Tensor, "B T D"], state: State, starts: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T H K"], Write, Float[Tensor, "B T H"]]:
-        """The queries, the writes, and the stabilisers by which these are divided."""
-        query, key, value = split_heads(self.project(x), self.heads, [self.size] * 3)
+    ) -> tuple[
+        Float[Tensor, "B T H K"], Write, Float[Tensor, "B T H"], Float[Tensor, "B R D"] | None
+    ]:
+        """The queries, the writes, the stabilisers by which these are divided, and the inputs that
+        the convolution will see again.
+        """
+        query, key, value, recent = self._projected(x, state.recent, starts)
         entry, forget = at_least_float32(self.gates(x)).chunk(2, dim=-1)
         kept = F.logsigmoid(forget)
         stabiliser = max_recurrence(kept, entry, state.stabiliser, starts)
         before = one_before(state.stabiliser, stabiliser, starts)
         strength = torch.exp(entry - stabiliser).unsqueeze(-1)
         decay = torch.exp(kept + before - stabiliser).unsqueeze(-1)
-        return query, Write(key * self.size**-0.5, value, strength, decay), stabiliser
+        return query, Write(key * self.size**-0.5, value, strength, decay), stabiliser, recent
+
+    def _projected(
+        self,
+        x: Float[Tensor, "B T D"],
+        recent: Float[Tensor, "B R D"] | None,
+        starts: Bool[Tensor, "B T"],
+    ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "B R D"] | None]:
+        """Queries, keys and values, and the last inputs of the convolution."""
+        if self.convolution is None or recent is None:
+            query, key, value = split_heads(self.project(x), self.heads, [self.size] * 3)
+            return query, key, value, None
+        mixed, recent = self.convolution(x, recent, starts)
+        weight = self.project.weight.unflatten(0, (self.heads, 3, self.size))
+        asked = F.linear(F.silu(mixed), weight[:, :2].flatten(0, 2))
+        query, key = split_heads(asked, self.heads, [self.size] * 2)
+        (value,) = split_heads(F.linear(x, weight[:, 2].flatten(0, 1)), self.heads, [self.size])
+        return query, key, value, recent

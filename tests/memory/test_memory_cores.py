@@ -128,6 +128,7 @@ OTHERS = {
     "mesa, not solved": {"heads": 2, "iterations": 3},
     "mingru, wide": {"expansion": 2},
     "mlstm, 1 head": {"heads": 1},
+    "mlstm, convolution": {"heads": 2, "short_convolution": 3},
     "recurrent_delta, 1 head": {"heads": 1, "scale_output": True},
     "s5, blocks": {"state_size": 6, "blocks": 3, "gate": "half"},
     "s5, no gate": {"gate": "none", "max_time_step": 1.0},

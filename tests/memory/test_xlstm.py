@@ -35,9 +35,16 @@ def head_norm(core, values):
 
 
 def mlstm_step(core, x, memory):
-    """The memory is the matrix and the sum of keys of each head, and the largest exponent."""
-    weights, sums, largest = (leaf.copy() for leaf in memory)
+    """The memory: matrix, sum of keys and largest exponent of each head, and the last inputs."""
+    weights, sums, largest, recent = (leaf.copy() for leaf in memory)
     query, key, value = layer(core.project, x).reshape(H, 3, V).transpose(1, 0, 2)
+    if core.convolution is not None:
+        window = np.concatenate([recent, x[None]])
+        taps = core.convolution.weight.detach().numpy()[::-1]
+        mixed = (taps * window).sum(0) + core.convolution.bias.detach().numpy()
+        projected = layer(core.project, mixed * sigmoid(mixed))
+        query, key, _ = projected.reshape(H, 3, V).transpose(1, 0, 2)
+        recent = window[1:]
     entry, forget = np.split(layer(core.gates, x), 2)
     reads = []
     for h in range(H):
@@ -53,6 +60,7 @@ def mlstm_step(core, x, memory):
         weights,
         sums,
         largest,
+        recent,
     )
 
 
@@ -71,21 +79,26 @@ def slstm_step(core, x, memory):
 def plain(state, b):
     """The state of one stream, multiplied by what the stabiliser divided it by."""
     if isinstance(state, MLSTMState):
-        weights, largest = (leaf[b].detach().double().numpy() for leaf in state)
+        leaves = tensors_in(state)
+        weights, largest, *recent = (leaf[b].detach().double().numpy() for leaf in leaves)
         weights = weights * np.exp(largest)[:, None, None]
-        return weights[..., :-1], weights[..., -1], largest
+        return weights[..., :-1], weights[..., -1], largest, *(recent or [np.zeros((0, D))])
     hidden, cell, normaliser, largest = (leaf[b].detach().double().numpy() for leaf in state)
     return hidden, cell * np.exp(largest), normaliser * np.exp(largest)
 
 
-MEMORIES = {"mlstm": (MLSTMConfig, mlstm_step), "slstm": (SLSTMConfig, slstm_step)}
+MEMORIES = {
+    "mlstm": (MLSTMConfig(heads=H), mlstm_step),
+    "mlstm, convolution": (MLSTMConfig(heads=H, short_convolution=3), mlstm_step),
+    "slstm": (SLSTMConfig(heads=H), slstm_step),
+}
 either = pytest.mark.parametrize("name", MEMORIES)
 
 
 def make(name, spread=0.3):
     """A core in float64 with parameters that are nowhere special, and a state it has come to."""
     torch.manual_seed(0)
-    core = MEMORIES[name][0](heads=H).build(D).double()
+    core = MEMORIES[name][0].build(D).double()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.add_(spread * torch.randn_like(parameter))
@@ -128,7 +141,7 @@ def test_a_memory_is_its_equations(name):
 def test_input_gates_that_would_overflow_are_exact_in_float32(name, shift):
     """exp(88) is the end of single precision, and exp(-103); those of float64 are at 700."""
     core, state = make(name)
-    gates = core.gates.bias[:H] if name == "mlstm" else core.input.bias.view(H, 4, V)[:, 0]
+    gates = core.gates.bias[:H] if name != "slstm" else core.input.bias.view(H, 4, V)[:, 0]
     with torch.no_grad():
         gates += shift
     x, starts = 2 * torch.randn(B, 40, D).double(), torch.rand(B, 40) < 0.05
@@ -164,7 +177,7 @@ def test_gradients_are_those_of_finite_differences(name):
     core, state = make(name)
     x, starts = torch.randn(B, 5, D).double().requires_grad_(), torch.rand(B, 5) < 0.3
     leaves = [leaf.requires_grad_() for leaf in tensors_in(state)]
-    kind = MLSTMState if name == "mlstm" else SLSTMState
+    kind = MLSTMState if name != "slstm" else SLSTMState
 
     def read(x, *leaves):
         return core.unroll(x, kind(*leaves), starts)[0]
@@ -206,7 +219,8 @@ def test_the_largest_exponent_keeps_its_digits_after_a_long_fall():
 
 @either
 def test_heads_that_a_norm_would_empty_are_refused_when_the_core_is_built(name):
-    message = f"{name}: heads is 8, which leaves one number to each"
+    config = MEMORIES[name][0]
+    message = f"{config.kind}: heads is 8, which leaves one number to each"
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
-        MEMORIES[name][0](heads=8).build(D)
+        config.model_copy(update={"heads": 8}).build(D)
     assert "use at most 4" in str(error.value)

@@ -35,6 +35,7 @@ MEMORIES: Mapping[str, Mapping[str, Any]] = {
     **FAST_WEIGHTS,
     **UNIT_SUMS,
     **{kind: {"kind": kind} for kind in CORES if kind != "fast_weight"},
+    "mlstm, convolution": {"kind": "mlstm", "short_convolution": 4},
 }
 # Sizes, as shares of the width, of memories whose size does not follow the width by default.
 SHARE_OF_WIDTH: dict[str, dict[str, float]] = {
