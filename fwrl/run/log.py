@@ -219,6 +219,8 @@ class RunLog:
         self._add(SUMMARIES(value=values), step)
         with self._errors_counted():
             self.rows.writerow({STEP: step, **metrics})
+            # who follows the file sees every row at once
+            self.file.flush()
 
     def show(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record pictures in TensorBoard, ``[H W 3]`` each."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from kill_and_resume import write_config
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fwrl.run.log import METRICS
+from fwrl.run.log import METRICS, RunLog
 from fwrl.run.memory_log import state_pictures
 
 # the same training again and again; test_cli.py checks its shapes
@@ -53,6 +54,21 @@ def test_every_scalar_goes_on_without_a_step_twice(run):
         assert [event.step for event in seen.Scalars(tag) if event.step] == [512, 1024, 1536, 2048]
     with (run / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(64, 2049, 64))
+
+
+def test_every_row_is_in_the_files_as_soon_as_it_is_written(tmp_path):
+    original, table = RunLog.write, []
+
+    def write(log, step, metrics):
+        original(log, step, metrics)
+        with (tmp_path / "run/metrics.csv").open() as file:
+            table.append([int(row["step"]) for row in csv.DictReader(file)])
+        assert events(tmp_path / "run").Scalars("train/loss")[-1].step == step
+
+    with mock.patch.object(RunLog, "write", write):
+        config = write_config("task", tmp_path)
+        assert run_command("train", config, "total_steps=256", "--run-dir", tmp_path / "run") == 0
+    assert table == [[64], [64, 128], [64, 128, 192], [64, 128, 192, 256]]
 
 
 def test_how_the_memory_is_used_is_measured(run):
