@@ -122,9 +122,7 @@ class MLSTM(MemoryCore[State]):
     ) -> tuple[
         Float[Tensor, "B T H K"], Write, Float[Tensor, "B T H"], Float[Tensor, "B R D"] | None
     ]:
-        """The queries, the writes, the stabilisers by which these are divided, and the inputs that
-        the convolution will see again.
-        """
+        """The queries, the writes, the stabilisers that divide these, and the last inputs."""
         query, key, value, recent = self._projected(x, state.recent, starts)
         entry, forget = at_least_float32(self.gates(x)).chunk(2, dim=-1)
         kept = F.logsigmoid(forget)
