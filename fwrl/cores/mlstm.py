@@ -1,6 +1,6 @@
 """The matrix memory of xLSTM: gates that are exponentials, and reads that are averages."""
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -74,8 +74,12 @@ class MLSTM(MemoryCore[State]):
         super().__init__()
         self.input_size = self.output_size = input_size
         self.heads, self.size = config.heads, head_size(config.kind, input_size, config.heads)
-        # queries, keys, values
-        self.project = nn.Linear(input_size, 3 * input_size, bias=False)
+        span = config.short_convolution
+        self.convolution = ShortConvolution(input_size, span, bias=True) if span else None
+        # values, which pass a convolution by, then have a map of their own
+        self.values = nn.Linear(input_size, input_size, bias=False) if span else None
+        # queries, keys, and values without a convolution
+        self.project = nn.Linear(input_size, (2 if span else 3) * input_size, bias=False)
         # input gates and forget gates, which at first do not depend on the input
         self.gates = nn.Linear(input_size, 2 * config.heads)
         nn.init.zeros_(self.gates.weight)
@@ -84,8 +88,6 @@ class MLSTM(MemoryCore[State]):
         self.output_gate = nn.Linear(input_size, input_size)
         self.norm = NormHeads(config.kind, config.heads, self.size)
         self.output = nn.Linear(input_size, input_size, bias=False)
-        span = config.short_convolution
-        self.convolution = ShortConvolution(input_size, span, bias=True) if span else None
 
     @override
     def initial_state(self, batch_size: int, device: torch.device | None = None) -> State:
@@ -139,12 +141,10 @@ class MLSTM(MemoryCore[State]):
         starts: Bool[Tensor, "B T"],
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "B R D"] | None]:
         """Queries, keys and values, and the last inputs of the convolution."""
-        if self.convolution is None or recent is None:
+        if self.convolution is None or self.values is None:
             query, key, value = split_heads(self.project(x), self.heads, [self.size] * 3)
             return query, key, value, None
-        mixed, recent = self.convolution(x, recent, starts)
-        weight = self.project.weight.unflatten(0, (self.heads, 3, self.size))
-        asked = F.linear(F.silu(mixed), weight[:, :2].flatten(0, 2))
-        query, key = split_heads(asked, self.heads, [self.size] * 2)
-        (value,) = split_heads(F.linear(x, weight[:, 2].flatten(0, 1)), self.heads, [self.size])
+        mixed, recent = self.convolution(x, cast(Tensor, recent), starts)
+        query, key = split_heads(self.project(F.silu(mixed)), self.heads, [self.size] * 2)
+        (value,) = split_heads(self.values(x), self.heads, [self.size])
         return query, key, value, recent

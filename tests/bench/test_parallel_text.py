@@ -2,7 +2,6 @@
 
 import sys
 from itertools import chain
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,7 +89,6 @@ def test_subwords_need_their_library(tmp_path, monkeypatch):
 
 
 def test_subwords_come_back_and_are_kept(tmp_path):
-    pytest.importorskip("tokenizers")
     path = tmp_path / "subwords.json"
     pairs = [("lower lowest newer", "Grüße neuere")] * 20
     vocabulary = Subwords(pairs, 60, path)
@@ -101,38 +99,6 @@ def test_subwords_come_back_and_are_kept(tmp_path):
     assert min(token for each in tokens for token in each) > UNKNOWN
     # what is there is read, whatever the pairs are
     assert Subwords(PAIRS, 60, path).encode(texts) == tokens
-
-
-def test_subwords_ask_the_library_for_what_it_has(tmp_path, monkeypatch):
-    """A stand-in where the library is not installed; its answers are not tested here."""
-    said = []
-
-    class Tokenizer:
-        def __init__(self, model):
-            said.append(model)
-
-        def train_from_iterator(self, texts, trainer):
-            said.extend([list(texts), trainer])
-
-        def to_str(self, pretty):
-            return f"pretty: {pretty}"
-
-        def get_vocab_size(self):
-            return 9
-
-    models = SimpleNamespace(BPE=lambda unk_token: ("bpe", unk_token))
-    parts = SimpleNamespace(Metaspace=lambda: None)
-    trainers = SimpleNamespace(BpeTrainer=lambda **options: options["special_tokens"])
-    library = SimpleNamespace(
-        Tokenizer=Tokenizer, models=models, pre_tokenizers=parts,
-        decoders=parts, trainers=trainers,
-    )  # fmt: skip
-    monkeypatch.setitem(sys.modules, "tokenizers", library)
-    path = tmp_path / "subwords.json"
-    assert Subwords(PAIRS[:1], 9, path).size == 9
-    special = ["<pad>", "<s>", "</s>", "<unk>"]
-    assert said == [("bpe", "<unk>"), ["a b", "x y z"], special]
-    assert path.read_text() == "pretty: True"
 
 
 @pytest.fixture

@@ -37,13 +37,15 @@ def head_norm(core, values):
 def mlstm_step(core, x, memory):
     """The memory: matrix, sum of keys and largest exponent of each head, and the last inputs."""
     weights, sums, largest, recent = (leaf.copy() for leaf in memory)
-    query, key, value = layer(core.project, x).reshape(H, 3, V).transpose(1, 0, 2)
-    if core.convolution is not None:
+    if core.convolution is None:
+        query, key, value = layer(core.project, x).reshape(H, 3, V).transpose(1, 0, 2)
+    else:
         window = np.concatenate([recent, x[None]])
         taps = core.convolution.weight.detach().numpy()[::-1]
         mixed = (taps * window).sum(0) + core.convolution.bias.detach().numpy()
         projected = layer(core.project, mixed * sigmoid(mixed))
-        query, key, _ = projected.reshape(H, 3, V).transpose(1, 0, 2)
+        query, key = projected.reshape(H, 2, V).transpose(1, 0, 2)
+        value = layer(core.values, x).reshape(H, V)
         recent = window[1:]
     entry, forget = np.split(layer(core.gates, x), 2)
     reads = []
