@@ -49,6 +49,7 @@ def test_the_delta_rule_repeats_the_first_card():
     assert train_until(20_000, *FIRST, enough=0.9)[0] > 0.8
 
 
+@pytest.mark.slow
 def test_the_last_action_is_a_memory_too_and_the_configuration_hides_it():
     # chance is -0.5; the same answer all the time would otherwise be handed on from step to step
     shown = ("encoder.previous_action=true", "encoder.previous_reward=true")

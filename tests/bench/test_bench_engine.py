@@ -252,7 +252,10 @@ def test_a_point_is_held_by_all_its_columns():
     assert not holds(rows, {"method": "delta", "seed": 0})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
+)
 def test_no_process_outlives_a_benchmark_that_was_stopped(number, tmp_path):
     words = ["bench", "sorting", "--preset", "cpu", "--jobs", "2", "--out", "here"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

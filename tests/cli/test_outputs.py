@@ -28,6 +28,8 @@ COMMANDS = {
     "compare": COMPARE,
     "tune": TUNE,
 }
+# Commands that take seconds each time.
+LONG = ("bench", "compare", "tune")
 # What is read before it is written, or is part of something whole, and is refused as a link too.
 READ = ("config.yaml", "checkpoints/", "checkpoint/", "study.journal")
 
@@ -80,7 +82,7 @@ def places(tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("compare", "tune") else ())
+        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
         for name in COMMANDS
     ],
 )

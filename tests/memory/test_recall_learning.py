@@ -73,7 +73,7 @@ def accuracy_after(kind, budget, **options):
 
 def marked(kind):
     """Those that take longest stay out of the quick run."""
-    late = EXCEPTIONS.get(kind, Budget()).steps > 1000
+    late = EXCEPTIONS.get(kind, Budget()).steps > 500
     return pytest.param(kind, marks=pytest.mark.slow if late else ())
 
 

@@ -18,7 +18,7 @@ from kill_and_resume import (
 
 from agents.saving import list_checkpoints
 
-KILLS = 20
+KILLS = 10
 # Saves three times: at the start, in the middle and at the end.
 SHORT = "total_steps=128", "evaluation.every_steps=64"
 
@@ -87,7 +87,7 @@ def _install_death(number, torn, run):
 
 
 FEW = [
-    pytest.param(remainder, marks=pytest.mark.slow if remainder else ()) for remainder in range(6)
+    pytest.param(remainder, marks=pytest.mark.slow if remainder else ()) for remainder in range(12)
 ]
 
 

@@ -159,7 +159,11 @@ COMMANDS = {
     [
         *(("bench", how) for how in HOW),
         # a worker may write into what is just being deleted
-        *(("bench in processes", how) for how in ("moved", "replaced", "its parent moved")),
+        ("bench in processes", "moved"),
+        *(
+            pytest.param("bench in processes", how, marks=pytest.mark.slow)
+            for how in ("replaced", "its parent moved")
+        ),
     ],
 )
 def test_a_benchmark_whose_folder_goes(command, how, tmp_path, capsys):
