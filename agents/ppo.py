@@ -36,6 +36,9 @@ class PPOConfig(Config):
     former: ClassVar[Mapping[str, Any]] = {
         "learning_rate": 3e-4,
         "learning_rate_schedule": "constant",
+        "entropy_weight": 0.01,
+        "entropy_schedule": "constant",
+        "max_grad_norm": 0.5,
     }
     synonyms: ClassVar[Mapping[str, str]] = {
         "n_steps": "num_steps",
@@ -85,11 +88,13 @@ class PPOConfig(Config):
     """Distance of a value from the old one at which its gradient stops; None: no limit."""
     value_weight: float = Field(default=0.5, ge=0)
     """Factor on the value loss."""
-    entropy_weight: float = Field(default=0.01, ge=0)
-    """Factor on the entropy bonus, in nats."""
+    entropy_weight: float = Field(default=0.02, ge=0)
+    """Factor on the entropy bonus, in nats, at the start of the run."""
+    entropy_schedule: Literal["constant", "linear"] = "linear"
+    """Schedule of ``entropy_weight``; ``linear`` falls to zero at the end of the run."""
     normalise_advantage: bool = True
     """Normalise advantages in each minibatch, over all processes, to mean 0 and deviation 1."""
-    max_grad_norm: float | None = Field(default=0.5, gt=0)
+    max_grad_norm: float | None = Field(default=2.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down. None: no limit."""
     target_kl: float | None = Field(default=None, gt=0)
     """Stop a rollout's updates when approx_kl passes 1.5 times this; None: never."""
@@ -109,14 +114,16 @@ class Schedule(NamedTuple):
 
     learning_rate: float
     clip: float
+    entropy_weight: float
 
 
 def schedule(config: PPOConfig, remaining: float) -> Schedule:
     """The values when the fraction ``remaining`` of the run is left, from 1 down to 0."""
-    linear = max(remaining, 0.0)
+    factors = {"constant": 1.0, "linear": max(remaining, 0.0)}
     return Schedule(
-        config.learning_rate * (linear if config.learning_rate_schedule == "linear" else 1.0),
-        config.clip * (linear if config.clip_schedule == "linear" else 1.0),
+        config.learning_rate * factors[config.learning_rate_schedule],
+        config.clip * factors[config.clip_schedule],
+        config.entropy_weight * factors[config.entropy_schedule],
     )
 
 
@@ -157,7 +164,7 @@ def losses(
 
 
 def ppo_loss(
-    policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, clip: float
+    policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, now: Schedule
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The clipped surrogate loss, and metrics to log."""
     advantage = batch.advantage / policy.critic.unit()
@@ -169,9 +176,9 @@ def ppo_loss(
     if moments is not None:
         mean, std = moments()
         advantage = (advantage - mean) / (std + 1e-8)
-    found = losses(policy.critic, output, batch, advantage, config, clip)
+    found = losses(policy.critic, output, batch, advantage, config, now.clip)
     entropy, log_ratio = found.entropy, found.log_ratio
-    loss = found.policy + config.value_weight * found.value - config.entropy_weight * entropy
+    loss = found.policy + config.value_weight * found.value - now.entropy_weight * entropy
     metrics = {
         "train/loss": loss,
         "train/policy_gradient_loss": found.policy,
@@ -179,7 +186,7 @@ def ppo_loss(
         "train/entropy_loss": -entropy,
         # the low-variance estimator of Schulman's note "Approximating KL divergence" (2020)
         "train/approx_kl": (found.ratio - 1 - log_ratio).mean(),
-        "train/clip_fraction": ((found.ratio - 1).abs() > clip).float().mean(),
+        "train/clip_fraction": ((found.ratio - 1).abs() > now.clip).float().mean(),
     }
     return loss, {name: metric.detach() for name, metric in metrics.items()}
 
@@ -215,7 +222,7 @@ def ppo_update(
     history: list[dict[str, Tensor]] = []
     norms: list[Tensor] = []
     for batch in _all_minibatches(rollout, config):
-        loss, metrics = ppo_loss(policy, batch, config, now.clip)
+        loss, metrics = ppo_loss(policy, batch, config, now)
         history.append(metrics)
         # only if needed: reading a number from a GPU waits for all queued work
         if limit < math.inf and average(metrics["train/approx_kl"]) > limit:

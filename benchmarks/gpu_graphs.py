@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.advantages import gae
 from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy
-from agents.ppo import PPOConfig, gradient_step, ppo_loss
+from agents.ppo import PPOConfig, gradient_step, ppo_loss, schedule
 from agents.rollout import Rollout, following_inputs, start
 from envs.on_device.repeat_previous import Cards, RepeatPreviousOnDevice, Rules
 from fwrl.state import detach_state, map_tensors, tensors_in
@@ -68,7 +68,7 @@ def learn(
     policy: RecurrentPolicy, optimizer: torch.optim.Optimizer, config: PPOConfig, batch: Rollout
 ) -> Tensor:
     """One gradient step; returns the loss."""
-    loss, _ = ppo_loss(policy, batch, config, config.clip)
+    loss, _ = ppo_loss(policy, batch, config, schedule(config, 1.0))
     gradient_step(policy, optimizer, loss, config)
     return loss.detach()
 

@@ -12,7 +12,7 @@ from agents import distributed
 from agents.encoders import EncoderConfig
 from agents.normalisers import RunningMoments
 from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
-from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update
+from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
 from agents.rollout import EpisodeCounter, Episodes, collect, start
 from fwrl.config import ConfigError
 from fwrl.cores.fast_weight import FastWeightConfig
@@ -51,7 +51,7 @@ def gradient(config, share):
     """After the backward pass on a share of the rollout's rows, and whatever is exchanged."""
     policy, rollout = policy_and_rollout()
     rows = ROWS.chunk(share)[distributed.rank()]
-    loss, metrics = ppo_loss(policy, take_rows(rollout, rows), config, config.clip)
+    loss, metrics = ppo_loss(policy, take_rows(rollout, rows), config, schedule(config, 1.0))
     loss.backward()
     distributed.average_gradients(policy.parameters())
     gradients = {name: leaf.grad.clone() for name, leaf in policy.named_parameters()}
@@ -86,7 +86,7 @@ def lonely_number():
             for name in ("action", "log_prob", "value", "advantage", "discounted")
         },
     )
-    loss, _ = ppo_loss(policy, piece, PPOConfig(), 0.2)
+    loss, _ = ppo_loss(policy, piece, PPOConfig(), schedule(PPOConfig(), 1.0))
     return mean.item(), std.item(), loss.isfinite().item()
 
 
@@ -192,7 +192,7 @@ def updates_until_stopped(spread, target_kl):
     torch.manual_seed(3)
     batch = batch._replace(log_prob=log_prob + spread[distributed.rank()] * torch.randn(2, 12))
     config = PPOConfig(target_kl=target_kl, epochs=1, minibatches=1)
-    alone = ppo_loss(policy, batch, config, 0.2)[1]["train/approx_kl"].item()
+    alone = ppo_loss(policy, batch, config, schedule(config, 1.0))[1]["train/approx_kl"].item()
     metrics = ppo_update(policy, make_optimizer(policy, config), batch, config)
     return alone, metrics["train/n_updates"]
 

@@ -7,7 +7,7 @@ from scheduled_env import EPISODES, ScheduledEnv
 
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, PolicyInput, RecurrentPolicy, RewardConfig
-from agents.ppo import PPOConfig, ppo_loss
+from agents.ppo import PPOConfig, ppo_loss, schedule
 from agents.rollout import EpisodeCounter, collect, start
 from fwrl import CORES, StackConfig, use_kernel
 from fwrl.config import ConfigError
@@ -268,7 +268,7 @@ def test_a_learned_initial_state_is_learned_through_a_rollout():
     policy = RecurrentPolicy(envs.observation_space, envs.action_space, config)
     rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 8, 0.9, 0.8, EpisodeCounter(4))
     for _ in range(2):
-        loss, _ = ppo_loss(policy, rollout, PPOConfig(), 0.2)
+        loss, _ = ppo_loss(policy, rollout, PPOConfig(), schedule(PPOConfig(), 1.0))
         loss.backward()
     starts = [parameter for name, parameter in policy.named_parameters() if name.endswith("start")]
     assert starts

@@ -18,6 +18,7 @@ from fwrl.kernels.native.library import served
 from fwrl.state import tensors_in
 
 NUM_STEPS = 12
+NOW = schedule(PPOConfig(), 1.0)
 
 
 def make_rollout(policy, sequence_length=None, rollouts=1, exact=False):
@@ -115,9 +116,9 @@ def test_the_loss_falls_on_one_repeated_rollout(kind):
     policy = small_policy(ScheduledEnv(EPISODES), kind, gain=1.0)
     config = PPOConfig(learning_rate=3e-3, epochs=10, minibatches=2, entropy_weight=0.0)
     rollout, optimizer = make_rollout(policy), make_optimizer(policy, config)
-    before, old = ppo_loss(policy, rollout, config, config.clip)
+    before, old = ppo_loss(policy, rollout, config, schedule(config, 1.0))
     metrics = ppo_update(policy, optimizer, rollout, config)
-    after, new = ppo_loss(policy, rollout, config, config.clip)
+    after, new = ppo_loss(policy, rollout, config, schedule(config, 1.0))
     assert after < before - 0.05
     assert new["train/value_loss"] < 0.9 * old["train/value_loss"]
     assert new["train/policy_gradient_loss"] < -0.02 < old["train/policy_gradient_loss"]
@@ -128,7 +129,7 @@ def test_the_loss_falls_on_one_repeated_rollout(kind):
 def test_before_the_update_nothing_is_clipped_and_the_entropy_is_that_of_the_policy(policy):
     config = PPOConfig()
     rollout = make_rollout(policy)
-    loss, metrics = ppo_loss(policy, rollout, config, config.clip)
+    loss, metrics = ppo_loss(policy, rollout, config, schedule(config, 1.0))
     assert metrics["train/clip_fraction"] == 0
     assert abs(metrics["train/approx_kl"]) < 1e-6
     # normalised advantages sum to nothing
@@ -137,7 +138,9 @@ def test_before_the_update_nothing_is_clipped_and_the_entropy_is_that_of_the_pol
         rollout.advantage.square().mean().item(), rel=1e-4
     )
     parts = metrics["train/policy_gradient_loss"] + 0.5 * metrics["train/value_loss"]
-    torch.testing.assert_close(loss, parts + 0.01 * metrics["train/entropy_loss"])
+    torch.testing.assert_close(loss, parts + 0.02 * metrics["train/entropy_loss"])
+    middle, _ = ppo_loss(policy, rollout, config, schedule(config, 0.5))
+    torch.testing.assert_close(middle, parts + 0.01 * metrics["train/entropy_loss"])
     logits = policy.unroll(rollout.inputs, rollout.memory)[0].action.log_probs
     expected = torch.distributions.Categorical(logits=logits).entropy().mean()
     torch.testing.assert_close(-metrics["train/entropy_loss"], expected)
@@ -157,7 +160,7 @@ def test_the_surrogate_is_clipped_on_the_side_where_it_would_gain(policy):
             log_prob=rollout.log_prob - math.log(ratio),
             advantage=torch.full_like(rollout.value, gain),
         )
-        _, metrics = ppo_loss(policy, batch, config, clip=0.2)
+        _, metrics = ppo_loss(policy, batch, config, schedule(config, 1.0))
         assert metrics["train/policy_gradient_loss"].item() == pytest.approx(-expected, abs=1e-4)
         assert metrics["train/clip_fraction"] == 1
         assert metrics["train/approx_kl"].item() == pytest.approx(
@@ -173,12 +176,12 @@ def test_advantages_are_normalised_within_the_minibatch(policy):
     )
     plain = shifted._replace(advantage=rollout.advantage)
     one, two = (
-        ppo_loss(policy, batch, PPOConfig(), 0.2)[1]["train/policy_gradient_loss"]
+        ppo_loss(policy, batch, PPOConfig(), NOW)[1]["train/policy_gradient_loss"]
         for batch in (shifted, plain)
     )
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
     raw = PPOConfig(normalise_advantage=False)
-    assert abs(ppo_loss(policy, shifted, raw, 0.2)[1]["train/policy_gradient_loss"] - two) > 1
+    assert abs(ppo_loss(policy, shifted, raw, NOW)[1]["train/policy_gradient_loss"] - two) > 1
 
 
 # How often one gradient step with one layer calls the library in C.
@@ -214,7 +217,7 @@ def test_a_single_number_has_no_spread_to_divide_by(policy):
     envs = ScheduledEnv(EPISODES[:1])
     rollout, _, _ = collect(envs, policy, start(envs, policy, 0), 1, 0.9, 0.8, EpisodeCounter(1))
     config = PPOConfig(num_steps=1, minibatches=1)
-    loss, _ = ppo_loss(policy, rollout, config, 0.2)
+    loss, _ = ppo_loss(policy, rollout, config, schedule(config, 1.0))
     assert loss.isfinite()
     metrics = ppo_update(policy, make_optimizer(policy, config), rollout, config)
     assert math.isnan(metrics.pop("train/explained_variance"))
@@ -230,12 +233,14 @@ def test_the_worse_of_the_clipped_and_the_free_value_counts(policy, advantage, c
     # the critic has come down by 1, of which 0.1 is allowed; the target is 1 + advantage away
     expected = max((1 + advantage) ** 2, (0.1 + advantage) ** 2)
     config = PPOConfig(value_clip=0.1, normalise_advantage=False, entropy_weight=0.0)
-    _, metrics = ppo_loss(policy, batch, config, 0.2)
+    _, metrics = ppo_loss(policy, batch, config, schedule(config, 1.0))
     assert metrics["train/value_loss"].item() == pytest.approx(expected, rel=1e-4)
-    loss, _ = ppo_loss(policy, batch._replace(advantage=batch.advantage), config, 0.2)
+    loss, _ = ppo_loss(
+        policy, batch._replace(advantage=batch.advantage), config, schedule(config, 1.0)
+    )
     loss.backward()
     assert bool((policy.value.weight.grad == 0).all()) is clipped
-    _, free = ppo_loss(policy, batch, PPOConfig(), 0.2)
+    _, free = ppo_loss(policy, batch, PPOConfig(), NOW)
     assert free["train/value_loss"].item() == pytest.approx((1 + advantage) ** 2, rel=1e-4)
 
 
@@ -258,14 +263,21 @@ def test_target_kl_stops_the_updates(policy):
 
 
 def test_schedules():
-    constant = PPOConfig(learning_rate=0.1, learning_rate_schedule="constant", clip=0.3)
-    assert schedule(constant, 1.0) == schedule(constant, 0.0) == (0.1, 0.3)
-    rate = PPOConfig(learning_rate=0.1, clip=0.3, learning_rate_schedule="linear")
-    assert schedule(rate, 0.25) == pytest.approx((0.025, 0.3))
-    clip = constant.model_copy(update={"clip_schedule": "linear"})
-    assert schedule(clip, 0.25) == pytest.approx((0.1, 0.075))
-    # a run that went a little further than planned
-    assert schedule(rate, -0.1).learning_rate == 0
+    constant = PPOConfig(
+        learning_rate=0.1,
+        learning_rate_schedule="constant",
+        clip=0.3,
+        entropy_weight=0.2,
+        entropy_schedule="constant",
+    )
+    assert schedule(constant, 1.0) == schedule(constant, 0.0) == (0.1, 0.3, 0.2)
+    for number, name in enumerate(("learning_rate", "clip", "entropy")):
+        falls = constant.model_copy(update={f"{name}_schedule": "linear"})
+        expected = [0.1, 0.3, 0.2]
+        expected[number] /= 4
+        assert schedule(falls, 0.25) == pytest.approx(expected)
+        # a run that went a little further than planned
+        assert schedule(falls, -0.1)[number] == 0
 
 
 def test_the_schedule_reaches_the_optimiser(policy):

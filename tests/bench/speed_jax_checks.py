@@ -214,7 +214,7 @@ def test_the_loss_and_its_gradients_are_ours(example, parameters):
     rest = [column.T for column in (example.log_prob, example.target - example.advantage)]
     action = example.action.T.unsqueeze(-1)
     ours = Rollout(inputs, state, action, *rest, example.advantage.T, torch.zeros(N, T))
-    expected, metrics = ppo.ppo_loss(twin, ours, config, config.clip)
+    expected, metrics = ppo.ppo_loss(twin, ours, config, ppo.schedule(config, 1.0))
     assert 0 < metrics["train/clip_fraction"] < 1
     close(loss, expected)
     expected.backward()

@@ -81,10 +81,7 @@ def places(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG else ())
-        for name in COMMANDS
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in COMMANDS],
 )
 def test_no_output_is_written_through(name, places, tmp_path, monkeypatch, capsys):
     folder, outputs = places(name)

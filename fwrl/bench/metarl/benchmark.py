@@ -67,6 +67,7 @@ A2C = PPOConfig(
     gae_lambda=1.0,
     value_weight=0.1,
     entropy_weight=0.03,
+    entropy_schedule="constant",
     normalise_advantage=False,
     max_grad_norm=None,
 )

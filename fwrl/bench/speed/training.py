@@ -48,9 +48,12 @@ def _job(settings: SpeedSettings, count: int, seed: int) -> TrainingConfig:
 
 
 def ppo_config(settings: SpeedSettings) -> PPOConfig:
-    """The algorithm of all agents."""
+    """The algorithm of all agents, of which not all can change the entropy bonus as they learn."""
     return PPOConfig(
-        num_steps=settings.num_steps, epochs=settings.epochs, minibatches=settings.minibatches
+        num_steps=settings.num_steps,
+        epochs=settings.epochs,
+        minibatches=settings.minibatches,
+        entropy_schedule="constant",
     )
 
 
