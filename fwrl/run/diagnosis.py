@@ -33,8 +33,8 @@ CLIPPED, MUCH_KL, NO_KL = 0.45, 0.2, 1e-4
 RULED, UNFORESEEN, COLLAPSED = 1e3, 0.05, 0.1
 # Share of the first return that is left of one that does nothing, and its explained variance.
 IDLE, UNFORESEEN_NOISE = 0.05, 0.1
-# Explained variance of a critic that misleads.
-MISLEADING = -1.0
+# Explained variance of a critic that misleads, and a loss too small for that, in spreads of returns.
+MISLEADING, SMALL_LOSS = -1.0, 0.01
 # The least weight of a value loss that teaches a critic.
 LEAST_WEIGHT = 0.01
 # Steps of each environment without the end of an episode, in rollouts.
@@ -200,7 +200,10 @@ def _critic_dead(run: History) -> Finding | None:
     explained = run.middle("train/explained_variance", LATE)
     taught = run.config.ppo.value_weight >= LEAST_WEIGHT
     # a policy may learn in spite of a critic that is worse than none
-    if not explained < (MISLEADING if run.learned and taught else UNFORESEEN):
+    least = MISLEADING if run.learned and taught else UNFORESEEN
+    # where all episodes have become alike, little is left to explain
+    alike = run.config.critic.head == "popart" and run.middle("train/value_loss", LATE) < SMALL_LOSS
+    if not explained < least or (run.learned and alike):
         return None
     says = f"the critic foresees nothing: explained variance {explained:.2g} in the second half"
     remedy = _scale(run, _rate(run, 3.0)) if taught else "ppo.value_weight=0.5"

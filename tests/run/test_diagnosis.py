@@ -54,10 +54,10 @@ IDLE = {
 FLAT = {RETURN: np.resize([-0.5, -0.4, -0.6], ROWS), "eval/mean_reward": np.full(4, -0.5)}
 
 
-def history(changes, overrides=()):
+def history(changes, overrides=(), head="linear"):
     values = {"env": {"id": "CartPole-v1", "num_envs": 8}, "total_steps": STEPS}
     rate = {"learning_rate": 3e-4, "learning_rate_schedule": "constant"}
-    values |= {"ppo": rate | dict(overrides), "critic": {"head": "linear"}}
+    values |= {"ppo": rate | dict(overrides), "critic": {"head": head}}
     curves = {name: np.zeros((0, 2)) for name in METRICS}
     for name, numbers in (HEALTHY | changes).items():
         steps = np.linspace(STEPS / max(len(numbers), 1), STEPS, len(numbers))
@@ -101,7 +101,7 @@ def test_a_healthy_run_says_nothing():
             "entropy collapsed",
             FLAT | {"train/entropy_loss": [-1.4, -1.4, *[-0.01] * (ROWS - 2)]},
             {},
-            "ppo.entropy_weight=0.05",
+            "ppo.entropy_weight=0.1",
         ),
         (
             "discount too short",
@@ -172,6 +172,22 @@ def test_haste_in_the_beginning_is_forgiven_where_it_ends_well(later, returns, t
     moved = [0.5, 0.3, *[0.02] * (ROWS // 2 - 2), *[later] * (ROWS // 2)]
     run = history({"train/approx_kl": moved, RETURN: returns})
     assert ("rate too high" in names(run)) is told
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "returns", "told"),
+    [
+        ("popart", 0.0003, HEALTHY[RETURN], False),
+        ("popart", 0.3, HEALTHY[RETURN], True),
+        ("popart", 0.0003, FLAT[RETURN], True),
+        # in unknown units
+        ("linear", 0.0003, HEALTHY[RETURN], True),
+    ],
+)
+def test_where_episodes_have_become_alike_little_is_left_to_foresee(head, loss, returns, told):
+    curves = {"train/explained_variance": [-4.0] * ROWS, "train/value_loss": [loss] * ROWS}
+    run = history(curves | {RETURN: returns}, head=head)
+    assert ("critic dead" in names(run)) is told
 
 
 def test_only_the_first_cause_is_told(monkeypatch, tmp_path):
