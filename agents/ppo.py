@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from agents.actions import GaussianHead
-from agents.critic import Critic
+from agents.critic import Critic, PopArtCritic
 from agents.distributed import (
     average,
     average_gradients,
@@ -39,6 +39,7 @@ class PPOConfig(Config):
         "entropy_weight": 0.01,
         "entropy_schedule": "constant",
         "max_grad_norm": 0.5,
+        "advantage_floor": 0.0,
     }
     synonyms: ClassVar[Mapping[str, str]] = {
         "n_steps": "num_steps",
@@ -94,6 +95,10 @@ class PPOConfig(Config):
     """Schedule of ``entropy_weight``; ``linear`` falls to zero at the end of the run."""
     normalise_advantage: bool = True
     """Normalise advantages in each minibatch, over all processes, to mean 0 and deviation 1."""
+    advantage_floor: float = Field(default=0.05, ge=0)
+    """Least deviation by which normalisation divides, in deviations of the returns so far; smaller
+    advantages stay small, as noise does once every episode goes well. Only with
+    ``critic.head: popart``, which knows that deviation."""
     max_grad_norm: float | None = Field(default=2.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down. None: no limit."""
     target_kl: float | None = Field(default=None, gt=0)
@@ -163,11 +168,17 @@ def losses(
     return Losses(-surrogate.mean(), value, entropy, log_ratio, ratio)
 
 
+def least_deviation(critic: Critic, config: PPOConfig) -> float:
+    """The least deviation of advantages, in units of the critic, to which they are normalised."""
+    return config.advantage_floor if isinstance(critic, PopArtCritic) else 0.0
+
+
 def ppo_loss(
     policy: RecurrentPolicy, batch: Rollout, config: PPOConfig, now: Schedule
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The clipped surrogate loss, and metrics to log."""
     advantage = batch.advantage / policy.critic.unit()
+    floor = least_deviation(policy.critic, config)
     varies = advantage.numel() * num_processes() > 1
     # communication with other processes overlaps with the policy's computation
     moments = start_mean_and_std(advantage) if config.normalise_advantage and varies else None
@@ -175,7 +186,7 @@ def ppo_loss(
     output = policy.after(output, batch.noise)
     if moments is not None:
         mean, std = moments()
-        advantage = (advantage - mean) / (std + 1e-8)
+        advantage = (advantage - mean) / (std.clamp(min=floor) + 1e-8)
     found = losses(policy.critic, output, batch, advantage, config, now.clip)
     entropy, log_ratio = found.entropy, found.log_ratio
     loss = found.policy + config.value_weight * found.value - now.entropy_weight * entropy

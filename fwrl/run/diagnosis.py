@@ -33,7 +33,7 @@ CLIPPED, MUCH_KL, NO_KL = 0.45, 0.2, 1e-4
 RULED, UNFORESEEN, COLLAPSED = 1e3, 0.05, 0.1
 # Share of the first return that is left of one that does nothing, and its explained variance.
 IDLE, UNFORESEEN_NOISE = 0.05, 0.1
-# Explained variance of a critic that misleads, and a loss too small for that, in spreads of returns.
+# Explained variance of a critic that misleads, and a loss that is too small for that.
 MISLEADING, SMALL_LOSS = -1.0, 0.01
 # The least weight of a value loss that teaches a critic.
 LEAST_WEIGHT = 0.01

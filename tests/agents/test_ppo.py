@@ -8,6 +8,7 @@ from mixed_stacks import MIXES
 from pydantic import ValidationError
 from scheduled_env import EPISODES, ScheduledEnv, small_policy
 
+from agents.critic import CriticConfig, PopArtCritic
 from agents.encoders import EncoderConfig
 from agents.policy import PolicyConfig, RecurrentPolicy, RewardConfig
 from agents.ppo import PPOConfig, make_optimizer, ppo_loss, ppo_update, schedule
@@ -182,6 +183,31 @@ def test_advantages_are_normalised_within_the_minibatch(policy):
     torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
     raw = PPOConfig(normalise_advantage=False)
     assert abs(ppo_loss(policy, shifted, raw, NOW)[1]["train/policy_gradient_loss"] - two) > 1
+
+
+@pytest.mark.parametrize("head", ["popart", "linear", "two_hot"])
+def test_small_advantages_stay_small_where_the_size_of_returns_is_known(head):
+    policy = small_policy(ScheduledEnv(EPISODES), critic=CriticConfig(head=head))
+    config = PPOConfig(advantage_floor=0.05)
+    rollout = make_rollout(policy)
+    if isinstance(policy.critic, PopArtCritic):
+        policy.critic.include(7.0 * torch.randn(4, NUM_STEPS), policy.value)
+    advantage = torch.randn(4, NUM_STEPS)
+    advantage = (advantage - advantage.mean()) / advantage.std()
+    # as if the policy had come closer to the better actions
+    log_prob = rollout.log_prob - 0.1 * advantage
+    advantage = advantage * policy.critic.unit()
+
+    def policy_loss(size):
+        batch = rollout._replace(log_prob=log_prob, advantage=size * advantage)
+        return ppo_loss(policy, batch, config, NOW)[1]["train/policy_gradient_loss"]
+
+    whole = policy_loss(1.0)
+    assert whole < -0.03
+    # above the floor only the sign and the order of advantages count
+    torch.testing.assert_close(policy_loss(0.06), whole, rtol=1e-4, atol=1e-6)
+    expected = 0.2 * whole if head == "popart" else whole
+    torch.testing.assert_close(policy_loss(0.01), expected, rtol=1e-4, atol=1e-6)
 
 
 # How often one gradient step with one layer calls the library in C.

@@ -69,6 +69,7 @@ A2C = PPOConfig(
     entropy_weight=0.03,
     entropy_schedule="constant",
     normalise_advantage=False,
+    advantage_floor=0.0,
     max_grad_norm=None,
 )
 # With several updates on each rollout, less time and fewer episodes are needed than as published.
