@@ -28,9 +28,15 @@ def fwrl(monkeypatch, *words):
     return leave.value.code
 
 
+def marked(kind):
+    """One of each sort of state by default; the others, which differ in less, are slow."""
+    quick = "fast_weight", "hybrid", "lstm", "mlstm", "none", "s5", next(iter(MIXES))
+    return pytest.param(kind, marks=() if kind in quick else pytest.mark.slow)
+
+
 # the shapes of each are checked by the tests of the contract
 @pytest.mark.unchecked
-@pytest.mark.parametrize("kind", [*sorted(CORES), *MIXES])
+@pytest.mark.parametrize("kind", [marked(kind) for kind in (*sorted(CORES), *MIXES)])
 def test_the_quick_start_runs_with_every_memory(kind, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     memory = override_of(kind) if kind in MIXES else f"core.kind={kind}"

@@ -143,6 +143,13 @@ VARIANTS = {name: config() for name, config in CORES.items()}
 VARIANTS |= {name: CORES[name.split(",")[0]](**options) for name, options in OTHERS.items()}
 
 every_core = pytest.mark.parametrize("name", sorted(VARIANTS))
+defaults_first = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in CORES else pytest.mark.slow)
+        for name in sorted(VARIANTS)
+    ],
+)
 # many streams in few examples: they take no longer than one
 STREAMS = 8
 any_starts = st.lists(st.booleans(), min_size=STREAMS * T, max_size=STREAMS * T).map(
@@ -222,7 +229,7 @@ def test_parallel_forms_equal_their_steps_at_any_length(name):
 
 
 @pytest.mark.unchecked
-@every_core
+@defaults_first
 def test_a_long_sequence_in_float32_equals_its_steps(name):
     core = build(name)
     x = torch.randn(2, 100, D)

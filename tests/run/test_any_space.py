@@ -21,6 +21,9 @@ DTYPES = [
     *("float16", "float32", "float64"),
 ]
 
+# those that are tried in every shape without waiting for the slow tests
+QUICK = "uint8", "float64"
+
 
 def bounds(dtype):
     dtype = np.dtype(dtype)
@@ -29,8 +32,14 @@ def bounds(dtype):
     return max(0, np.iinfo(dtype).min), min(60_000, np.iinfo(dtype).max)
 
 
-@pytest.mark.parametrize("shape", [(), (4, 5), (20, 20, 3)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        pytest.param(dtype, shape, marks=() if shape == () or dtype in QUICK else pytest.mark.slow)
+        for dtype in DTYPES
+        for shape in ((), (4, 5), (20, 20, 3))
+    ],
+)
 def test_every_command_reads_what_was_trained(dtype, shape, tmp_path, capsys):
     box = spaces.Box(*bounds(dtype), shape, np.dtype(dtype))
     config, run = write_config(tmp_path), tmp_path / "run"

@@ -138,10 +138,10 @@ def test_the_processes_are_equal_whenever_they_save(pair, config, tmp_path):
 
 def test_two_processes_go_on_as_if_they_had_never_stopped(pair, config, tmp_path):
     run, whole = tmp_path / "run", tmp_path / "whole"
-    constant = "ppo.learning_rate_schedule=constant"
-    pair(run_here, config, run, constant)
-    continued = pair(run_here, config, run, constant, "total_steps=1024")
-    undisturbed = pair(run_here, config, whole, constant, "total_steps=1024")
+    constant = "ppo.learning_rate_schedule=constant", "ppo.entropy_schedule=constant"
+    pair(run_here, config, run, *constant)
+    continued = pair(run_here, config, run, *constant, "total_steps=1024")
+    undisturbed = pair(run_here, config, whole, *constant, "total_steps=1024")
     for (code, saved, *_), (_, others, *_) in zip(continued, undisturbed, strict=True):
         assert code == 0
         assert saved[-1] == others[-1]
@@ -150,7 +150,7 @@ def test_two_processes_go_on_as_if_they_had_never_stopped(pair, config, tmp_path
     assert checkpoint_fingerprint(run) == checkpoint_fingerprint(whole)
     assert metrics_rows(run) == metrics_rows(whole)
     assert [int(row["step"]) for row in rows_of(run)] == list(range(128, 1025, 128))
-    finished = pair(run_here, config, run, constant, "total_steps=1024")
+    finished = pair(run_here, config, run, *constant, "total_steps=1024")
     assert [(code, saved) for code, saved, *_ in finished] == [(0, []), (0, [])]
 
 
