@@ -289,7 +289,7 @@ class HiddenBonus:
 
 
 class Step:
-    success, faults = None, {}
+    success, faults, vacant = None, {}, None
 
     def __init__(self, *parts):
         self.observation, self.reward, self.terminated, self.truncated = parts[:4]
