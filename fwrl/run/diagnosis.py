@@ -212,7 +212,9 @@ def _critic_dead(run: History) -> Finding | None:
 
 def _entropy_collapsed(run: History) -> Finding | None:
     entropy = -run.values("train/entropy_loss")
-    if len(entropy) < FEWEST_ROWS or entropy[:2].mean() <= 0 or run.learned:
+    # where no episode has ended early on, nobody knows whether returns have risen
+    known = len(run.values(RETURN, EARLY)) > 0
+    if len(entropy) < FEWEST_ROWS or entropy[:2].mean() <= 0 or run.learned or not known:
         return None
     left = float(np.median(entropy[len(entropy) // 2 :]) / entropy[:2].mean())
     if left > COLLAPSED:

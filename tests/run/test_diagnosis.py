@@ -190,6 +190,14 @@ def test_where_episodes_have_become_alike_little_is_left_to_foresee(head, loss, 
     assert ("critic dead" in names(run)) is told
 
 
+@pytest.mark.parametrize(("first_episodes", "told"), [(0.1, True), (0.4, False)])
+def test_where_episodes_end_late_nobody_knows_whether_returns_rose(first_episodes, told):
+    curves = FLAT | {"train/entropy_loss": [-1.4, -1.4, *[-0.01] * (ROWS - 2)]}
+    unknown = int(first_episodes * ROWS)
+    run = history(curves | {RETURN: [*[np.nan] * unknown, *FLAT[RETURN][unknown:]]})
+    assert ("entropy collapsed" in names(run)) is told
+
+
 def test_only_the_first_cause_is_told(monkeypatch, tmp_path):
     run = history(FLAT | {"train/approx_kl": [3.0, *[1e-6] * (ROWS - 1)]}, {"num_steps": 4})
     assert {"rate too high", "rate too low", "rollout too short"} <= set(names(run))
