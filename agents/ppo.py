@@ -168,9 +168,16 @@ def losses(
     return Losses(-surrogate.mean(), value, entropy, log_ratio, ratio)
 
 
-def least_deviation(critic: Critic, config: PPOConfig) -> float:
-    """The least deviation of advantages, in units of the critic, to which they are normalised."""
-    return config.advantage_floor if isinstance(critic, PopArtCritic) else 0.0
+def normalised(
+    advantage: Float[Tensor, "N T"],
+    mean: Float[Tensor, ""],
+    std: Float[Tensor, ""],
+    critic: Critic,
+    config: PPOConfig,
+) -> Float[Tensor, "N T"]:
+    """Advantages in units of the critic, moved to mean 0 and scaled to deviation 1, if not tiny."""
+    floor = config.advantage_floor if isinstance(critic, PopArtCritic) else 0.0
+    return (advantage - mean) / (std.clamp(min=floor) + 1e-8)
 
 
 def ppo_loss(
@@ -178,15 +185,13 @@ def ppo_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """The clipped surrogate loss, and metrics to log."""
     advantage = batch.advantage / policy.critic.unit()
-    floor = least_deviation(policy.critic, config)
     varies = advantage.numel() * num_processes() > 1
     # communication with other processes overlaps with the policy's computation
     moments = start_mean_and_std(advantage) if config.normalise_advantage and varies else None
     output, _ = policy.unroll(batch.inputs, batch.memory)
     output = policy.after(output, batch.noise)
     if moments is not None:
-        mean, std = moments()
-        advantage = (advantage - mean) / (std.clamp(min=floor) + 1e-8)
+        advantage = normalised(advantage, *moments(), policy.critic, config)
     found = losses(policy.critic, output, batch, advantage, config, now.clip)
     entropy, log_ratio = found.entropy, found.log_ratio
     loss = found.policy + config.value_weight * found.value - now.entropy_weight * entropy

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from agents.policy import RecurrentPolicy
-from agents.ppo import PPOConfig, least_deviation, losses
+from agents.ppo import PPOConfig, losses, normalised
 from agents.rollout import Rollout
 from fwrl.state import take_rows, tensors_in
 
@@ -42,8 +42,8 @@ def _gradient_ratio(policy: RecurrentPolicy, batch: Rollout, config: PPOConfig) 
         output = policy.after(output, batch.noise)
         advantage = advantage / policy.critic.unit()
         if config.normalise_advantage and advantage.numel() > 1:
-            std = advantage.std().clamp(min=least_deviation(policy.critic, config))
-            advantage = (advantage - advantage.mean()) / (std + 1e-8)
+            moments = advantage.mean(), advantage.std()
+            advantage = normalised(advantage, *moments, policy.critic, config)
         found = losses(policy.critic, output, batch, advantage, config, config.clip)
         both = config.value_weight * found.value, found.policy
         lengths = [torch.autograd.grad(loss, trunk)[0].norm() for loss in both]

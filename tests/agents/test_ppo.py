@@ -204,7 +204,7 @@ def test_small_advantages_stay_small_where_the_size_of_returns_is_known(head):
 
     whole = policy_loss(1.0)
     assert whole < -0.03
-    # above the floor only the sign and the order of advantages count
+    # above the floor the size of all advantages together does not count
     torch.testing.assert_close(policy_loss(0.06), whole, rtol=1e-4, atol=1e-6)
     expected = 0.2 * whole if head == "popart" else whole
     torch.testing.assert_close(policy_loss(0.01), expected, rtol=1e-4, atol=1e-6)
