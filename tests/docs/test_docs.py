@@ -115,6 +115,12 @@ def test_commands_are_found():
     assert len(COMMANDS) > 80
 
 
+@every_page
+def test_no_command_writes_where_published_results_are(page):
+    # what is there is kept: the command would train nothing, and show our numbers as the reader's
+    assert "--out docs" not in page.read_text()
+
+
 @pytest.mark.parametrize(("words", "answer"), COMMANDS)
 def test_every_command_could_be_typed(words, answer):
     _, name, *words = words
