@@ -47,18 +47,19 @@ clean:
 .venv-gpu/.audit: pyproject.toml
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/pip install --quiet torch==2.12.0
-	.venv-gpu/bin/pip install --quiet --editable .
+	.venv-gpu/bin/pip install --quiet --no-compile --editable .
 	@touch $@
 
+# bytecode comes with the first import of a module: most of what is installed is never imported
 .venv/.base: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[video]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[video]'
 	@touch $@
 
 .venv/.dev: .venv/.base
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 .venv/.docs: .venv/.base
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[docs]'
 	@touch $@
