@@ -75,6 +75,9 @@ class PPOConfig(Config):
     """Step size of Adam at the start of the run."""
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """``linear`` falls to zero at the end of the run."""
+    learning_rate_warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the run over which the rate rises, from a tenth of what the schedule says to all
+    of it."""
     adam_epsilon: float = Field(default=1e-5, gt=0)
     """Added to the denominator of Adam's step."""
     discount: float = Field(default=0.99, ge=0, le=1)
@@ -125,8 +128,10 @@ class Schedule(NamedTuple):
 def schedule(config: PPOConfig, remaining: float) -> Schedule:
     """The values when the fraction ``remaining`` of the run is left, from 1 down to 0."""
     factors = {"constant": 1.0, "linear": max(remaining, 0.0)}
+    warmup = config.learning_rate_warmup
+    risen = min(0.1 + 0.9 * (1 - remaining) / warmup, 1.0) if warmup else 1.0
     return Schedule(
-        config.learning_rate * factors[config.learning_rate_schedule],
+        config.learning_rate * factors[config.learning_rate_schedule] * risen,
         config.clip * factors[config.clip_schedule],
         config.entropy_weight * factors[config.entropy_schedule],
     )

@@ -306,6 +306,17 @@ def test_schedules():
         assert schedule(falls, -0.1)[number] == 0
 
 
+def test_the_rate_rises_over_a_part_of_the_run():
+    rises = PPOConfig(
+        learning_rate=0.1, learning_rate_schedule="constant", learning_rate_warmup=0.2
+    )
+    rates = [schedule(rises, remaining).learning_rate for remaining in (1.0, 0.9, 0.8, 0.5, 0.0)]
+    assert rates == pytest.approx([0.01, 0.055, 0.1, 0.1, 0.1])
+    falls = rises.model_copy(update={"learning_rate_schedule": "linear"})
+    rates = [schedule(falls, remaining).learning_rate for remaining in (1.0, 0.9, 0.8, 0.5, 0.0)]
+    assert rates == pytest.approx([0.01, 0.0495, 0.08, 0.05, 0.0])
+
+
 def test_the_schedule_reaches_the_optimiser(policy):
     config = PPOConfig(learning_rate=0.1, learning_rate_schedule="linear", clip_schedule="linear")
     optimizer = make_optimizer(policy, config)
