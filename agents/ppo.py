@@ -60,6 +60,8 @@ class PPOConfig(Config):
         "bptt_horizon": "sequence_length",
         "seq_len": "sequence_length",
         "anneal_lr": "learning_rate_schedule",
+        "warmup_ratio": "learning_rate_warmup",
+        "lr_warmup": "learning_rate_warmup",
     }
 
     num_steps: int = Field(default=128, ge=1)
