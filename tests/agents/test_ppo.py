@@ -310,7 +310,9 @@ def test_the_rate_rises_over_a_part_of_the_run():
     rates = {"constant": [0.01, 0.055, 0.1, 0.1, 0.1], "linear": [0.01, 0.0495, 0.08, 0.05, 0.0]}
     for name, expected in rates.items():
         rises = PPOConfig(learning_rate=0.1, learning_rate_schedule=name, learning_rate_warmup=0.2)
-        found = [schedule(rises, remaining).learning_rate for remaining in (1, 0.9, 0.8, 0.5, 0)]
+        found = [
+            schedule(rises, remaining).learning_rate for remaining in (1.0, 0.9, 0.8, 0.5, 0.0)
+        ]
         assert found == pytest.approx(expected)
 
 
