@@ -74,7 +74,7 @@ class PPOConfig(Config):
     """Updates per pass, each on whole rows of a rollout. There are ``env.num_envs`` rows, times
     the segments that ``sequence_length`` makes."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Step size of Adam at the start of the run."""
+    """Step size of Adam, before the schedule and the warm-up lower it."""
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     """``linear`` falls to zero at the end of the run."""
     learning_rate_warmup: float = Field(default=0.0, ge=0, lt=1)
