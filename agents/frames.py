@@ -40,11 +40,12 @@ def stack_frames(frames: Any, observation: Any, starts: Bool[Tensor, "B T"]) -> 
     """
     before = tensors_in(frames)[0].shape[1]
     stacked = map_tensors(partial(_stack, place=_places(starts, before)), frames, observation)
+    return stacked, map_tensors(_newest, stacked)
 
-    def last(leaf: Tensor) -> Tensor:
-        return leaf[:, -1, 1:]
 
-    return stacked, map_tensors(last, stacked)
+def _newest(stacked: Tensor) -> Tensor:
+    """The frames before the next observation."""
+    return stacked[:, -1, 1:]
 
 
 def _places(starts: Bool[Tensor, "B T"], before: int) -> Int[Tensor, "B T size"]:

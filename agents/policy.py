@@ -208,12 +208,10 @@ class RecurrentPolicy(nn.Module):
         state: PolicyMemory,
         advance: Advance | None = None,
     ) -> tuple[Float[Tensor, "N T E"], PolicyMemory]:
-        def unroll(core: MemoryCore[Any], x: Tensor, before: Any) -> tuple[Tensor, Any]:
-            return core.unroll(x, before, inputs.starts)
-
+        advance = advance or partial(_unroll, inputs.starts)
         with self.autocast():
             beside = self._beside(inputs, inputs.starts)
-            return trunk.through(inputs, beside, self._low, state, advance or unroll)
+            return trunk.through(inputs, beside, self._low, state, advance)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which encoder and memory compute, which ``step`` and ``unroll`` enter.
@@ -375,3 +373,9 @@ class RecurrentPolicy(nn.Module):
         update_moments(self.encoder, observation)
         if self._critic is not None:
             update_moments(self._critic.encoder, observation)
+
+
+def _unroll(
+    starts: Bool[Tensor, "N T"], core: MemoryCore[Any], x: Float[Tensor, "N T D"], state: Any
+) -> tuple[Float[Tensor, "N T E"], Any]:
+    return core.unroll(x, state, starts)

@@ -41,12 +41,8 @@ class Trunk(NamedTuple):
 
     def initial_state(self, batch_size: int, device: torch.device) -> PolicyMemory:
         """The memory of new streams."""
-
-        def zeros(leaf: Tensor) -> Tensor:
-            return torch.zeros(batch_size, *leaf.shape[1:], dtype=leaf.dtype, device=device)
-
         layers = self.stack.initial_state(batch_size, device)
-        return PolicyMemory(layers, map_tensors(zeros, self.blank))
+        return PolicyMemory(layers, map_tensors(partial(_zeros, batch_size, device), self.blank))
 
     def step(
         self,
@@ -156,3 +152,7 @@ def assembled(
     project = nn.Identity() if fits else nn.Linear(features, stack.input_size)
     blank = blank_frames(seen, config.frame_stack - 1)
     return Trunk(encoder, stack, dense, project, seen, blank)
+
+
+def _zeros(batch_size: int, device: torch.device, leaf: Tensor) -> Tensor:
+    return torch.zeros(batch_size, *leaf.shape[1:], dtype=leaf.dtype, device=device)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -180,9 +181,8 @@ def _anywhere(marks: Bool[Tensor, "B T"]) -> list[bool]:
 
 
 def _next(inputs: Inputs, columns: list[Iterator[Tensor]]) -> Inputs:
-    leaves = iter(columns)
+    return map_tensors(partial(_take, iter(columns)), inputs)
 
-    def take(_: Tensor) -> Tensor:
-        return next(next(leaves))
 
-    return map_tensors(take, inputs)
+def _take(leaves: Iterator[Iterator[Tensor]], _: Tensor) -> Tensor:
+    return next(next(leaves))

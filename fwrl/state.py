@@ -26,6 +26,7 @@ letter  axis
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -62,13 +63,13 @@ def map_tensors(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> T
 def tensors_in(tree: Any) -> list[Tensor]:
     """The leaves, from left to right."""
     leaves: list[Tensor] = []
-
-    def remember(leaf: Tensor) -> Tensor:
-        leaves.append(leaf)
-        return leaf
-
-    map_tensors(remember, tree)
+    map_tensors(partial(_remember, leaves), tree)
     return leaves
+
+
+def _remember(leaves: list[Tensor], leaf: Tensor) -> Tensor:
+    leaves.append(leaf)
+    return leaf
 
 
 def where_state(starts: Bool[Tensor, " B"], fresh: Tree, state: Tree) -> Tree:
@@ -77,20 +78,20 @@ def where_state(starts: Bool[Tensor, " B"], fresh: Tree, state: Tree) -> Tree:
     It selects and never multiplies: an infinite or undefined past does not leak into a row that
     starts.
     """
+    return map_tensors(partial(_select, starts), fresh, state)
 
-    def select(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(starts.view(-1, *(1,) * (old.dim() - 1)), new, old)
 
-    return map_tensors(select, fresh, state)
+def _select(starts: Bool[Tensor, " B"], new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(starts.view(-1, *(1,) * (old.dim() - 1)), new, old)
 
 
 def take_rows(tree: Tree, rows: Int[Tensor, " R"] | slice) -> Tree:
     """The given rows of the batch."""
+    return map_tensors(partial(_take, rows), tree)
 
-    def take(leaf: Tensor) -> Tensor:
-        return leaf[rows]
 
-    return map_tensors(take, tree)
+def _take(rows: Int[Tensor, " R"] | slice, leaf: Tensor) -> Tensor:
+    return leaf[rows]
 
 
 def detach_state(state: Tree) -> Tree:
@@ -132,11 +133,11 @@ def at_least_float32(x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 def in_one_precision(tree: Tree, like: Tensor) -> Tree:
     """The same numbers, in float64 if those of ``like`` are, else in float32; booleans stay."""
     dtype = torch.promote_types(like.dtype, torch.float32)
+    return map_tensors(partial(_convert, dtype), tree)
 
-    def convert(x: Tensor) -> Tensor:
-        return x if x.dtype in (dtype, torch.bool) else x.to(dtype)
 
-    return map_tensors(convert, tree)
+def _convert(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x if x.dtype in (dtype, torch.bool) else x.to(dtype)
 
 
 def may_look(x: Tensor) -> bool:

@@ -9,6 +9,7 @@ axes here: ``P`` past time steps that a window holds, ``K`` features of a query 
 """
 
 import math
+from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from fwrl.config import ConfigError, head_size
-from fwrl.state import at_least_float32, map_tensors, may_look, tensors_in, without_autocast
+from fwrl.state import at_least_float32, map_tensors, may_look, without_autocast
 
 # One sequence or a nesting of sequences, each ``[B, T, ...]``.
 Sequences = TypeVar("Sequences")
@@ -113,19 +114,9 @@ def attend(
     """
     times, past = query.shape[1], key.shape[1] - query.shape[1]
     size = min(times, max(past + 1, MIN_BLOCK))
-    count = -(-times // size)
-    missing = count * size - times
-
-    def of_queries(x: Tensor) -> Tensor:
-        """Blocks ``[B N C ...]``."""
-        filled = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing), value=1.0)
-        return filled.unflatten(1, (count, size))
-
-    def of_keys(x: Tensor) -> Tensor:
-        """Blocks ``[B N ... PC]``, each with the window before it."""
-        filled = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
-        return filled.unfold(1, past + size, size)
-
+    missing = -times % size
+    of_queries = partial(_blocks_of_queries, size, missing)
+    of_keys = partial(_blocks_of_keys, past + size, size, missing)
     sums = key.sum(dim=(-2, -1)) + value.sum(dim=(-2, -1))
     sums = sums + F.pad(query.sum(dim=(-2, -1)), (past, 0))
     undefined = ~sums.isfinite()
@@ -143,6 +134,18 @@ def attend(
         hit = (visible & of_keys(undefined).unsqueeze(2)).any(dim=-1)
         found = torch.where(hit[..., None, None], math.nan, found)
     return found.flatten(1, 2)[:, :times]
+
+
+def _blocks_of_queries(size: int, missing: int, x: Tensor) -> Tensor:
+    """Blocks ``[B N C ...]``."""
+    filled = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing), value=1.0)
+    return filled.unflatten(1, (-1, size))
+
+
+def _blocks_of_keys(span: int, size: int, missing: int, x: Tensor) -> Tensor:
+    """Blocks ``[B N ... PC]``, each with the window before it: ``span`` keys."""
+    filled = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+    return filled.unfold(1, span, size)
 
 
 def _visible(seen: Float[Tensor, "B N C"], past: int) -> Bool[Tensor, "B N C PC"]:
@@ -262,11 +265,7 @@ def _rotate(
 
 def extend(past: Sequences, new: Sequences) -> Sequences:
     """The window and the sequence after it as one sequence."""
-
-    def join(before: Tensor, after: Tensor) -> Tensor:
-        return torch.cat([before, after], dim=1)
-
-    return map_tensors(join, past, new)
+    return map_tensors(lambda *parts: torch.cat(parts, dim=1), past, new)
 
 
 def remember(
@@ -279,12 +278,13 @@ def remember(
         seen: How many of the last time steps to keep, at most.
         size: Time steps of the window.
     """
-    length = tensors_in(sequences)[0].shape[1]
     age = torch.arange(size - 1, -1, -1, device=seen.device)
     kept = age < seen.unsqueeze(-1)
+    newest = map_tensors(partial(_or_zeros, kept), sequences)
+    return newest, kept.sum(dim=1).to(seen.dtype)
 
-    def keep(x: Tensor) -> Tensor:
-        mask = kept.view(*kept.shape, *(1,) * (x.dim() - 2))
-        return torch.where(mask, x[:, length - size :], 0.0)
 
-    return map_tensors(keep, sequences), kept.sum(dim=1).to(seen.dtype)
+def _or_zeros(kept: Bool[Tensor, "B T"], x: Float[Tensor, "B past *E"]) -> Tensor:
+    """The last T times, zeros where they are not kept."""
+    mask = kept.view(*kept.shape, *(1,) * (x.dim() - 2))
+    return torch.where(mask, x[:, x.shape[1] - kept.shape[1] :], 0.0)

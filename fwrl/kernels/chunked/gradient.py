@@ -141,12 +141,13 @@ def _blocks(given: Given) -> list[slice]:
 
 
 def _block(given: Given, starts: Bool[Tensor, "B T"], rows: slice) -> tuple[Chunks, Tensor | None]:
-    def some(x: Tensor | None) -> Tensor | None:
-        return x if x is None or x.shape[0] == 1 else x[rows]
-
-    write = Write(given.key[rows], given.value[rows], some(given.beta), some(given.decay))
+    beta, decay, fresh = (
+        x if x is None or x.shape[0] == 1 else x[rows]
+        for x in (given.beta, given.decay, given.fresh)
+    )
+    write = Write(given.key[rows], given.value[rows], beta, decay)
     chunks = chunked.split(given.query[rows], write, starts[rows], chunked.CHUNK_SIZE)
-    return chunks, some(given.fresh)
+    return chunks, fresh
 
 
 def _forward(
@@ -155,14 +156,13 @@ def _forward(
     links = chunked.link(chunks)
     passage = chunked.passage_of(removes=True, chunks=chunks, links=links, fresh=fresh)
     passed = chunked.pass_on(passage, state)
-
-    def stack(parts: list[Tensor]) -> Tensor:
-        return torch.stack(parts).unflatten(1, state.shape[:2])
-
+    written, entering, values = (
+        torch.stack(parts).unflatten(1, state.shape[:2])
+        for parts in (passed.written, passed.entering, passed.values)
+    )
     assert passage.inverse is not None, "what removes has an inverse"
-    written, entering = stack(passed.written), stack(passed.entering)
     kept = Kept(*links, passage.attention, passage.inverse, written, entering)
-    return kept, stack(passed.values), passed.end
+    return kept, values, passed.end
 
 
 def _put(whole: Float[Tensor, "B T H F"], parts: Float[Tensor, "N B H C F"]) -> None:

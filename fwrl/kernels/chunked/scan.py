@@ -25,7 +25,6 @@ Note:
     magnitude in float32 when keys repeat, as those of a resting agent do.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -121,19 +120,19 @@ def split(
 ) -> Chunks:
     """Chunks of equal size, filled up with times that neither start, write nor decay."""
     count, size, missing = _sizes(query.shape[1], chunk_size)
-
-    def if_given(x: Tensor | None) -> Tensor | None:
-        return None if x is None else by_chunk(x, chunk_size)
-
     log_decay = None if write.decay is None else write.decay.clamp_min(MIN_DECAY).log()
+    beta, log_decay, removal_key, removal_rate = (
+        None if x is None else by_chunk(x, chunk_size)
+        for x in (write.beta, log_decay, write.removal_key, write.removal_rate)
+    )
     return Chunks(
         by_chunk(query, chunk_size),
         by_chunk(write.key, chunk_size),
         by_chunk(write.value, chunk_size),
-        if_given(write.beta),
-        if_given(log_decay),
-        if_given(write.removal_key),
-        if_given(write.removal_rate),
+        beta,
+        log_decay,
+        removal_key,
+        removal_rate,
         F.pad(starts, (0, missing)).unflatten(1, (count, size)).transpose(0, 1),
     )
 
@@ -244,15 +243,15 @@ def pass_on(passage: Passage, state: FastWeights) -> Passed:
     """The inter-chunk recurrence: the state goes from chunk to chunk."""
     batch, heads = state.shape[:2]
     count = passage.attention.shape[0]
-
-    def by_chunk(part: Tensor | None) -> Iterable[Tensor | None]:
-        if part is None:
-            return [None] * count
-        return part.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
-
+    columns = [
+        [None] * count
+        if part is None
+        else part.expand(count, batch, heads, -1, -1).flatten(1, 2).unbind(0)
+        for part in passage
+    ]
     weights = state.flatten(0, 1)
     passed = Passed([], [], [], state)
-    for now in map(Passage, *map(by_chunk, passage)):
+    for now in map(Passage, *columns):
         write = now.written
         if now.inverse is not None and now.strong_key is not None:
             write = now.inverse @ torch.baddbmm(write, now.strong_key, weights, alpha=-1)
