@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# where an environment forbids bytecode, each process of a test would compile torch anew: twice the time to start
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: quickstart test check slow bench gpu-audit docs clean
 
 quickstart: .venv/.base
