@@ -5,28 +5,22 @@ Each check reads curves of ``metrics.csv`` and answers with a finding or None.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from fwrl.config import OneLineError
+from fwrl.config import OneLineError, validate
 from fwrl.cores import kinds_of
 from fwrl.run.config import RunConfig
-from fwrl.run.directory import read_run_config
-from fwrl.run.log import METRICS, RECENT
-from fwrl.run.table import read_curves
+from fwrl.run.history import RETURN, History, read_history
+from fwrl.run.yaml_files import apply_overrides
 
-RETURN, LENGTH = "rollout/ep_rew_mean", "rollout/ep_len_mean"
-# The standard deviation of the returns.
-SPREAD = "rollout/ep_rew_std"
+LENGTH = "rollout/ep_len_mean"
 # Iterations from which a run says something, and the finding on one of fewer.
 FEWEST_ROWS, TOO_SHORT = 8, "too short"
-# A return has risen if its last fifth is so many standard errors above its first.
-CLEAR_RISE = 5.0
 # Shares of an iteration's samples that are clipped, and divergences of its policies.
 CLIPPED, MUCH_KL, NO_KL = 0.45, 0.2, 1e-4
 # The value loss's gradient over the policy loss's; explained variance; share of the first entropy.
@@ -41,8 +35,8 @@ LEAST_WEIGHT = 0.01
 ENDLESS_ROLLOUTS = 8
 # Episodes in the horizon of the discount, and in what gradients flow through.
 FAR, LONG = 3.0, 2.0
-# Rewards of an episode that are few, and steps through which gradients flow.
-FEW_REWARDS, FEW_STEPS = 2.0, 16
+# Rewards of an episode that are few; steps through which gradients flow that are few, and many.
+FEW_REWARDS, FEW_STEPS, MANY_STEPS = 2.0, 16, 1024
 # Mean write strengths, and overlap of keys, at which a memory keeps nothing apart.
 LEAST_BETA, MOST_BETA, OVERLAP = 0.02, 0.995, 0.985
 # Share of a run's rise by which evaluations are below training, or the rise of its last quarter.
@@ -56,46 +50,6 @@ class Finding(NamedTuple):
     says: str
     override: str
     """The remedy as ``KEY=VALUE``; empty where none can be said."""
-
-
-class History(NamedTuple):
-    """A run: its configuration, and its curves with a row for each step and value."""
-
-    config: RunConfig
-    curves: Mapping[str, Float[np.ndarray, "rows 2"]]
-
-    def values(self, name: str, part: slice = slice(None)) -> Float[np.ndarray, " rows"]:
-        """The finite values of a metric, in a part of the run such as ``LATE``."""
-        curve = self.curves[name]
-        first, last = (part.start or 0.0) * self.steps, (part.stop or 1.0) * self.steps
-        inside = (curve[:, 0] >= first) & (curve[:, 0] <= last)
-        return curve[inside & np.isfinite(curve[:, 1]), 1]
-
-    def middle(self, name: str, part: slice = slice(None)) -> float:
-        """The median of a metric; NaN if it was never recorded there."""
-        values = self.values(name, part)
-        return float(np.median(values)) if len(values) else np.nan
-
-    @property
-    def steps(self) -> int:
-        """Environment steps so far."""
-        return int(max((curve[-1, 0] for curve in self.curves.values() if len(curve)), default=0))
-
-    @property
-    def rise(self) -> float:
-        """The rise of the return from the first fifth to the last, in its standard errors."""
-        first, last = self.values(RETURN, slice(0, 0.2)), self.values(RETURN, slice(0.8, 1))
-        if min(len(first), len(last)) < 2:
-            return 0.0
-        # a run of before the spread was logged has that of the curve
-        spread = self.middle(SPREAD) / RECENT**0.5
-        error = np.hypot(first.std(), last.std()) if np.isnan(spread) else 2**0.5 * spread
-        return float((last.mean() - first.mean()) / (error + 1e-9 * abs(first.mean()) + 1e-12))
-
-    @property
-    def learned(self) -> bool:
-        """Whether the return has risen clearly."""
-        return self.rise > CLEAR_RISE
 
 
 # Noise that leads farther where independent noise averages out.
@@ -238,12 +192,15 @@ def _rollout_too_short(run: History) -> Finding | None:
     ppo, length = run.config.ppo, run.middle(LENGTH, LATE)
     seen = ppo.sequence_length or ppo.num_steps
     # a return may rise for other reasons than what is remembered
-    short = length > LONG * seen and (seen < FEW_STEPS or not run.learned)
+    enough = FEW_STEPS if run.learned else MANY_STEPS
+    short = length > LONG * seen and seen < enough
     if not short or set(kinds_of(run.config.core)) == {"none"}:
         return None
     says = f"gradients flow through {seen} steps, episodes take {length:.0f}"
-    power = 2 ** int(np.ceil(np.log2(length)))
-    return Finding("rollout too short", says, f"ppo.num_steps={min(power, 1024)}")
+    steps = min(2 ** int(np.ceil(np.log2(length))), MANY_STEPS)
+    whole = ["ppo.sequence_length=null"] if ppo.sequence_length else []
+    more = [f"ppo.num_steps={steps}"] if seen == ppo.num_steps else []
+    return Finding("rollout too short", says, " ".join([*more, *whole]))
 
 
 def _schedule_ended(run: History) -> Finding | None:
@@ -331,18 +288,20 @@ def diagnose(run: Path, control: Path | None = None) -> list[Finding]:
     found = [*islice(causes, 1), *filter(None, (check(history) for check in REMARKS))]
     if control is not None:
         found += filter(None, [_memory_not_needed(history, read_history(control))])
-    return found
+    return [_without_old_remedy(history.config, each) for each in found]
+
+
+def _without_old_remedy(config: RunConfig, finding: Finding) -> Finding:
+    """The finding, whose remedy is not said where the configuration has it already."""
+    values = config.model_dump(mode="json")
+    apply_overrides(values, finding.override.split())
+    return finding._replace(override="") if validate(RunConfig, values) == config else finding
 
 
 def _too_short(config: RunConfig, rows: int) -> Finding:
     steps = FEWEST_ROWS * config.env.num_envs * config.ppo.num_steps
     says = f"{rows} iterations are logged, and fewer than {FEWEST_ROWS} say nothing"
     return Finding(TOO_SHORT, says, f"total_steps={steps}" if config.total_steps < steps else "")
-
-
-def read_history(run: Path) -> History:
-    """The history of a run; raises as ``diagnose`` does."""
-    return History(read_run_config(run), read_curves(run, list(METRICS)))
 
 
 def _memory_not_needed(run: History, control: History) -> Finding | None:
