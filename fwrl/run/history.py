@@ -1,4 +1,4 @@
-"""What a run has logged, as its diagnosis reads it."""
+"""The history of a run: its configuration and its curves, as the diagnosis reads them."""
 
 from collections.abc import Mapping
 from pathlib import Path
