@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from fwrl.bench import plot
 from fwrl.bench.plot import colours_of
 from fwrl.cli.compare.figures import band, draw, draw_transfer
 from fwrl.cli.compare.scores import (
@@ -191,6 +192,22 @@ def test_a_point_of_one_seed_is_hollow(tmp_path):
     # of five seeds none is drawn by itself, on top of the mark
     five = [each | {"seed": seed} for seed in range(5) for each in rows]
     assert filled(rows) + 50 < filled(five)
+
+
+@pytest.mark.parametrize(
+    ("scores", "low", "high"),
+    [([0.3, 0.9, 0.9], 0.0, 1.0), ([0.4, 0.9, 1.1], 0.0, 1.1), ([0.5, 0.51, 0.52], 0.48, 0.54)],
+)
+def test_intervals_end_where_scores_can_be(scores, low, high, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "interval", lambda axes, found, *_, **__: drawn.append(found))
+    tasks = {name: {"config": "quickstart.yaml", "range": [0, 1]} for name in ("one", "two")}
+    chosen = comparison(tasks=tasks, columns={"delta": []})
+    rows = [row(task, "delta", seed, score) for seed, score in enumerate(scores) for task in tasks]
+    draw(chosen, [], rows, tmp_path)
+    assert len(drawn) == 2
+    for found in drawn:
+        assert found == pytest.approx((np.mean(scores), low, high), abs=0.006)
 
 
 def write_metrics(directory, rows):

@@ -155,9 +155,9 @@ def _draw_scores(
     with plot.figure(file, width, height) as figure:
         grid = figure.subplots(down, across, sharey=True, squeeze=False)
         for axes, (title, groups) in zip(grid.flat, panels.items(), strict=False):
-            _draw_intervals(axes, groups, styles)
-            axes.set_title(title)
             task = comparison.tasks.get(title)
+            _draw_intervals(axes, groups, styles, task.range if task else None)
+            axes.set_title(title)
             label = comparison.score_in_words if task else "normalised score"
             if task and task.chance is not None:
                 label += "; dotted: chance"
@@ -168,14 +168,17 @@ def _draw_scores(
 
 
 def _draw_intervals(
-    axes: Axes, groups: Mapping[str, Sequence[Sequence[float]]], styles: Mapping[str, Style]
+    axes: Axes,
+    groups: Mapping[str, Sequence[Sequence[float]]],
+    styles: Mapping[str, Style],
+    bounds: tuple[float, float] | None,
 ) -> None:
     """A bar from end to end of each interval, a line at its mean, a dot for each run."""
     for place, (column, style) in enumerate(styles.items()):
         if column not in groups:
             continue
         own = groups[column]
-        mean, low, high = student(own[0]) if len(own) == 1 else bootstrap(own)
+        mean, low, high = _within(bounds, own[0]) if len(own) == 1 else bootstrap(own)
         axes.barh(place, high - low, 0.6, low, color=style.colour, alpha=0.35)
         axes.vlines(mean, place - 0.38, place + 0.38, color=style.colour, linewidth=2.2)
         runs = [*chain(*own)]
@@ -202,7 +205,7 @@ def _draw_tasks(
                 own = scores_of(rows, task, column)
                 counts.add(len(own))
                 if own:
-                    found = student(own)
+                    found = _within(comparison.tasks[task].range, own)
                     plot.interval(axes, found, row + shift, style.colour, hollow=len(own) == 1)
                 if 1 < len(own) < FEW:
                     dots = [row + shift] * len(own)
@@ -222,6 +225,16 @@ def _draw_tasks(
         played = f", {comparison.episodes} episodes after training"
         axes.set_xlabel(comparison.score_in_words + ("" if comparison.score == "mmer" else played))
         plot.legend_below(figure)
+
+
+def _within(
+    bounds: tuple[float, float] | None, scores: Sequence[float]
+) -> tuple[float, float, float]:
+    """The mean and its interval, cut at the ends of the task's range unless a score is beyond."""
+    mean, low, high = student(scores)
+    if bounds is None:
+        return mean, low, high
+    return mean, max(low, min(bounds[0], *scores)), min(high, max(bounds[1], *scores))
 
 
 def _draw_published(axes: Axes, comparison: ComparisonConfig) -> None:

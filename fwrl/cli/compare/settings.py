@@ -25,8 +25,8 @@ class TaskConfig(Config):
     overrides: tuple[str, ...] = ()
     """``KEY=VALUE`` overrides for all columns."""
     range: tuple[float, float] | None = None
-    """The scores that count as 0 and 1 when tasks are averaged; None: the lowest and the highest
-    score of any run of this task."""
+    """The scores that count as 0 and 1 when tasks are averaged, where intervals end in figures;
+    None: the lowest and the highest score of any run of this task, and no end."""
     published: dict[str, float] = Field(default_factory=dict)
     """Published scores, by name: further columns of the table, and marks in ``tasks.png``."""
     chance: float | None = None
