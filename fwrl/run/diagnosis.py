@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fwrl.config import OneLineError, validate
+from fwrl.config import ConfigError, OneLineError, validate
 from fwrl.cores import kinds_of
 from fwrl.run.config import RunConfig
 from fwrl.run.history import RETURN, History, read_history
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
     name: str
     says: str
     override: str
-    """The remedy as ``KEY=VALUE``; empty where none can be said."""
+    """The remedy as ``KEY=VALUE``, or two of them; empty where none can be said."""
 
 
 # Noise that leads farther where independent noise averages out.
@@ -292,10 +292,14 @@ def diagnose(run: Path, control: Path | None = None) -> list[Finding]:
 
 
 def _without_old_remedy(config: RunConfig, finding: Finding) -> Finding:
-    """The finding, whose remedy is not said where the configuration has it already."""
+    """The finding, whose remedy is not said where the run has it already or cannot have it."""
     values = config.model_dump(mode="json")
-    apply_overrides(values, finding.override.split())
-    return finding._replace(override="") if validate(RunConfig, values) == config else finding
+    try:
+        apply_overrides(values, finding.override.split())
+        new = validate(RunConfig, values) != config
+    except ConfigError:
+        new = False
+    return finding if new else finding._replace(override="")
 
 
 def _too_short(config: RunConfig, rows: int) -> Finding:

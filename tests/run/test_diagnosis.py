@@ -13,7 +13,7 @@ from fwrl.config import validate
 from fwrl.cores import CORES
 from fwrl.run import diagnosis
 from fwrl.run.config import RunConfig
-from fwrl.run.diagnosis import CAUSES, LENGTH, REMARKS, in_one_line, of_several
+from fwrl.run.diagnosis import CAUSES, LENGTH, REMARKS, Finding, in_one_line, of_several
 from fwrl.run.history import RETURN, SPREAD, History
 from fwrl.run.log import METRICS
 from fwrl.run.yaml_files import apply_overrides
@@ -138,6 +138,20 @@ def test_each_cause_is_seen_in_its_curves(name, changes, overrides, remedy, monk
     followed = run._replace(config=validate(RunConfig, values))
     monkeypatch.setattr(diagnosis, "read_history", lambda _: followed)
     assert remedy == "" or remedy not in [each.override for each in diagnosis.diagnose(tmp_path)]
+
+
+def test_what_flows_through_many_steps_is_long_enough():
+    long = FLAT | {LENGTH: np.full(ROWS, 10_000.0)}
+    assert "rollout too short" in names(history(long, {"num_steps": 512}))
+    assert "rollout too short" not in names(history(long, {"num_steps": 1024}))
+
+
+def test_no_remedy_is_said_that_the_run_cannot_have(monkeypatch, tmp_path):
+    run = history(FLAT, {"num_steps": 4})
+    monkeypatch.setattr(diagnosis, "read_history", lambda _: run)
+    monkeypatch.setattr(diagnosis, "CAUSES", [lambda _: Finding("x", "y", "ppo.discount=2")])
+    (found,) = diagnosis.diagnose(tmp_path)
+    assert (found.name, found.override) == ("x", "")
 
 
 @pytest.mark.parametrize(("rise", "learned"), [(0.2, False), (0.6, True)])
