@@ -35,7 +35,7 @@ class Summary(NamedTuple):
     return_std: float
     return_iqm: float
     return_ci95: tuple[float, float]
-    """Interval of the interquartile mean, by the bootstrap over episodes."""
+    """Interval of the interquartile mean, by the bootstrap over episodes; NaN for one episode."""
     length_mean: float
     success_rate: float | None
     """None if the environment does not tell success."""

@@ -36,14 +36,55 @@ def bootstrap(groups: Sequence[Sequence[float]]) -> Estimate:
     """The interquartile mean of all values, and its percentile bootstrap interval.
 
     Each group, such as the seeds of one task, is resampled by itself (Agarwal et al. 2021), with a
-    fixed seed, so that the same values give the same interval.
+    fixed seed, so that the same values give the same interval. The interval is NaN if no group has
+    two values: its width would be 0, as if nothing were uncertain.
     """
     generator = np.random.default_rng(0)
     arrays = [np.array(group, float) for group in groups]
-    drawn = [each[generator.integers(0, len(each), (RESAMPLES, len(each)))] for each in arrays]
-    means = interquartile_mean(np.concatenate(drawn, axis=1))
-    low, high = np.quantile(means, [TAIL, 1 - TAIL])
-    return Estimate(float(interquartile_mean(np.concatenate(arrays))), float(low), float(high))
+    means = interquartile_mean(np.concatenate(_resampled(arrays, generator), axis=1))
+    return Estimate(float(interquartile_mean(np.concatenate(arrays))), *_ends(means, groups))
+
+
+def improvement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Estimate:
+    """How probably a run of ours scores higher than one of theirs in the same task.
+
+    That is the share of pairs of runs in which ours is higher, equal ones counted half, averaged
+    over tasks (probability of improvement, Agarwal et al. 2021), with a stratified bootstrap
+    interval as in ``bootstrap``.
+
+    Args:
+        ours: The scores of our runs in each task.
+        theirs: Those of theirs in the same tasks.
+    """
+    generator = np.random.default_rng(0)
+    sides = [[np.array(group, float) for group in side] for side in (ours, theirs)]
+    share = np.mean([_share(*pair) for pair in zip(*sides, strict=True)])
+    drawn = [_resampled(side, generator) for side in sides]
+    shares = np.mean([_share(*pair) for pair in zip(*drawn, strict=True)], axis=0)
+    return Estimate(float(share), *_ends(shares, [*ours, *theirs]))
+
+
+def _share(ours: Float[np.ndarray, "*B n"], theirs: Float[np.ndarray, "*B m"]) -> NDArray[Any]:
+    """The share of pairs in which ours is higher, equal ones counted half."""
+    difference = ours[..., :, None] - theirs[..., None, :]
+    return np.asarray(((np.sign(difference) + 1) / 2).mean((-2, -1)))
+
+
+def _resampled(
+    groups: Sequence[NDArray[np.float64]], generator: np.random.Generator
+) -> list[NDArray[np.float64]]:
+    """Draws of each group from itself, as many values as it has: ``[RESAMPLES, values]``."""
+    return [each[generator.integers(0, len(each), (RESAMPLES, len(each)))] for each in groups]
+
+
+def _ends(
+    draws: Float[np.ndarray, " resample"], groups: Sequence[Sequence[float]]
+) -> tuple[float, float]:
+    """The ends of the interval that holds 95 of 100 draws; NaN if no group has two values."""
+    if all(len(group) < 2 for group in groups):
+        return math.nan, math.nan
+    low, high = np.quantile(draws, [TAIL, 1 - TAIL])
+    return float(low), float(high)
 
 
 def student(values: Sequence[float], error: float = math.nan) -> Estimate:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -180,11 +181,13 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps(without_infinities(result))
     low, high = result["return_ci95"]
+    # a single episode has none
+    interval = "" if isnan(low) else f"  95 % interval of the IQM [{low:.4g}, {high:.4g}]"
     lines = [
         f"{result['env']}, {result['core']} memory, after {result['steps']:,} steps "
         f"({result['checkpoint']})",
         f"return  mean {result['return_mean']:.4g}  std {result['return_std']:.4g}  "
-        f"IQM {result['return_iqm']:.4g}  95 % interval of the IQM [{low:.4g}, {high:.4g}]",
+        f"IQM {result['return_iqm']:.4g}{interval}",
         f"over {result['episodes']} episodes of {result['length_mean']:.4g} steps on average",
     ]
     if result["success_rate"] is not None:

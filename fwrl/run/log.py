@@ -155,9 +155,11 @@ def evaluation_metrics(summary: EvaluationSummary) -> dict[str, float]:
         "eval/mean_reward": summary.return_mean,
         "eval/mean_ep_length": summary.length_mean,
         "eval/iqm": summary.return_iqm,
-        "eval/ci_low": summary.return_ci95[0],
-        "eval/ci_high": summary.return_ci95[1],
     }
+    low, high = summary.return_ci95
+    # a single episode has no interval
+    if not math.isnan(low):
+        metrics |= {"eval/ci_low": low, "eval/ci_high": high}
     if summary.success_rate is not None:
         metrics["eval/success_rate"] = summary.success_rate
     return metrics

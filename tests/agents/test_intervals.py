@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from agents.intervals import bootstrap, interquartile_mean, student
+from agents.intervals import bootstrap, improvement, interquartile_mean, student
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 20, 101])
@@ -34,6 +34,34 @@ def test_the_bootstrap_is_rliables(tasks, seeds):
     assert tasks == 1 or across.high - across.low > 3 * (high - low)
 
 
+# rliable and what it imports warn of their own future
+@pytest.mark.filterwarnings("ignore")
+def test_the_probability_of_improvement_is_rliables():
+    from rliable import library, metrics  # noqa: PLC0415 slow to import
+
+    generator = np.random.default_rng(0)
+    # whole numbers, so that many are equal
+    ours, theirs = (
+        generator.integers(low, low + 6, (5, seeds)).astype(float)
+        for low, seeds in ((1, 4), (0, 7))
+    )
+    points, intervals = library.get_interval_estimates(
+        {"pair": (ours.T, theirs.T)}, metrics.probability_of_improvement, reps=2000
+    )
+    found = improvement(ours.tolist(), theirs.tolist())
+    assert found.mean == pytest.approx(np.mean(points["pair"]))
+    low, high = intervals["pair"].ravel()
+    assert found[1:] == pytest.approx((low, high), abs=0.1 * (high - low))
+    against = improvement(theirs.tolist(), ours.tolist())
+    assert against.mean == pytest.approx(1 - found.mean)
+
+
+def test_where_nothing_can_be_resampled_there_is_no_interval():
+    estimates = bootstrap([[3.0], [4.0]]), improvement([[1.0], [2.0]], [[1.0], [0.0]])
+    assert [each.mean for each in estimates] == [3.5, 0.75]
+    assert np.isnan([each[1:] for each in estimates]).all()
+
+
 def test_groups_may_have_different_sizes():
     middle, low, high = bootstrap([[0.0], [1.0, 2.0, 3.0, 4.0]])
     assert 0 <= low < middle < high <= 4
@@ -47,7 +75,6 @@ def test_an_interval_is_repeatable_and_shrinks_with_more_values():
     assert bootstrap([values]) == (middle, low, high)
     few = bootstrap([values[:25]])
     assert 2 < (few.high - few.low) / (high - low) < 8
-    assert bootstrap([[3.0]]) == (3.0, 3.0, 3.0)
 
 
 def test_intervals_of_student_hold_the_truth_in_95_of_100_cases():

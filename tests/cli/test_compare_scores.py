@@ -104,8 +104,14 @@ def test_the_table():
     assert "From the lowest to the highest score of any run: one, two." in text
     assert "| gru | 4 | 1,000 to 1,001 | 15 |" in text
     assert "missing" not in text
+    # higher in one task of two, and in three of eight pairs of runs, with one level
+    assert "|  | gru | delta \\| net |" in text
+    assert "| gru |  | 1 : 1, 0.44 [" in text
+    assert "| delta \\| net | 1 : 1, 0.56 [" in text
     alone = markdown(comparison(seeds=[0]), ROWS[::2], [], 0)
     assert "| one | -3.000 | **5.000** |" in alone
+    assert "| 2 tasks, normalised | **0.500** | **0.500** |" in alone
+    assert "| gru |  | 1 : 1, 0.50 |" in alone
 
 
 def test_what_others_have_published_stands_beside_it():

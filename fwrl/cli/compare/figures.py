@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, cycle
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,7 +180,8 @@ def _draw_intervals(
             continue
         own = groups[column]
         mean, low, high = _within(bounds, own[0]) if len(own) == 1 else bootstrap(own)
-        axes.barh(place, high - low, 0.6, low, color=style.colour, alpha=0.35)
+        if not isnan(low):
+            axes.barh(place, high - low, 0.6, low, color=style.colour, alpha=0.35)
         axes.vlines(mean, place - 0.38, place + 0.38, color=style.colour, linewidth=2.2)
         runs = [*chain(*own)]
         axes.plot(runs, [place] * len(runs), "o", color=style.colour, markersize=3)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import isnan
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
-from agents.intervals import Estimate, bootstrap, student
+from agents.intervals import Estimate, bootstrap, improvement, student
 from fwrl.bench.benchmark import Row
 from fwrl.bench.results import DOCUMENT, TABLE, machine, write_document, write_rows
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
@@ -16,6 +16,8 @@ from fwrl.run.directory import command_typed, versions
 
 MARKDOWN = "table.md"
 TRANSFER = "transfer.csv"
+# Columns whose means differ by less than this share of a task's range are level there.
+LEVEL = 0.01
 
 
 def write_results(
@@ -59,6 +61,8 @@ def markdown(
     blocks = [_explanation(comparison, missing), _scores(comparison, rows)]
     if _complete(comparison, rows):
         blocks.append(_scale(comparison, rows))
+        if len(comparison.columns) > 1:
+            blocks.append(_pairs(comparison, rows))
     blocks += [
         _transfer(comparison, task, own)
         for task in comparison.tasks
@@ -125,11 +129,20 @@ def _cells(estimates: Mapping[str, Estimate | None]) -> list[str]:
         if each is None:
             cells.append("")
             continue
-        mean = f"**{each.mean:.3f}**" if each.mean == highest else f"{each.mean:.3f}"
-        # a single seed has none
-        interval = "" if isnan(each.low) else f" [{each.low:.3f}, {each.high:.3f}]"
-        cells.append(mean + interval)
+        cells.append(_estimate(each, "**{:.3f}**" if each.mean == highest else "{:.3f}"))
     return cells
+
+
+def _estimate(estimate: Estimate, form: str) -> str:
+    """The mean as ``form`` shows it, and the interval in plain figures, where there is one."""
+    plain = form.replace("*", "")
+    # a single seed has none
+    ends = (
+        ""
+        if isnan(estimate.low)
+        else f" [{plain.format(estimate.low)}, {plain.format(estimate.high)}]"
+    )
+    return form.format(estimate.mean) + ends
 
 
 def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
@@ -138,7 +151,8 @@ def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     given = [f"{task} {pair[0]:g} to {pair[1]:g}" for task, pair in ranges.items() if pair]
     found = [task for task, pair in ranges.items() if pair is None]
     parts = [
-        "The tasks together: the interquartile mean, and its 95 % stratified bootstrap interval."
+        "The tasks together: the interquartile mean"
+        + (", and its 95 % stratified bootstrap interval." if len(comparison.seeds) > 1 else ".")
     ]
     if given:
         parts.append(f"Normalised by the given range: {', '.join(given)}.")
@@ -148,6 +162,27 @@ def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     if left:
         parts.append(f"Not among the tasks together, because runs are missing: {', '.join(left)}.")
     return "\n".join(parts)
+
+
+def _pairs(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
+    """Each column against each other: tasks ahead and behind, and who probably scores higher."""
+    scaled = normalised(comparison, rows, _complete(comparison, rows))
+    lines: list[list[str]] = []
+    for ours, groups in scaled.items():
+        cells = ["" if theirs == ours else _pair(groups, scaled[theirs]) for theirs in scaled]
+        lines.append([ours, *cells])
+    text = (
+        "Line against column: the number of these tasks in which its mean is higher : lower by "
+        f"more than {LEVEL:g} of the range;\nthen the probability that a run of it scores higher, "
+        "in a task drawn at random (Agarwal et al. 2021)."
+    )
+    return f"{text}\n\n{_table(['', *scaled], lines)}"
+
+
+def _pair(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> str:
+    gaps = [mean(one) - mean(other) for one, other in zip(ours, theirs, strict=True)]
+    ahead, behind = sum(gap > LEVEL for gap in gaps), sum(gap < -LEVEL for gap in gaps)
+    return f"{ahead} : {behind}, {_estimate(improvement(ours, theirs), '{:.2f}')}"
 
 
 def _costs(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
