@@ -216,6 +216,20 @@ def test_intervals_end_where_scores_can_be(scores, low, high, tmp_path, monkeypa
         assert found == pytest.approx((np.mean(scores), low, high), abs=0.006)
 
 
+def test_many_tasks_stand_beside_each_other(tmp_path, monkeypatch):
+    panels = []
+    monkeypatch.setattr(plot, "name_rows", lambda axes, names: panels.append((axes, names)))
+    names = [f"task {number}" for number in range(15)]
+    tasks = {name: {"config": "quickstart.yaml", "range": [0, 1]} for name in names}
+    rows = [row(name, "delta", 0, 0.5) for name in names]
+    draw(comparison(tasks=tasks, columns={"delta": []}), [], rows, tmp_path)
+    # the other figure has a panel for each task, with the columns in its lines
+    (first, upper), (second, lower) = [panel for panel in panels if set(panel[1]) <= set(names)]
+    assert [*upper, *lower] == names
+    assert first.get_position().x1 < second.get_position().x0
+    assert first.get_xlim() == second.get_xlim()
+
+
 def write_metrics(directory, rows):
     directory.mkdir(parents=True)
     with (directory / "metrics.csv").open("w", newline="") as file:

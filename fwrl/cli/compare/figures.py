@@ -17,7 +17,7 @@ from agents.intervals import Estimate, bootstrap, student
 from fwrl.bench import plot
 from fwrl.bench.benchmark import Row
 from fwrl.cli.compare.scores import complete_tasks, normalised, scores_of, transfer_estimates
-from fwrl.cli.compare.settings import ComparisonConfig, Run, folder_name
+from fwrl.cli.compare.settings import ComparisonConfig, Run, TaskConfig, folder_name
 from fwrl.run.table import read_metrics
 
 LINES = ("-", "--", ":")
@@ -25,6 +25,8 @@ LINES = ("-", "--", ":")
 POINTS = 60
 # Fewer seeds than this are drawn one by one: an interval over them says little.
 FEW = 5
+# The most tasks on top of each other in one panel; those behind them stand beside them.
+MOST_TASKS = 14
 
 
 class Style(NamedTuple):
@@ -197,36 +199,54 @@ def _draw_tasks(
 ) -> None:
     """All tasks on one axis, which their scores share: columns, and what others have published."""
     names = list(comparison.tasks)
-    with plot.figure(file, 7.5, 1.6 + len(names) * (0.3 + 0.12 * len(styles))) as figure:
-        axes = figure.subplots()
-        _draw_published(axes, comparison)
-        counts: set[int] = set()
-        for place, (column, style) in enumerate(styles.items()):
-            shift = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
-            for row, task in enumerate(names):
-                own = scores_of(rows, task, column)
-                counts.add(len(own))
-                if own:
-                    found = _within(comparison.tasks[task].range, own)
-                    plot.interval(axes, found, row + shift, style.colour, hollow=len(own) == 1)
-                if 1 < len(own) < FEW:
-                    dots = [row + shift] * len(own)
-                    axes.plot(own, dots, "o", color="black", ms=3, alpha=0.6, label="each seed")
-            if any(scores_of(rows, task, column) for task in names):
-                axes.plot([], [], "o", color=style.colour, markersize=7, label=column)
-        if 1 in counts:
-            axes.plot(
-                [], [], "o", color=plot.GREY, mfc="white", mew=1.8, ms=7, label="a single seed"
-            )
-        if counts - {0, 1}:
-            axes.plot([], [], color=plot.GREY, label="95 % interval of the mean over seeds")
-        for row, task in enumerate(comparison.tasks.values()):
-            if task.chance is not None:
-                axes.vlines(task.chance, row - 0.42, row + 0.42, label="chance", **plot.CHANCE)
-        plot.name_rows(axes, names)
-        played = f", {comparison.episodes} episodes after training"
-        axes.set_xlabel(comparison.score_in_words + ("" if comparison.score == "mmer" else played))
-        plot.legend_below(figure)
+    across = -(-len(names) // MOST_TASKS)
+    panels = [names[start : start + MOST_TASKS] for start in range(0, len(names), MOST_TASKS)]
+    height = 1.6 + len(panels[0]) * (0.3 + 0.12 * len(styles))
+    with plot.figure(file, 7.5 if across == 1 else 5.5 * across, height) as figure:
+        grid = figure.subplots(1, across, sharex=True, squeeze=False)
+        for axes, own in zip(grid.flat, panels, strict=True):
+            _draw_panel(axes, comparison, rows, styles, own)
+            played = f", {comparison.episodes} episodes after training"
+            score = comparison.score_in_words
+            axes.set_xlabel(score + ("" if comparison.score == "mmer" else played))
+        if across == 1:
+            plot.legend_below(grid[0, 0])
+        else:
+            plot.legend_below(figure, 4)
+
+
+def _draw_panel(
+    axes: Axes,
+    comparison: ComparisonConfig,
+    rows: Sequence[Row],
+    styles: Mapping[str, Style],
+    names: Sequence[str],
+) -> None:
+    """Some of the tasks, from the top down."""
+    tasks = [comparison.tasks[name] for name in names]
+    _draw_published(axes, comparison, tasks)
+    counts: set[int] = set()
+    for place, (column, style) in enumerate(styles.items()):
+        shift = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
+        for row, (name, task) in enumerate(zip(names, tasks, strict=True)):
+            own = scores_of(rows, name, column)
+            counts.add(len(own))
+            if own:
+                found = _within(task.range, own)
+                plot.interval(axes, found, row + shift, style.colour, hollow=len(own) == 1)
+            if 1 < len(own) < FEW:
+                dots = [row + shift] * len(own)
+                axes.plot(own, dots, "o", color="black", ms=3, alpha=0.6, label="each seed")
+        if any(scores_of(rows, name, column) for name in names):
+            axes.plot([], [], "o", color=style.colour, markersize=7, label=column)
+    if 1 in counts:
+        axes.plot([], [], "o", color=plot.GREY, mfc="white", mew=1.8, ms=7, label="a single seed")
+    if counts - {0, 1}:
+        axes.plot([], [], color=plot.GREY, label="95 % interval of the mean over seeds")
+    for row, task in enumerate(tasks):
+        if task.chance is not None:
+            axes.vlines(task.chance, row - 0.42, row + 0.42, label="chance", **plot.CHANCE)
+    plot.name_rows(axes, names)
 
 
 def _within(
@@ -239,13 +259,13 @@ def _within(
     return mean, max(low, min(bounds[0], *scores)), min(high, max(bounds[1], *scores))
 
 
-def _draw_published(axes: Axes, comparison: ComparisonConfig) -> None:
-    tasks = list(comparison.tasks.values())
-    names = dict.fromkeys(chain(*(task.published for task in tasks)))
+def _draw_published(axes: Axes, comparison: ComparisonConfig, tasks: Sequence[TaskConfig]) -> None:
+    names = dict.fromkeys(chain(*(task.published for task in comparison.tasks.values())))
     for name, mark in zip(names, cycle("Dx^+"), strict=False):
         at = {row: task.published[name] for row, task in enumerate(tasks) if name in task.published}
-        label = f"{name}, {comparison.published_label}"
-        plot.marks(axes, [*at.values()], [*at], mark, label)
+        if at:
+            label = f"{name}, {comparison.published_label}"
+            plot.marks(axes, [*at.values()], [*at], mark, label)
 
 
 def draw_transfer(comparison: ComparisonConfig, transfer: Sequence[Row], out: Path) -> list[Path]:
