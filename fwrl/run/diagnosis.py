@@ -15,7 +15,7 @@ import numpy as np
 from fwrl.config import ConfigError, OneLineError, validate
 from fwrl.cores import kinds_of
 from fwrl.run.config import RunConfig
-from fwrl.run.history import RETURN, History, read_history
+from fwrl.run.history import RETURN, SPREAD, History, read_history
 from fwrl.run.yaml_files import apply_overrides
 
 LENGTH = "rollout/ep_len_mean"
@@ -41,6 +41,12 @@ FEW_REWARDS, FEW_STEPS, MANY_STEPS = 2.0, 16, 1024
 LEAST_BETA, MOST_BETA, OVERLAP = 0.02, 0.995, 0.985
 # Share of a run's rise by which evaluations are below training, or the rise of its last quarter.
 APART, STILL_RISING = 0.3, 0.15
+# Deviations of an episode's return by which evaluations are below training where nothing rises.
+FAR_APART = 3.0
+# From this lambda on an advantage sums many rewards; one that leaves most of them to the critic.
+LONG_LAMBDA, SHORT_LAMBDA = 0.5, 0.2
+# Trainings that are so many times as long may yet learn.
+LONGER = 4
 
 
 class Finding(NamedTuple):
@@ -222,10 +228,10 @@ def _schedule_ended(run: History) -> Finding | None:
 
 def _evaluation_apart(run: History) -> Finding | None:
     evaluated, returns = run.values("eval/mean_reward"), run.values(RETURN)
-    if not len(evaluated) or len(returns) < FEWEST_ROWS or not run.learned:
+    if not len(evaluated) or len(returns) < FEWEST_ROWS:
         return None
-    rise = np.ptp(returns)
-    if returns[-1] - evaluated[-1] < APART * rise:
+    far = APART * np.ptp(returns) if run.learned else FAR_APART * run.middle(SPREAD)
+    if not returns[-1] - evaluated[-1] >= far:
         return None
     says = f"the last evaluation returned {evaluated[-1]:.4g}, training {returns[-1]:.4g}"
     return Finding("evaluation below training", says, "evaluation.deterministic=false")
@@ -246,6 +252,23 @@ def _memory_mixed(run: History) -> Finding | None:
     return None
 
 
+def _no_rise(run: History) -> Finding | None:
+    returns, late = run.values(RETURN), run.values(RETURN, slice(0.8, 1))
+    if len(returns) < FEWEST_ROWS or not len(late) or run.learned:
+        return None
+    first, last = returns[:2].mean(), late.mean()
+    # what was learned within the first iterations has not risen since
+    if last - first > run.middle(SPREAD):
+        return None
+    says = f"the return has not risen clearly: {first:.3g} at first, {last:.3g} in the last fifth"
+    rewards = run.middle("rollout/large_reward_share") * run.middle(LENGTH)
+    if rewards >= FEW_REWARDS and run.config.ppo.gae_lambda >= LONG_LAMBDA:
+        return Finding("no rise", says, f"ppo.gae_lambda={SHORT_LAMBDA:g}")
+    over = run.steps >= run.config.total_steps
+    longer = f"total_steps={LONGER * run.config.total_steps}" if over else ""
+    return Finding("no rise", says, longer)
+
+
 # What keeps a return from rising, each before what follows from it: only the first found is told.
 CAUSES: Sequence[Callable[[History], Finding | None]] = (
     _endless,
@@ -260,6 +283,7 @@ CAUSES: Sequence[Callable[[History], Finding | None]] = (
     _rollout_too_short,
     _critic_dead,
     _memory_mixed,
+    _no_rise,
 )
 # Remarks that any run may deserve.
 REMARKS: Sequence[Callable[[History], Finding | None]] = (

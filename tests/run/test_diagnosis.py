@@ -112,6 +112,14 @@ def test_a_healthy_run_says_nothing():
         ),
         ("memory unused", FLAT | {"memory/beta": [0.001] * 4}, {}, "ppo.learning_rate=9e-05"),
         ("keys alike", FLAT | {"memory/key_overlap": [0.995] * 4}, {}, "ppo.learning_rate=9e-05"),
+        ("no rise", FLAT, {}, "ppo.gae_lambda=0.2"),
+        ("no rise", FLAT, {"gae_lambda": 0.2}, f"total_steps={4 * STEPS}"),
+        (
+            "no rise",
+            FLAT | {"rollout/large_reward_share": [0.02] * 4},
+            {},
+            f"total_steps={4 * STEPS}",
+        ),
         ("skipped updates", {"health/skipped_updates": [3] * ROWS}, {}, "ppo.learning_rate=9e-05"),
         (
             "evaluation below training",
@@ -138,6 +146,19 @@ def test_each_cause_is_seen_in_its_curves(name, changes, overrides, remedy, monk
     followed = run._replace(config=validate(RunConfig, values))
     monkeypatch.setattr(diagnosis, "read_history", lambda _: followed)
     assert remedy == "" or remedy not in [each.override for each in diagnosis.diagnose(tmp_path)]
+
+
+def test_a_policy_that_has_not_learned_may_sample_better_than_it_chooses():
+    stuck = FLAT | {SPREAD: np.full(ROWS, 0.1)}
+    assert "evaluation below training" in names(history(stuck | {"eval/mean_reward": [-0.9]}))
+    assert "evaluation below training" not in names(history(stuck | {"eval/mean_reward": [-0.75]}))
+
+
+def test_what_was_learned_at_once_need_not_rise():
+    solved = {RETURN: [-1, -1, *[1] * (ROWS - 2)], SPREAD: np.full(ROWS, 1.9)}
+    assert not history(solved).learned
+    assert "no rise" not in names(history(solved))
+    assert "no rise" in names(history(solved | {SPREAD: np.full(ROWS, 2.1)}))
 
 
 def test_what_flows_through_many_steps_is_long_enough():
