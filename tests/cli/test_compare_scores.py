@@ -228,6 +228,10 @@ def test_many_tasks_stand_beside_each_other(tmp_path, monkeypatch):
     assert [*upper, *lower] == names
     assert first.get_position().x1 < second.get_position().x0
     assert first.get_xlim() == second.get_xlim()
+    # without a score there is nothing to draw
+    panels.clear()
+    draw(comparison(tasks=tasks, columns={"delta": []}), [], rows[2:4], tmp_path)
+    assert [names[2:4]] == [panel[1] for panel in panels if set(panel[1]) <= set(names)]
 
 
 def write_metrics(directory, rows):

@@ -197,8 +197,12 @@ def _draw_intervals(
 def _draw_tasks(
     comparison: ComparisonConfig, rows: Sequence[Row], styles: Mapping[str, Style], file: Path
 ) -> None:
-    """All tasks on one axis, which their scores share: columns, and what others have published."""
-    names = list(comparison.tasks)
+    """All tasks on one axis, which their scores share: columns, and what others have published.
+
+    A task without any score so far is left out.
+    """
+    there = {row["task"] for row in rows}
+    names = [task for task in comparison.tasks if task in there]
     across = -(-len(names) // MOST_TASKS)
     panels = [names[start : start + MOST_TASKS] for start in range(0, len(names), MOST_TASKS)]
     height = 1.6 + len(panels[0]) * (0.3 + 0.12 * len(styles))
