@@ -102,7 +102,8 @@ def evaluate_run(run: Path, request: Request) -> dict[str, Any]:
         "faults": len(played.faults),
         "overrides": list(request.overrides),
         **summary._asdict(),
-        "return_ci95": list(summary.return_ci95),
+        # a single episode has none
+        "return_ci95": None if isnan(summary.return_ci95[0]) else list(summary.return_ci95),
         **video,
     }
     if results is not None:
@@ -180,9 +181,8 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     """The result of an evaluation as JSON, or as a few lines for people."""
     if as_json:
         return json.dumps(without_infinities(result))
-    low, high = result["return_ci95"]
-    # a single episode has none
-    interval = "" if isnan(low) else f"  95 % interval of the IQM [{low:.4g}, {high:.4g}]"
+    ends = result["return_ci95"]
+    interval = f"  95 % interval of the IQM [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
     lines = [
         f"{result['env']}, {result['core']} memory, after {result['steps']:,} steps "
         f"({result['checkpoint']})",

@@ -197,6 +197,8 @@ def test_the_command_makes_both_videos(tmp_path):
         assert ("recall_strip" in result) == recall
         (stored,) = (run / "evaluations").glob("*.json")
         assert json.loads(stored.read_text()) == result
+        # of a single episode
+        assert "interval" not in report(result, as_json=False)
         (path,) = folder.iterdir()
         assert str(path) == result["video"]
 
