@@ -45,6 +45,8 @@ APART, STILL_RISING = 0.3, 0.15
 FAR_APART = 3.0
 # From this lambda on an advantage sums many rewards; one that leaves most of them to the critic.
 LONG_LAMBDA, SHORT_LAMBDA = 0.5, 0.2
+# From this share of the steps on a large reward is no answer to one of them: a pole still stands.
+EVERY_STEP = 0.9
 # Trainings that are so many times as long may yet learn.
 LONGER = 4
 
@@ -231,7 +233,8 @@ def _evaluation_apart(run: History) -> Finding | None:
     if not len(evaluated) or len(returns) < FEWEST_ROWS:
         return None
     far = APART * np.ptp(returns) if run.learned else FAR_APART * run.middle(SPREAD)
-    if not returns[-1] - evaluated[-1] >= far:
+    # where all episodes are alike, only rounding tells the two apart
+    if not returns[-1] - evaluated[-1] >= max(far, 1e-6 * abs(returns[-1])) > 0:
         return None
     says = f"the last evaluation returned {evaluated[-1]:.4g}, training {returns[-1]:.4g}"
     return Finding("evaluation below training", says, "evaluation.deterministic=false")
@@ -261,8 +264,9 @@ def _no_rise(run: History) -> Finding | None:
     if last - first > run.middle(SPREAD):
         return None
     says = f"the return has not risen clearly: {first:.3g} at first, {last:.3g} in the last fifth"
-    rewards = run.middle("rollout/large_reward_share") * run.middle(LENGTH)
-    if rewards >= FEW_REWARDS and run.config.ppo.gae_lambda >= LONG_LAMBDA:
+    share = run.middle("rollout/large_reward_share")
+    answers = share < EVERY_STEP and share * run.middle(LENGTH) >= FEW_REWARDS
+    if answers and run.config.ppo.gae_lambda >= LONG_LAMBDA:
         return Finding("no rise", says, f"ppo.gae_lambda={SHORT_LAMBDA:g}")
     over = run.steps >= run.config.total_steps
     longer = f"total_steps={LONGER * run.config.total_steps}" if over else ""

@@ -112,6 +112,9 @@ def test_the_table():
     assert "| one | -3.000 | **5.000** |" in alone
     assert "| 2 tasks, normalised | **0.500** | **0.500** |" in alone
     assert "| gru |  | 1 : 1, 0.50 |" in alone
+    # the other seed is still to come
+    assert "interquartile mean.\n" in markdown(comparison(), ROWS[::2], [], 4)
+    assert "interquartile mean, and its 95 %" in text
 
 
 def test_what_others_have_published_stands_beside_it():

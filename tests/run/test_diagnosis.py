@@ -116,6 +116,12 @@ def test_a_healthy_run_says_nothing():
         ("no rise", FLAT, {"gae_lambda": 0.2}, f"total_steps={4 * STEPS}"),
         (
             "no rise",
+            FLAT | {"rollout/large_reward_share": [1.0] * 4},
+            {},
+            f"total_steps={4 * STEPS}",
+        ),
+        (
+            "no rise",
             FLAT | {"rollout/large_reward_share": [0.02] * 4},
             {},
             f"total_steps={4 * STEPS}",
@@ -152,6 +158,9 @@ def test_a_policy_that_has_not_learned_may_sample_better_than_it_chooses():
     stuck = FLAT | {SPREAD: np.full(ROWS, 0.1)}
     assert "evaluation below training" in names(history(stuck | {"eval/mean_reward": [-0.9]}))
     assert "evaluation below training" not in names(history(stuck | {"eval/mean_reward": [-0.75]}))
+    for value in (-200.0, 0.0):
+        alike = {RETURN: np.full(ROWS, value), SPREAD: np.zeros(ROWS), "eval/mean_reward": [value]}
+        assert "evaluation below training" not in names(history(alike))
 
 
 def test_what_was_learned_at_once_need_not_rise():

@@ -206,13 +206,13 @@ def _draw_tasks(
     across = -(-len(names) // MOST_TASKS)
     panels = [names[start : start + MOST_TASKS] for start in range(0, len(names), MOST_TASKS)]
     height = 1.6 + len(panels[0]) * (0.3 + 0.12 * len(styles))
+    played = f", {comparison.episodes} episodes after training"
+    label = comparison.score_in_words + ("" if comparison.score == "mmer" else played)
     with plot.figure(file, 7.5 if across == 1 else 5.5 * across, height) as figure:
         grid = figure.subplots(1, across, sharex=True, squeeze=False)
         for axes, own in zip(grid.flat, panels, strict=True):
             _draw_panel(axes, comparison, rows, styles, own)
-            played = f", {comparison.episodes} episodes after training"
-            score = comparison.score_in_words
-            axes.set_xlabel(score + ("" if comparison.score == "mmer" else played))
+            axes.set_xlabel(label)
         if across == 1:
             plot.legend_below(grid[0, 0])
         else:

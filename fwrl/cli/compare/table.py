@@ -1,7 +1,7 @@
 """The files that a comparison writes: results.csv, results.json and table.md."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, product
 from math import isnan
 from pathlib import Path
 from statistics import mean, median
@@ -150,10 +150,10 @@ def _scale(comparison: ComparisonConfig, rows: Sequence[Row]) -> str:
     ranges = {task: comparison.tasks[task].range for task in tasks}
     given = [f"{task} {pair[0]:g} to {pair[1]:g}" for task, pair in ranges.items() if pair]
     found = [task for task, pair in ranges.items() if pair is None]
-    parts = [
-        "The tasks together: the interquartile mean"
-        + (", and its 95 % stratified bootstrap interval." if len(comparison.seeds) > 1 else ".")
-    ]
+    pairs = product(tasks, comparison.columns)
+    several = any(len(scores_of(rows, task, column)) > 1 for task, column in pairs)
+    interval = ", and its 95 % stratified bootstrap interval" if several else ""
+    parts = [f"The tasks together: the interquartile mean{interval}."]
     if given:
         parts.append(f"Normalised by the given range: {', '.join(given)}.")
     if found:
